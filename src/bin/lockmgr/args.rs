@@ -1,0 +1,250 @@
+//! The command line: what may be written, and what its words mean.
+
+use clap::{Args, Parser, Subcommand};
+use lockmgr::{InvalidTimeout, Timeout};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Named locks with deadlines, in one file, for every process of this host.
+///
+/// A lock is a lease: it has a holder, a deadline and a fencing token. The store is one file; it
+/// is created when first written to.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lockmgr",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    after_help = "DURATION is seconds (90, 0.25) or has units (250ms, 10m, 1h30m).\n\n\
+        Exit status: 0 done, or yes; 1 no (locked, not locked, not found); 2 `set --fail` met a\n\
+        lock; 64 usage; 65 damaged, or no store; 73 cannot create; 74 reading or writing failed;\n\
+        75 busy, try again; 77 no permission."
+)]
+pub(crate) struct Cli {
+    /// The store's file [default: lockmgr/locks.redb in the user's state directory]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "LOCKMGR_DB",
+        hide_env_values = true
+    )]
+    pub(crate) db: Option<PathBuf>,
+
+    /// Print one JSON document on standard output, error or not
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// How long to wait, at most, for other processes at work on the store
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        default_value = "10",
+        allow_hyphen_values = true
+    )]
+    pub(crate) busy_timeout: String,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create, renew or skip locks, all in one transaction
+    Set(Set),
+    /// Create one lock, or say who holds it
+    Get(Get),
+    /// Renew a lock
+    Renew(Renew),
+    /// Remove locks, whoever holds them
+    #[command(visible_alias = "clear")]
+    Unlock(Unlock),
+    /// Ask whether a lock exists
+    IsLocked {
+        /// The lock's name
+        #[arg(value_name = "NAME")]
+        name: OsString,
+    },
+    /// Show a lock
+    Find {
+        /// The lock's name
+        #[arg(value_name = "NAME")]
+        name: OsString,
+    },
+    /// List the locks, or those whose names begin with a prefix
+    List {
+        /// What their names begin with
+        #[arg(value_name = "PREFIX")]
+        prefix: Option<OsString>,
+    },
+    /// Remove what is left of expired locks, to reclaim space at once
+    Clean,
+    /// Remove every lock, whoever holds it
+    Reset {
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Lease {
+    /// Hold a lock for so long; 0 means for ever
+    #[arg(
+        short,
+        long,
+        value_name = "DURATION",
+        default_value = "600",
+        allow_hyphen_values = true
+    )]
+    timeout: String,
+
+    /// Hold a lock for ever
+    #[arg(short = 'k', long, conflicts_with = "timeout")]
+    no_timeout: bool,
+}
+
+impl Lease {
+    pub(crate) fn timeout(&self) -> Result<Timeout, Unreadable> {
+        if self.no_timeout {
+            Ok(Timeout::Never)
+        } else {
+            duration(&self.timeout)
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Holder {
+    /// Who holds it [default: this host's name]
+    #[arg(long, value_name = "HOLDER")]
+    pub(crate) locked_by: Option<OsString>,
+
+    /// A process to note with it, for people to read; it frees nothing
+    #[arg(long = "pid", visible_alias = "process-id", value_name = "PID")]
+    pub(crate) process_id: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// The locks' names
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) lease: Lease,
+    /// Leave existing locks as they are
+    #[arg(short, long)]
+    pub(crate) no_renew: bool,
+    /// Leave absent locks absent
+    #[arg(short = 'r', long)]
+    pub(crate) only_renew: bool,
+    /// Change nothing, and exit with 2, where one of the locks exists
+    #[arg(short = 'e', long)]
+    pub(crate) fail: bool,
+    #[command(flatten)]
+    pub(crate) holder: Holder,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// The lock's name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: OsString,
+    #[command(flatten)]
+    pub(crate) lease: Lease,
+    #[command(flatten)]
+    pub(crate) holder: Holder,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Renew {
+    /// The lock's name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: OsString,
+    #[command(flatten)]
+    pub(crate) lease: Lease,
+    /// Count the timeout from the present deadline instead of from now
+    #[arg(long)]
+    pub(crate) add_time: bool,
+    /// Create the lock where it is absent
+    #[arg(long)]
+    pub(crate) create: bool,
+    /// Only if it still bears this token
+    #[arg(long, value_name = "N")]
+    pub(crate) token: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unlock {
+    /// The locks' names
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<OsString>,
+    /// Only if it still bears this token (one name); exit with 1 where it does not
+    #[arg(long, value_name = "N")]
+    pub(crate) token: Option<u64>,
+}
+
+/// Why a duration was not understood.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    Invalid(InvalidTimeout),
+    Text(String),
+}
+
+/// Reads seconds (`90`, `0.25`) or units (`250ms`, `10m`, `1h30m`).
+pub(crate) fn duration(text: &str) -> Result<Timeout, Unreadable> {
+    if let Ok(secs) = text.trim().parse::<f64>() {
+        return Timeout::from_secs_f64(secs).map_err(Unreadable::Invalid);
+    }
+    match humantime::parse_duration(text) {
+        Ok(duration) => Ok(duration.into()),
+        Err(_) => Err(Unreadable::Text(text.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::time::Duration;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_seconds_or_have_units() {
+        for (text, millis) in [
+            ("90", 90_000),
+            ("0.25", 250),
+            ("250ms", 250),
+            ("10m", 600_000),
+            ("1h30m", 5_400_000),
+        ] {
+            let read = duration(text).unwrap();
+            assert_eq!(
+                read,
+                Timeout::After(Duration::from_millis(millis)),
+                "{text}"
+            );
+        }
+        for text in ["0", "0.0", "0s", "-0"] {
+            assert_eq!(duration(text).unwrap(), Timeout::Never, "{text}");
+        }
+        for text in [
+            "",
+            "-1",
+            "nan",
+            "inf",
+            "1e999",
+            "ten",
+            "5x",
+            "-5m",
+            "99999999999y",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! What each command does: one call of the library, and what it prints.
+
+use crate::args::{self, Cli, Command, Get, Renew, Set, Unlock, Unreadable};
+use crate::exit_code::{ExitCode, classify};
+use crate::output;
+use lockmgr::{
+    Builder, Error, GetOptions, Lock, LockManager, LockRef, Printable, RenewOptions, SetOptions,
+    Timeout,
+};
+use serde::Serialize;
+use serde_json::json;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It was asked wrongly.
+    Usage(String),
+    /// Names, timeouts and the store.
+    Lock(Error),
+    /// A name or a duration that the library cannot be asked with.
+    Invalid { kind: &'static str, message: String },
+    /// The directory of the default store could not be made.
+    Directory(PathBuf, io::Error),
+    /// Standard output went away or is full.
+    Output(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Lock(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<Unreadable> for Failure {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Invalid(invalid) => Self::Lock(invalid.into()),
+            Unreadable::Text(text) => Self::Invalid {
+                kind: "InvalidTimeout",
+                message: format!(
+                    "invalid timeout \"{}\": give seconds (90, 0.25) or units (250ms, 10m, 1h30m)",
+                    Printable(&text)
+                ),
+            },
+        }
+    }
+}
+
+impl Failure {
+    /// What it is called in JSON, and how the command ends with it.
+    pub(crate) fn kind(&self) -> (&'static str, ExitCode) {
+        match self {
+            Self::Usage(_) => ("Usage", ExitCode::Usage),
+            Self::Lock(error) => classify(error),
+            Self::Invalid { kind, .. } => (kind, ExitCode::Usage),
+            Self::Directory(_, error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                ("Permission", ExitCode::Permission)
+            }
+            Self::Directory(..) => ("Io", ExitCode::CannotCreate),
+            Self::Output(_) => ("Io", ExitCode::Io),
+        }
+    }
+
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Usage(message) | Self::Invalid { message, .. } => message.clone(),
+            Self::Lock(error) => with_sources(error),
+            Self::Directory(path, error) => {
+                let path = path.to_string_lossy();
+                format!("cannot create {}: {error}", Printable(&path))
+            }
+            Self::Output(error) => format!("cannot write to standard output: {error}"),
+        }
+    }
+
+    /// The lock that is in the way.
+    pub(crate) fn lock(&self) -> Option<&Lock> {
+        match self {
+            Self::Lock(Error::Locked(lock) | Error::LockFail(lock)) => Some(lock),
+            _ => None,
+        }
+    }
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", with_sources(source)),
+        None => error.to_string(),
+    }
+}
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let store = Place::of(&cli)?;
+    match &cli.command {
+        Command::Set(set) => store.set(set),
+        Command::Get(get) => store.get(get),
+        Command::Renew(renew) => store.renew(renew),
+        Command::Unlock(unlock) => store.unlock(unlock),
+        Command::IsLocked { name } => store.is_locked(name),
+        Command::Find { name } => store.find(name),
+        Command::List { prefix } => store.list(prefix.as_deref()),
+        Command::Clean => store.clean(),
+        Command::Reset { force } => store.reset(*force),
+    }
+}
+
+/// Where the store is, and how to speak of it.
+struct Place {
+    path: PathBuf,
+    /// The directory to make, where the user named no place.
+    directory: Option<PathBuf>,
+    builder: Builder,
+    json: bool,
+}
+
+impl Place {
+    fn of(cli: &Cli) -> Result<Self, Failure> {
+        let bound = match args::duration(&cli.busy_timeout)? {
+            Timeout::After(bound) => bound,
+            Timeout::Never => std::time::Duration::ZERO,
+        };
+        let given = cli.db.clone().filter(|path| !path.as_os_str().is_empty());
+        let (path, directory) = match given {
+            Some(path) => (path, None),
+            None => {
+                let directory = state_directory()?;
+                (directory.join("locks.redb"), Some(directory))
+            }
+        };
+        Ok(Self {
+            path,
+            directory,
+            builder: LockManager::builder().busy_timeout(bound),
+            json: cli.json,
+        })
+    }
+
+    fn to_read(&self) -> Result<LockManager, Failure> {
+        Ok(self.builder.clone().read_only().open(&self.path)?)
+    }
+
+    fn to_write(&self) -> Result<LockManager, Failure> {
+        if let Some(directory) = &self.directory {
+            make_private(directory).map_err(|e| Failure::Directory(directory.clone(), e))?;
+        }
+        Ok(self.builder.clone().open(&self.path)?)
+    }
+
+    fn set(&self, set: &Set) -> Result<ExitCode, Failure> {
+        let names = texts("lock name", &set.names)?;
+        let mut options = SetOptions::new().timeout(set.lease.timeout()?);
+        if set.no_renew {
+            options = options.no_renew();
+        }
+        if set.only_renew {
+            options = options.only_renew();
+        }
+        if set.fail {
+            options = options.fail();
+        }
+        if let Some(holder) = &set.holder.locked_by {
+            options = options.locked_by(text("holder", holder)?);
+        }
+        if let Some(process_id) = set.holder.process_id {
+            options = options.process_id(process_id);
+        }
+        let manager = self.to_write()?;
+        let result = manager.set_lock(names, options)?;
+        self.print(&result, || output::set_result(&manager, &result))?;
+        Ok(ExitCode::Success)
+    }
+
+    fn get(&self, get: &Get) -> Result<ExitCode, Failure> {
+        let name = text("lock name", &get.name)?;
+        let mut options = GetOptions::new().timeout(get.lease.timeout()?);
+        if let Some(holder) = &get.holder.locked_by {
+            options = options.locked_by(text("holder", holder)?);
+        }
+        if let Some(process_id) = get.holder.process_id {
+            options = options.process_id(process_id);
+        }
+        let manager = self.to_write()?;
+        let lock = manager.get_lock(name, options)?;
+        self.print_lock(&manager, &lock)
+    }
+
+    fn renew(&self, renew: &Renew) -> Result<ExitCode, Failure> {
+        let name = text("lock name", &renew.name)?;
+        let mut options = RenewOptions::new().timeout(renew.lease.timeout()?);
+        if renew.add_time {
+            options = options.add_time();
+        }
+        if renew.create {
+            options = options.create();
+        }
+        let manager = self.to_write()?;
+        let lock = manager.renew_lock(lock_ref(name, renew.token), options)?;
+        self.print_lock(&manager, &lock)
+    }
+
+    fn unlock(&self, unlock: &Unlock) -> Result<ExitCode, Failure> {
+        if unlock.token.is_some() && unlock.names.len() > 1 {
+            let message = "--token goes with one name; unlock the locks one by one";
+            return Err(Failure::Usage(message.into()));
+        }
+        let names = texts("lock name", &unlock.names)?;
+        let manager = self.to_write()?;
+        let locks = names.iter().map(|name| lock_ref(name, unlock.token));
+        let removed = manager.unlock_all(locks)?;
+        let pairs: Vec<_> = names.iter().zip(&removed).collect();
+        self.print(&pairs, || {
+            pairs.iter().map(|(name, removed)| match removed {
+                true => format!("{}: unlocked", Printable(name)),
+                false => format!("{}: was not locked", Printable(name)),
+            })
+        })?;
+        Ok(match (unlock.token, removed.as_slice()) {
+            (Some(_), [false]) => ExitCode::No,
+            _ => ExitCode::Success,
+        })
+    }
+
+    fn is_locked(&self, name: &OsStr) -> Result<ExitCode, Failure> {
+        let is_locked = self.to_read()?.is_locked(text("lock name", name)?)?;
+        self.print(&is_locked, || [is_locked])?;
+        Ok(if is_locked {
+            ExitCode::Success
+        } else {
+            ExitCode::No
+        })
+    }
+
+    fn find(&self, name: &OsStr) -> Result<ExitCode, Failure> {
+        let name = text("lock name", name)?;
+        let manager = self.to_read()?;
+        match manager.find(name)? {
+            Some(lock) => self.print_lock(&manager, &lock),
+            None => {
+                self.print(&None::<Lock>, || {
+                    [format!("{}: not locked", Printable(name))]
+                })?;
+                Ok(ExitCode::No)
+            }
+        }
+    }
+
+    fn list(&self, prefix: Option<&OsStr>) -> Result<ExitCode, Failure> {
+        let prefix = text("prefix", prefix.unwrap_or_default())?;
+        let manager = self.to_read()?;
+        let locks = manager.locks(prefix)?;
+        self.print(&locks, || match locks.is_empty() {
+            true => vec!["no locks".into()],
+            false => output::table(&manager, &locks),
+        })?;
+        Ok(ExitCode::Success)
+    }
+
+    fn clean(&self) -> Result<ExitCode, Failure> {
+        let removed = self.to_write()?.clean_locks()?;
+        self.print_removed(removed, "expired")
+    }
+
+    fn reset(&self, force: bool) -> Result<ExitCode, Failure> {
+        if !force && !self.confirms_reset()? {
+            return self.print_removed(0, "existing").map(|_| ExitCode::No);
+        }
+        let removed = self.to_write()?.reset_locks()?;
+        self.print_removed(removed, "existing")
+    }
+
+    fn confirms_reset(&self) -> Result<bool, Failure> {
+        if !io::stdin().is_terminal() {
+            let message = "reset removes every lock, whoever holds it: say --force, \
+                or call it on a terminal";
+            return Err(Failure::Usage(message.into()));
+        }
+        let path = self.path.to_string_lossy();
+        let mut err = io::stderr();
+        write!(err, "Remove every lock in {}? [y/N] ", Printable(&path))?;
+        err.flush()?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+
+    fn print_lock(&self, manager: &LockManager, lock: &Lock) -> Result<ExitCode, Failure> {
+        self.print(lock, || output::table(manager, std::slice::from_ref(lock)))?;
+        Ok(ExitCode::Success)
+    }
+
+    fn print_removed(&self, removed: usize, what: &str) -> Result<ExitCode, Failure> {
+        self.print(&json!({ "removed": removed }), || {
+            let locks = if removed == 1 { "lock" } else { "locks" };
+            [format!("removed {removed} {what} {locks}")]
+        })?;
+        Ok(ExitCode::Success)
+    }
+
+    fn print<T: Display, L: IntoIterator<Item = T>>(
+        &self,
+        document: &impl Serialize,
+        lines: impl FnOnce() -> L,
+    ) -> io::Result<()> {
+        if self.json {
+            output::json(document)
+        } else {
+            output::lines(lines())
+        }
+    }
+}
+
+fn lock_ref(name: &str, token: Option<u64>) -> LockRef<'_> {
+    match token {
+        Some(token) => LockRef::with_token(name, token),
+        None => LockRef::new(name),
+    }
+}
+
+fn text<'a>(role: &str, given: &'a OsStr) -> Result<&'a str, Failure> {
+    given.to_str().ok_or_else(|| Failure::Invalid {
+        kind: "InvalidName",
+        message: format!(
+            "invalid {role} \"{}\": it is not UTF-8",
+            Printable(&given.to_string_lossy())
+        ),
+    })
+}
+
+fn texts<'a>(role: &str, given: &'a [OsString]) -> Result<Vec<&'a str>, Failure> {
+    given.iter().map(|given| text(role, given)).collect()
+}
+
+/// `lockmgr` in the user's state directory, as the XDG Base Directory Specification 0.8 has it:
+/// `$XDG_STATE_HOME` where that is absolute, else `~/.local/state`.
+fn state_directory() -> Result<PathBuf, Failure> {
+    let absolute = |key| {
+        let path = PathBuf::from(env::var_os(key)?);
+        path.is_absolute().then_some(path)
+    };
+    absolute("XDG_STATE_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/state")))
+        .map(|state| state.join("lockmgr"))
+        .ok_or_else(|| {
+            let message = "there is no home directory to keep the store in: \
+                say --db PATH or set LOCKMGR_DB";
+            Failure::Usage(message.into())
+        })
+}
+
+/// Makes the directory, and what is missing above it, for this user alone.
+fn make_private(directory: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory)
+}

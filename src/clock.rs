@@ -1,0 +1,283 @@
+//! Time, as a lease needs it: the wall clock for people, and the clock that counts since boot
+//! for deadlines, which no step of the wall clock moves.
+//!
+//! Nothing else reads a clock to decide about a lock.
+
+use chrono::{DateTime, Utc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Which boot of which machine, so that readings of two boots are never compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BootId(pub(crate) [u8; 16]);
+
+/// A reading of the clock that counts since boot, suspension included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BootTime {
+    pub(crate) boot: BootId,
+    /// Microseconds since that boot.
+    pub(crate) micros: u64,
+}
+
+/// One instant on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// Microseconds since 1970 on the wall clock.
+    pub(crate) wall: i64,
+    /// None where the system has no such clock.
+    pub(crate) boot: Option<BootTime>,
+}
+
+/// Where a [`LockManager`](crate::LockManager) reads the time.
+///
+/// On Linux a deadline is kept on the clock that counts since boot (`CLOCK_BOOTTIME`), time in
+/// suspension included, so setting, slewing or stepping the wall clock neither frees a lock early
+/// nor holds it longer. After a reboot, and on systems other than Linux, the wall clock decides.
+///
+/// The default is the system's clocks; tests use a [`ManualClock`].
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System,
+    Manual(ManualClock),
+}
+
+impl Clock {
+    /// Reads the system's clocks.
+    ///
+    /// ```
+    /// use lockmgr::{Clock, LockManager};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("locks.redb");
+    /// let manager = LockManager::builder().clock(Clock::system()).open(&path)?;
+    /// assert!(!manager.is_locked("hello")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn system() -> Self {
+        Self(Source::System)
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        match &self.0 {
+            Source::System => Moment {
+                wall: Utc::now().timestamp_micros(),
+                boot: system::boot_time(),
+            },
+            Source::Manual(clock) => clock.reading().moment(),
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+impl From<ManualClock> for Clock {
+    fn from(clock: ManualClock) -> Self {
+        Self(Source::Manual(clock))
+    }
+}
+
+/// A clock that moves only when it is told to, for tests of programs that hold leases.
+///
+/// Clones are one clock.
+///
+/// ```
+/// use lockmgr::{GetOptions, LockManager, ManualClock};
+/// use std::time::Duration;
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("locks.redb");
+/// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
+/// let manager = LockManager::builder().clock(clock.clone()).open(&path)?;
+/// manager.get_lock("hello", GetOptions::new().timeout(Duration::from_secs(60)))?;
+///
+/// clock.advance(Duration::from_secs(59));
+/// assert!(manager.is_locked("hello")?);
+/// clock.advance(Duration::from_secs(1));
+/// assert!(!manager.is_locked("hello")?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<Mutex<Reading>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    wall: DateTime<Utc>,
+    boots: u64,
+    since_boot: Duration,
+}
+
+impl Reading {
+    fn moment(self) -> Moment {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.boots.to_le_bytes());
+        Moment {
+            wall: self.wall.timestamp_micros(),
+            boot: Some(BootTime {
+                boot: BootId(id),
+                micros: u64::try_from(self.since_boot.as_micros()).unwrap_or(u64::MAX),
+            }),
+        }
+    }
+}
+
+impl ManualClock {
+    /// Starts a clock at this instant of the wall clock, on a machine that has just booted.
+    ///
+    /// ```
+    /// use lockmgr::ManualClock;
+    /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
+    /// assert_eq!(clock.wall().to_rfc3339(), "2019-11-22T02:00:00+00:00");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn new(wall: DateTime<Utc>) -> Self {
+        Self(Arc::new(Mutex::new(Reading {
+            wall,
+            boots: 1,
+            since_boot: Duration::ZERO,
+        })))
+    }
+
+    /// Returns what the wall clock shows.
+    ///
+    /// ```
+    /// # use lockmgr::ManualClock;
+    /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
+    /// assert_eq!(clock.wall().timestamp(), 1_574_388_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wall(&self) -> DateTime<Utc> {
+        self.reading().wall
+    }
+
+    /// Lets time pass, on both clocks. The wall clock stops at the last instant it can show.
+    ///
+    /// ```
+    /// # use lockmgr::ManualClock;
+    /// # use std::time::Duration;
+    /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
+    /// clock.advance(Duration::from_secs(60));
+    /// assert_eq!(clock.wall().to_rfc3339(), "2019-11-22T02:01:00+00:00");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn advance(&self, by: Duration) {
+        let mut reading = self.reading();
+        reading.since_boot = reading.since_boot.saturating_add(by);
+        reading.wall = later(reading.wall, by);
+    }
+
+    /// Sets the wall clock, as an administrator or a time server does; no time passes.
+    ///
+    /// ```
+    /// use lockmgr::{GetOptions, LockManager, ManualClock};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("locks.redb");
+    /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
+    /// let manager = LockManager::builder().clock(clock.clone()).open(&path)?;
+    /// manager.get_lock("hello", GetOptions::new())?;
+    ///
+    /// clock.set_wall("2029-11-22T02:00:00Z".parse()?);
+    /// assert!(manager.is_locked("hello")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_wall(&self, wall: DateTime<Utc>) {
+        self.reading().wall = wall;
+    }
+
+    /// Boots the machine anew after it was off for this long: the wall clock goes on, the clock
+    /// that counts since boot starts at zero.
+    ///
+    /// ```
+    /// use lockmgr::{GetOptions, LockManager, ManualClock};
+    /// use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("locks.redb");
+    /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
+    /// let manager = LockManager::builder().clock(clock.clone()).open(&path)?;
+    /// manager.get_lock("hello", GetOptions::new())?; // for 600 s
+    ///
+    /// clock.reboot(Duration::from_secs(60));
+    /// assert!(manager.is_locked("hello")?);
+    /// clock.reboot(Duration::from_secs(600));
+    /// assert!(!manager.is_locked("hello")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reboot(&self, off: Duration) {
+        let mut reading = self.reading();
+        reading.boots += 1;
+        reading.since_boot = Duration::ZERO;
+        reading.wall = later(reading.wall, off);
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn later(wall: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
+    chrono::TimeDelta::from_std(by)
+        .ok()
+        .and_then(|by| wall.checked_add_signed(by))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use super::{BootId, BootTime};
+    use rustix::time::{ClockId, clock_gettime};
+    use std::sync::LazyLock;
+
+    static BOOT: LazyLock<Option<BootId>> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+        let id = u128::from_str_radix(&digits, 16).ok()?;
+        Some(BootId(id.to_be_bytes()))
+    });
+
+    pub(super) fn boot_time() -> Option<BootTime> {
+        let time = clock_gettime(ClockId::Boottime);
+        Some(BootTime {
+            boot: (*BOOT)?,
+            micros: u64::try_from(time.tv_sec).ok()? * 1_000_000
+                + u64::try_from(time.tv_nsec).ok()? / 1_000,
+        })
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use super::BootTime;
+
+    pub(super) fn boot_time() -> Option<BootTime> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_clock_goes_forward_on_both_clocks() {
+        let clock = Clock::system();
+        let (first, second) = (clock.now(), clock.now());
+        assert!(first.wall > 0);
+        assert_eq!(first.boot.is_some(), cfg!(target_os = "linux"));
+        if let (Some(first), Some(second)) = (first.boot, second.boot) {
+            assert_eq!(first.boot, second.boot);
+            assert!(first.micros <= second.micros);
+        }
+    }
+
+    #[test]
+    fn a_manual_clock_saturates_instead_of_panicking() {
+        let clock = ManualClock::new(DateTime::UNIX_EPOCH);
+        clock.advance(Duration::MAX);
+        assert_eq!(clock.wall(), DateTime::<Utc>::MAX_UTC);
+        clock.advance(Duration::MAX);
+    }
+}

@@ -1,0 +1,136 @@
+//! The one error type, and the words it uses for what went wrong.
+
+use crate::lock::{InvalidName, InvalidTimeout, Lock, Printable};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call did not do what was asked.
+///
+/// Contention is an answer and carries the lock that is in the way: [`Locked`](Self::Locked),
+/// [`LockFail`](Self::LockFail), [`LockNotFound`](Self::LockNotFound). The invalid ones name what
+/// was asked, before the store was touched. The others are failures of the store and name its
+/// file.
+///
+/// After any error the store is as it was before the call. One case cannot promise that: where
+/// storage fails, or another process is stopped, in the middle of a commit
+/// ([`Io`](Self::Io), [`StoreBusy`](Self::StoreBusy)), all of the call may be found done when the
+/// store is next read, or none of it; never a part.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The lock exists already. Carries it as it is.
+    #[error("cannot lock {}", Held(.0))]
+    Locked(Box<Lock>),
+
+    /// `set_lock` with `fail` met an existing lock; nothing was changed. Carries that lock as the
+    /// aborted call saw it: one that an earlier mention of a repeated name had created is gone.
+    #[error("cannot set the locks: {}; nothing was changed", Held(.0))]
+    LockFail(Box<Lock>),
+
+    /// The lock to renew does not exist, or no longer bears the token it was asked for with.
+    #[error("cannot renew \"{}\": {}", Printable(name), NotFound(*token))]
+    LockNotFound {
+        /// What was to be renewed.
+        name: String,
+        /// The token it had to bear, where one was asked for.
+        token: Option<u64>,
+    },
+
+    /// A name or a holder is empty, too long or has control characters.
+    #[error(transparent)]
+    InvalidName(#[from] InvalidName),
+
+    /// A timeout is negative, not a number, or its deadline would be past the year 9999.
+    #[error(transparent)]
+    InvalidTimeout(#[from] InvalidTimeout),
+
+    /// Another process kept the store for longer than the bound of this call.
+    #[error(
+        "cannot {action} {}: another process kept the store busy for {waited:?}; try again",
+        Shown(path)
+    )]
+    StoreBusy {
+        /// The store's file.
+        path: PathBuf,
+        /// What was being done to it.
+        action: &'static str,
+        /// The bound that was reached.
+        waited: Duration,
+    },
+
+    /// The file is damaged. Restore it, or move it away and begin a new store.
+    #[error("cannot {action} {}: the store is damaged: {detail}", Shown(path))]
+    Corrupted {
+        /// The store's file.
+        path: PathBuf,
+        /// What was being done to it.
+        action: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+
+    /// The file is no lock store: another program's, or of a newer format.
+    #[error("{} is not a lock store: {reason}", Shown(path))]
+    NotAStore {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+
+    /// The file could not be created, opened, read or written.
+    #[error("cannot {action} {}", Shown(path))]
+    Io {
+        /// The store's file.
+        path: PathBuf,
+        /// What was being done to it.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// "name: held by whom, since when, until when".
+struct Held<'a>(&'a Lock);
+
+impl fmt::Display for Held<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lock = self.0;
+        let name = Printable(lock.name().as_str());
+        let holder = Printable(lock.locked_by().as_str());
+        write!(f, "\"{name}\": {holder}")?;
+        if let Some(pid) = lock.process_id() {
+            write!(f, " (process {pid})")?;
+        }
+        let seconds = "%Y-%m-%dT%H:%M:%SZ";
+        write!(f, " holds it since {}", lock.created_at().format(seconds))?;
+        match lock.locked_until() {
+            Some(until) => write!(f, " until {}", until.format(seconds)),
+            None => f.write_str(", without a deadline"),
+        }
+    }
+}
+
+struct NotFound(Option<u64>);
+
+impl fmt::Display for NotFound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(token) => write!(f, "no lock of that name bears the token {token}"),
+            None => f.write_str("there is no such lock"),
+        }
+    }
+}
+
+struct Shown<'a>(&'a Path);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Printable(&self.0.to_string_lossy()).fmt(f)
+    }
+}

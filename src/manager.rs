@@ -1,0 +1,605 @@
+//! The verbs, each a few lines over the store: one verb, one transaction, one reading of the
+//! clock.
+
+use crate::clock::{Clock, Moment};
+use crate::error::{Error, Result};
+use crate::lock::{Holder, Lock, LockName, LockRef};
+use crate::set::{
+    Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, decide, decide_renewal,
+};
+use crate::store::{Config, Mode, Store, WriteTx};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The locks of one store.
+///
+/// A manager is a handle: clones and threads share it, and any number of processes open managers
+/// of their own on the same file. It may be kept open as long as the program runs; closing it, by
+/// dropping the last clone, neither releases nor changes a lock.
+///
+/// Calls that write wait for each other, and for writers in other processes, first come, first
+/// served, and at most for the [`busy_timeout`](Builder::busy_timeout). Calls that read see the
+/// last committed state and wait for no writer. Every change is on the disk when its call returns.
+///
+/// ```
+/// use lockmgr::{LockManager, SetOptions};
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("locks.redb");
+/// let manager = LockManager::open(&path)?;
+/// let result = manager.set_lock(["hello", "world"], SetOptions::new())?;
+/// assert_eq!(result.counts().created, 2);
+/// assert!(manager.is_locked("hello")?);
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct LockManager(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    clock: Clock,
+    locked_by: Holder,
+}
+
+/// How to open a [`LockManager`].
+///
+/// ```
+/// use lockmgr::LockManager;
+/// use std::time::Duration;
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("locks.redb");
+/// let manager = LockManager::builder()
+///     .locked_by("app-1")
+///     .busy_timeout(Duration::from_secs(2))
+///     .open(&path)?;
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it opens a store"]
+pub struct Builder {
+    mode: Mode,
+    busy_timeout: Duration,
+    cache_size: usize,
+    locked_by: Option<String>,
+    clock: Clock,
+}
+
+/// More than a century: every bound that is longer is this.
+const LONGEST_BUSY_TIMEOUT: Duration = Duration::from_secs(u32::MAX as u64);
+
+impl Builder {
+    fn new() -> Self {
+        Self {
+            mode: Mode::Shared,
+            busy_timeout: Duration::from_secs(10),
+            cache_size: 16 * 1024 * 1024,
+            locked_by: None,
+            clock: Clock::default(),
+        }
+    }
+
+    /// Keeps the file to this one manager and its clones, which makes writing about twice as
+    /// fast. Any other opener gets [`Error::StoreBusy`] once its own bound is over. Default: any
+    /// number of processes share the file.
+    ///
+    /// ```
+    /// # use lockmgr::{Error, LockManager};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("locks.redb");
+    /// let alone = LockManager::builder().exclusive().open(&path)?;
+    /// let second = LockManager::builder().busy_timeout(Duration::ZERO).open(&path);
+    /// assert!(matches!(second, Err(Error::StoreBusy { .. })));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn exclusive(mut self) -> Self {
+        self.mode = Mode::Exclusive;
+        self
+    }
+
+    /// Opens the store for reading alone, which needs no permission to write and creates nothing:
+    /// a missing file is an empty store. Calls that write fail with [`Error::Io`] (permission
+    /// denied). A store that a process left behind when it died is repaired first, which does
+    /// need that permission. Default: reads and writes.
+    ///
+    /// ```
+    /// # use lockmgr::{GetOptions, LockManager};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("locks.redb");
+    /// let reader = LockManager::builder().read_only().open(&path)?;
+    /// assert!(reader.locks("")?.is_empty());
+    /// assert!(!path.exists());
+    ///
+    /// LockManager::open(&path)?.get_lock("hello", GetOptions::new())?;
+    /// assert!(reader.is_locked("hello")?);
+    /// assert!(reader.unlock("hello").is_err());
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn read_only(mut self) -> Self {
+        self.mode = Mode::ReadOnly;
+        self
+    }
+
+    /// Bounds every wait of a call for another process; zero does not wait at all. A call that
+    /// reaches its bound fails with [`Error::StoreBusy`]. Default: 10 s.
+    ///
+    /// ```
+    /// # use lockmgr::LockManager;
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("locks.redb");
+    /// let manager = LockManager::builder().busy_timeout(Duration::from_millis(250)).open(&path)?;
+    /// assert!(!manager.is_locked("hello")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn busy_timeout(mut self, bound: Duration) -> Self {
+        self.busy_timeout = bound.min(LONGEST_BUSY_TIMEOUT);
+        self
+    }
+
+    /// Sets the memory, in bytes, that the store may use to keep pages of the file at hand.
+    /// Default: 16 MiB.
+    ///
+    /// ```
+    /// # use lockmgr::LockManager;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("locks.redb");
+    /// let manager = LockManager::builder().cache_size(1024 * 1024).open(&path)?;
+    /// assert!(!manager.is_locked("hello")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn cache_size(mut self, bytes: usize) -> Self {
+        self.cache_size = bytes;
+        self
+    }
+
+    /// Names the holder of the locks this manager creates, by the rule of a [`LockName`].
+    /// Default: the system's hostname.
+    ///
+    /// ```
+    /// # use lockmgr::{GetOptions, LockManager};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("locks.redb");
+    /// let manager = LockManager::builder().locked_by("app-1").open(&path)?;
+    /// assert_eq!(manager.get_lock("hello", GetOptions::new())?.locked_by(), "app-1");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn locked_by(mut self, holder: impl Into<String>) -> Self {
+        self.locked_by = Some(holder.into());
+        self
+    }
+
+    /// Sets where the time is read. Default: [`Clock::system`].
+    ///
+    /// ```
+    /// # use lockmgr::{LockManager, ManualClock};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("locks.redb");
+    /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse().unwrap());
+    /// let manager = LockManager::builder().clock(clock).open(&path)?;
+    /// assert!(!manager.is_locked("hello")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
+        self.clock = clock.into();
+        self
+    }
+
+    /// Opens the store in this file, and creates it where it is missing: whole, or not at all.
+    /// A store that a killed process left behind is repaired on the way.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`] for the holder; [`Error::NotAStore`] for a file of something else;
+    /// [`Error::Corrupted`], [`Error::StoreBusy`], [`Error::Io`].
+    ///
+    /// ```
+    /// # use lockmgr::{Error, LockManager};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("notes.txt");
+    /// std::fs::write(&path, "not a store").unwrap();
+    /// let opened = LockManager::builder().open(&path);
+    /// assert!(matches!(opened, Err(Error::NotAStore { .. })));
+    /// ```
+    pub fn open(self, path: impl AsRef<Path>) -> Result<LockManager> {
+        let locked_by = match self.locked_by {
+            Some(holder) => Holder::new(&holder)?,
+            None => Holder::hostname(),
+        };
+        let store = Store::open(Config {
+            path: path.as_ref().to_owned(),
+            mode: self.mode,
+            busy_timeout: self.busy_timeout,
+            cache_size: self.cache_size,
+        })?;
+        Ok(LockManager(Arc::new(Inner {
+            store,
+            clock: self.clock,
+            locked_by,
+        })))
+    }
+}
+
+impl LockManager {
+    /// Opens the store in this file with the defaults, and creates it where it is missing; see
+    /// [`Builder::open`].
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    ///
+    /// ```
+    /// # use lockmgr::LockManager;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("locks.redb");
+    /// let manager = LockManager::open(&path)?;
+    /// assert!(path.exists());
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open(path)
+    }
+
+    /// Begins a manager that differs from the defaults.
+    ///
+    /// ```
+    /// # use lockmgr::LockManager;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("locks.redb");
+    /// let manager = LockManager::builder().exclusive().open(&path)?;
+    /// assert!(!manager.is_locked("hello")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Creates, renews or skips every one of the locks, in one transaction.
+    ///
+    /// The names are taken in their order, and each sees what the earlier ones did: a name given
+    /// twice meets the lock that its first mention created. An absent lock is created, an
+    /// existing one renewed, as far as the [options](SetOptions) say so; with
+    /// [`fail`](SetOptions::fail) an existing one aborts the transaction.
+    ///
+    /// A renewal never shortens a lease, keeps a lock that never expires, and changes nothing but
+    /// its deadline and [`updated_at`](Lock::updated_at). A call that changes nothing writes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Error::LockFail`] with the lock that exists; [`Error::InvalidName`] and
+    /// [`Error::InvalidTimeout`] before anything was looked at; those of the store. Nothing has
+    /// changed then, but for a failure amid the commit ([`Error`]).
+    ///
+    /// ```
+    /// use lockmgr::{SetOptions, Status};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.set_lock(["hello", "world"], SetOptions::new())?;
+    /// let again = manager.set_lock(["hello", "world"], SetOptions::new())?;
+    /// assert_eq!(again.counts().renewed, 2);
+    /// assert_eq!(again.status("hello").unwrap().status, Status::Extend);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn set_lock<N: AsRef<str>>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+        options: SetOptions,
+    ) -> Result<LockSetResult> {
+        let names = valid_names(names)?;
+        let request = options.into_request(&self.0.locked_by, self.now())?;
+        if names.is_empty() {
+            return Ok(LockSetResult::default());
+        }
+        self.0.store.write("set locks in", |tx| {
+            let now = self.now();
+            let mut result = LockSetResult::with_capacity(names.len());
+            for name in names {
+                match decide(live(tx, &name, now)?, &request, now)? {
+                    Decision::Create => {
+                        let lock = request.lease.create(name, tx.next_token()?, now)?;
+                        tx.put(&lock)?;
+                        result.created(lock);
+                    }
+                    Decision::Extend(lock) => {
+                        tx.put(&lock)?;
+                        result.extended(lock);
+                    }
+                    Decision::Skip(lock) => result.skipped(name, lock),
+                }
+            }
+            tx.sweep(result.counts().created, now)?;
+            Ok(result)
+        })
+    }
+
+    /// Creates the lock.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] with the lock where it exists; [`Error::InvalidName`] and
+    /// [`Error::InvalidTimeout`]; those of the store. Nothing has changed then, but for a failure
+    /// amid the commit ([`Error`]).
+    ///
+    /// ```
+    /// use lockmgr::{Error, GetOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", GetOptions::new())?;
+    /// match manager.get_lock("hello", GetOptions::new()) {
+    ///     Err(Error::Locked(held)) => assert_eq!(*held, lock),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn get_lock(&self, name: impl AsRef<str>, options: GetOptions) -> Result<Lock> {
+        let name = LockName::new(name.as_ref())?;
+        let lease = options.into_lease(&self.0.locked_by, self.now())?;
+        self.0.store.write("get a lock in", |tx| {
+            let now = self.now();
+            if let Some(held) = live(tx, &name, now)? {
+                return Err(Error::Locked(Box::new(held)));
+            }
+            let lock = lease.create(name, tx.next_token()?, now)?;
+            tx.put(&lock)?;
+            tx.sweep(1, now)?;
+            Ok(lock)
+        })
+    }
+
+    /// Renews a lock: to the timeout from now, never earlier than it would have expired.
+    ///
+    /// By name it renews whoever holds it, an administrator's verb. By [`Lock`], or a
+    /// [`LockRef`] with a token, it renews only while the stored lock bears that token: nobody
+    /// renews a successor's lock by mistake.
+    ///
+    /// # Errors
+    /// [`Error::LockNotFound`] where there is no such lock; with
+    /// [`create`](RenewOptions::create) instead [`Error::Locked`] where another token holds it.
+    /// [`Error::InvalidName`] and [`Error::InvalidTimeout`]; those of the store. Nothing has
+    /// changed then, but for a failure amid the commit ([`Error`]).
+    ///
+    /// ```
+    /// use lockmgr::{Error, GetOptions, RenewOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let mine = manager.get_lock("hello", GetOptions::new())?;
+    /// assert_eq!(manager.renew_lock(&mine, RenewOptions::new())?.token(), mine.token());
+    ///
+    /// manager.unlock("hello")?;
+    /// manager.get_lock("hello", GetOptions::new().locked_by("successor"))?;
+    /// let lost = manager.renew_lock(&mine, RenewOptions::new());
+    /// assert!(matches!(lost, Err(Error::LockNotFound { .. })));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn renew_lock<'a>(
+        &self,
+        lock: impl Into<LockRef<'a>>,
+        options: RenewOptions,
+    ) -> Result<Lock> {
+        let of = lock.into();
+        let name = LockName::new(of.name)?;
+        let renewal = options.into_renewal(&self.0.locked_by, self.now())?;
+        self.0.store.write("renew a lock in", |tx| {
+            let now = self.now();
+            match decide_renewal(live(tx, &name, now)?, of, &renewal, now)? {
+                Decision::Extend(lock) => {
+                    tx.put(&lock)?;
+                    Ok(lock)
+                }
+                Decision::Create | Decision::Skip(_) => {
+                    let lock = renewal.lease.create(name, tx.next_token()?, now)?;
+                    tx.put(&lock)?;
+                    tx.sweep(1, now)?;
+                    Ok(lock)
+                }
+            }
+        })
+    }
+
+    /// Removes a lock, and says whether it was there.
+    ///
+    /// By name it releases whoever holds it, an administrator's verb. By [`Lock`], or a
+    /// [`LockRef`] with a token, it acts only while the stored lock bears that token, and
+    /// otherwise returns false: nobody releases a successor's lock by mistake.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`]; those of the store. Nothing has changed then, but for a failure
+    /// amid the commit ([`Error`]).
+    ///
+    /// ```
+    /// use lockmgr::GetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let mine = manager.get_lock("hello", GetOptions::new())?;
+    /// assert!(manager.unlock(&mine)?);
+    /// assert!(!manager.unlock(&mine)?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn unlock<'a>(&self, lock: impl Into<LockRef<'a>>) -> Result<bool> {
+        let removed = self.unlock_all([lock])?;
+        Ok(removed.contains(&true))
+    }
+
+    /// Removes any number of locks in one transaction, and says of each whether it was there.
+    ///
+    /// # Errors
+    /// As [`unlock`](Self::unlock); then all the locks are as they were.
+    ///
+    /// ```
+    /// use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.set_lock(["a", "b"], SetOptions::new())?;
+    /// assert_eq!(manager.unlock_all(["a", "x", "b"])?, [true, false, true]);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn unlock_all<'a, L: Into<LockRef<'a>>>(
+        &self,
+        locks: impl IntoIterator<Item = L>,
+    ) -> Result<Vec<bool>> {
+        let locks: Vec<LockRef<'a>> = locks.into_iter().map(Into::into).collect();
+        let names = valid_names(locks.iter().map(|of| of.name))?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.0.store.write("release locks in", |tx| {
+            let now = self.now();
+            let mut removed = Vec::with_capacity(names.len());
+            for (of, name) in locks.iter().zip(&names) {
+                let is_there = live(tx, name, now)?.is_some_and(|lock| of.names(&lock));
+                if is_there {
+                    tx.remove(name)?;
+                }
+                removed.push(is_there);
+            }
+            Ok(removed)
+        })
+    }
+
+    /// Tells whether the lock exists. Reads only.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`]; those of the store.
+    ///
+    /// ```
+    /// use lockmgr::GetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// assert!(!manager.is_locked("hello")?);
+    /// manager.get_lock("hello", GetOptions::new())?;
+    /// assert!(manager.is_locked("hello")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn is_locked(&self, name: impl AsRef<str>) -> Result<bool> {
+        Ok(self.find(name)?.is_some())
+    }
+
+    /// Returns the lock, where it exists. Reads only.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`]; those of the store.
+    ///
+    /// ```
+    /// use lockmgr::GetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", GetOptions::new())?;
+    /// assert_eq!(manager.find("hello")?, Some(lock));
+    /// assert_eq!(manager.find("world")?, None);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn find(&self, name: impl AsRef<str>) -> Result<Option<Lock>> {
+        let name = LockName::new(name.as_ref())?;
+        self.0.store.read("read", |tx| {
+            let now = self.now();
+            Ok(tx.get(&name)?.filter(|lock| !lock.is_expired(now)))
+        })
+    }
+
+    /// Lists the locks whose names begin with `prefix` (all, where it is empty), sorted by the
+    /// bytes of their names, as of one instant. Reads only.
+    ///
+    /// # Errors
+    /// Those of the store.
+    ///
+    /// ```
+    /// use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.set_lock(["job:2", "job:10", "other"], SetOptions::new())?;
+    /// let jobs = manager.locks("job:")?;
+    /// assert_eq!(jobs[0].name(), "job:10");
+    /// assert_eq!(jobs[1].name(), "job:2");
+    /// assert_eq!(jobs.len(), 2);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn locks(&self, prefix: impl AsRef<str>) -> Result<Vec<Lock>> {
+        self.0.store.read("list", |tx| {
+            let now = self.now();
+            let mut locks = tx.with_prefix(prefix.as_ref())?;
+            locks.retain(|lock| !lock.is_expired(now));
+            Ok(locks)
+        })
+    }
+
+    /// Removes the rows of expired locks, and says how many there were.
+    ///
+    /// Nothing depends on it: an expired lock is absent for every call, and calls that create
+    /// locks remove what they find expired on the way. It reclaims space at once.
+    ///
+    /// # Errors
+    /// Those of the store.
+    ///
+    /// ```
+    /// use lockmgr::{LockManager, ManualClock, SetOptions};
+    /// use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("locks.redb");
+    /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse().unwrap());
+    /// let manager = LockManager::builder().clock(clock.clone()).open(&path)?;
+    /// manager.set_lock(["a", "b"], SetOptions::new())?;
+    /// clock.advance(Duration::from_secs(600));
+    /// assert!(manager.locks("")?.is_empty());
+    /// assert_eq!(manager.clean_locks()?, 2);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn clean_locks(&self) -> Result<usize> {
+        self.0.store.write("clean", |tx| {
+            let now = self.now();
+            tx.remove_where(|lock| lock.is_expired(now))
+        })
+    }
+
+    /// Removes every lock, whoever holds it, and says how many there were. The tokens go on from
+    /// where they were.
+    ///
+    /// # Errors
+    /// Those of the store.
+    ///
+    /// ```
+    /// use lockmgr::{GetOptions, SetOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.set_lock(["a", "b"], SetOptions::new())?;
+    /// assert_eq!(manager.reset_locks()?, 2);
+    /// assert_eq!(manager.get_lock("a", GetOptions::new())?.token(), 3);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn reset_locks(&self) -> Result<usize> {
+        self.0.store.write("reset", |tx| {
+            let now = self.now();
+            tx.remove_all(|lock| !lock.is_expired(now))
+        })
+    }
+
+    /// Returns how long the lock still has as it was read, by the clock that decides when it
+    /// expires: zero once it has expired, none where it never does.
+    ///
+    /// ```
+    /// use lockmgr::{GetOptions, LockManager, ManualClock};
+    /// use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("locks.redb");
+    /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse().unwrap());
+    /// let manager = LockManager::builder().clock(clock.clone()).open(&path)?;
+    /// let lock = manager.get_lock("hello", GetOptions::new())?;
+    /// clock.advance(Duration::from_secs(1));
+    /// assert_eq!(manager.time_left(&lock), Some(Duration::from_secs(599)));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn time_left(&self, lock: &Lock) -> Option<Duration> {
+        lock.time_left(self.now())
+    }
+
+    fn now(&self) -> Moment {
+        self.0.clock.now()
+    }
+}
+
+/// The lock of that name, unless it has expired: then it is absent.
+fn live(tx: &WriteTx<'_>, name: &LockName, now: Moment) -> Result<Option<Lock>> {
+    Ok(tx.get(name)?.filter(|lock| !lock.is_expired(now)))
+}
+
+fn valid_names<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Vec<LockName>> {
+    let name = |name: N| Ok(LockName::new(name.as_ref())?);
+    names.into_iter().map(name).collect()
+}

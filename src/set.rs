@@ -1,0 +1,716 @@
+//! Setting locks: what may be asked, what is decided for one name, what comes back.
+//!
+//! The decision is a pure function of the lock that is there, the request and the moment.
+
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::lock::{Holder, InvalidTimeout, Lock, LockName, LockRef, Timeout};
+use std::slice;
+
+/// What a new lock is to be: its timeout, its holder, its process.
+///
+/// ```
+/// use lockmgr::{GetOptions, LockManager};
+/// use std::time::Duration;
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let manager = LockManager::open(dir.path().join("locks.redb"))?;
+/// let options = GetOptions::new()
+///     .timeout(Duration::from_secs(60))
+///     .locked_by("app-1")
+///     .process_id(std::process::id());
+/// assert_eq!(manager.get_lock("hello", options)?.locked_by(), "app-1");
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "options do nothing until they are passed to a call"]
+pub struct GetOptions {
+    timeout: Timeout,
+    locked_by: Option<String>,
+    process_id: Option<u32>,
+}
+
+impl GetOptions {
+    /// Begins with the defaults: 600 s, held by the manager's holder, no process.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", lockmgr::GetOptions::new())?;
+    /// assert_eq!((lock.process_id(), lock.locked_until().is_some()), (None, true));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Holds the lock for this long; zero and [`Timeout::Never`] mean for ever. Default: 600 s.
+    ///
+    /// ```
+    /// use lockmgr::{GetOptions, Timeout};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", GetOptions::new().timeout(Timeout::Never))?;
+    /// assert_eq!(lock.locked_until(), None);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn timeout(mut self, timeout: impl Into<Timeout>) -> Self {
+        self.timeout = timeout.into();
+        self
+    }
+
+    /// Names the holder, by the rule of a [`LockName`]. Default: the manager's, the system's
+    /// hostname where it was given none.
+    ///
+    /// ```
+    /// use lockmgr::GetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", GetOptions::new().locked_by("edge-7"))?;
+    /// assert_eq!(lock.locked_by(), "edge-7");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn locked_by(mut self, holder: impl Into<String>) -> Self {
+        self.locked_by = Some(holder.into());
+        self
+    }
+
+    /// Notes a process, for people to read; it frees nothing. Default: none.
+    ///
+    /// ```
+    /// use lockmgr::GetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", GetOptions::new().process_id(4242))?;
+    /// assert_eq!(lock.process_id(), Some(4242));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn process_id(mut self, process_id: u32) -> Self {
+        self.process_id = Some(process_id);
+        self
+    }
+
+    /// Checks the options, before a transaction begins.
+    pub(crate) fn into_lease(self, default: &Holder, now: Moment) -> Result<Lease> {
+        self.timeout.deadline(now)?;
+        Ok(Lease {
+            timeout: self.timeout,
+            locked_by: match self.locked_by {
+                Some(holder) => Holder::new(&holder)?,
+                None => default.clone(),
+            },
+            process_id: self.process_id,
+        })
+    }
+}
+
+/// Options that were found valid.
+#[derive(Clone, Debug)]
+pub(crate) struct Lease {
+    pub(crate) timeout: Timeout,
+    locked_by: Holder,
+    process_id: Option<u32>,
+}
+
+impl Lease {
+    pub(crate) fn create(
+        &self,
+        name: LockName,
+        token: u64,
+        now: Moment,
+    ) -> Result<Lock, InvalidTimeout> {
+        Ok(Lock {
+            name,
+            locked_by: self.locked_by.clone(),
+            process_id: self.process_id,
+            deadline: self.timeout.deadline(now)?,
+            created_at: now.wall,
+            updated_at: now.wall,
+            token,
+        })
+    }
+}
+
+/// What [`set_lock`](crate::LockManager::set_lock) is to do with each name.
+///
+/// ```
+/// use lockmgr::{LockManager, SetOptions, Status};
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let manager = LockManager::open(dir.path().join("locks.redb"))?;
+/// manager.set_lock(["a"], SetOptions::new())?;
+/// let result = manager.set_lock(["a", "b"], SetOptions::new().no_renew())?;
+/// assert_eq!(result.status("a").unwrap().status, Status::Skip);
+/// assert_eq!(result.status("b").unwrap().status, Status::Create);
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until they are passed to a call"]
+pub struct SetOptions {
+    lease: GetOptions,
+    fail: bool,
+    renew: bool,
+    create: bool,
+}
+
+impl SetOptions {
+    /// Begins with the defaults: create what is absent and renew what exists, for 600 s, held by
+    /// the manager's holder, no process.
+    ///
+    /// ```
+    /// # use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// assert_eq!(manager.set_lock(["a", "b"], SetOptions::new())?.counts().created, 2);
+    /// assert_eq!(manager.set_lock(["a", "b"], SetOptions::new())?.counts().renewed, 2);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn new() -> Self {
+        Self {
+            lease: GetOptions::new(),
+            fail: false,
+            renew: true,
+            create: true,
+        }
+    }
+
+    /// Aborts the whole call with [`Error::LockFail`] where one of the locks exists, whatever
+    /// else is asked for. Default: does not.
+    ///
+    /// ```
+    /// # use lockmgr::{Error, GetOptions, SetOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.get_lock("c", GetOptions::new())?;
+    /// let refused = manager.set_lock(["a", "b", "c"], SetOptions::new().fail());
+    /// assert!(matches!(refused, Err(Error::LockFail(lock)) if lock.name() == "c"));
+    /// assert!(!manager.is_locked("a")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn fail(mut self) -> Self {
+        self.fail = true;
+        self
+    }
+
+    /// Leaves existing locks as they are. Default: renews them.
+    ///
+    /// ```
+    /// # use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.set_lock(["a"], SetOptions::new())?;
+    /// let result = manager.set_lock(["a"], SetOptions::new().no_renew())?;
+    /// assert_eq!(result.counts().skip_renew, 1);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn no_renew(mut self) -> Self {
+        self.renew = false;
+        self
+    }
+
+    /// Leaves absent locks absent. Default: creates them. With
+    /// [`no_renew`](Self::no_renew) the call changes nothing and reports what there is.
+    ///
+    /// ```
+    /// # use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let result = manager.set_lock(["a"], SetOptions::new().only_renew())?;
+    /// assert_eq!(result.counts().skip_create, 1);
+    /// assert!(!manager.is_locked("a")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn only_renew(mut self) -> Self {
+        self.create = false;
+        self
+    }
+
+    /// Sets the timeout of created and renewed locks; see [`GetOptions::timeout`].
+    /// Default: 600 s.
+    ///
+    /// ```
+    /// # use lockmgr::{SetOptions, Timeout};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let result = manager.set_lock(["a"], SetOptions::new().timeout(Timeout::Never))?;
+    /// assert_eq!(result.get("a").unwrap().locked_until(), None);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn timeout(mut self, timeout: impl Into<Timeout>) -> Self {
+        self.lease = self.lease.timeout(timeout);
+        self
+    }
+
+    /// Names the holder of created locks; see [`GetOptions::locked_by`]. Default: the manager's.
+    ///
+    /// ```
+    /// # use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let result = manager.set_lock(["a"], SetOptions::new().locked_by("app-1"))?;
+    /// assert_eq!(result.get("a").unwrap().locked_by(), "app-1");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn locked_by(mut self, holder: impl Into<String>) -> Self {
+        self.lease = self.lease.locked_by(holder);
+        self
+    }
+
+    /// Notes a process with created locks, for people to read. Default: none.
+    ///
+    /// ```
+    /// # use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let result = manager.set_lock(["a"], SetOptions::new().process_id(4242))?;
+    /// assert_eq!(result.get("a").unwrap().process_id(), Some(4242));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn process_id(mut self, process_id: u32) -> Self {
+        self.lease = self.lease.process_id(process_id);
+        self
+    }
+
+    pub(crate) fn into_request(self, default: &Holder, now: Moment) -> Result<Request> {
+        Ok(Request {
+            lease: self.lease.into_lease(default, now)?,
+            fail: self.fail,
+            renew: self.renew,
+            create: self.create,
+        })
+    }
+}
+
+impl Default for SetOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Set options that were found valid.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) lease: Lease,
+    fail: bool,
+    renew: bool,
+    create: bool,
+}
+
+/// What is to happen with one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Create,
+    /// The lock as it is after its renewal.
+    Extend(Lock),
+    /// Nothing changes; the lock, where there is one.
+    Skip(Option<Lock>),
+}
+
+/// Decides for one name, given the lock that is there now and not expired.
+pub(crate) fn decide(present: Option<Lock>, request: &Request, now: Moment) -> Result<Decision> {
+    Ok(match present {
+        None if request.create => Decision::Create,
+        None => Decision::Skip(None),
+        Some(lock) if request.fail => return Err(Error::LockFail(Box::new(lock))),
+        Some(lock) if request.renew => Decision::Extend(lock.renewed(request.lease.timeout, now)?),
+        Some(lock) => Decision::Skip(Some(lock)),
+    })
+}
+
+/// How [`renew_lock`](crate::LockManager::renew_lock) is to renew.
+///
+/// ```
+/// use lockmgr::{GetOptions, RenewOptions};
+/// use std::time::Duration;
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+/// let lock = manager.get_lock("hello", GetOptions::new())?; // for 600 s
+/// let options = RenewOptions::new().timeout(Duration::from_secs(60)).add_time();
+/// let renewed = manager.renew_lock(&lock, options)?;
+/// let added = renewed.locked_until().unwrap() - lock.locked_until().unwrap();
+/// assert_eq!(added, chrono::TimeDelta::seconds(60));
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "options do nothing until they are passed to a call"]
+pub struct RenewOptions {
+    timeout: Timeout,
+    add_time: bool,
+    create: bool,
+}
+
+impl RenewOptions {
+    /// Begins with the defaults: to 600 s from now, and only where the lock exists.
+    ///
+    /// ```
+    /// # use lockmgr::{Error, RenewOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let renewed = manager.renew_lock("hello", RenewOptions::new());
+    /// assert!(matches!(renewed, Err(Error::LockNotFound { .. })));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the time that the lease gets; zero and [`Timeout::Never`] make it never expire.
+    /// Default: 600 s.
+    ///
+    /// ```
+    /// # use lockmgr::{GetOptions, RenewOptions, Timeout};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", GetOptions::new())?;
+    /// let renewed = manager.renew_lock(&lock, RenewOptions::new().timeout(Timeout::Never))?;
+    /// assert_eq!(renewed.locked_until(), None);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn timeout(mut self, timeout: impl Into<Timeout>) -> Self {
+        self.timeout = timeout.into();
+        self
+    }
+
+    /// Counts the timeout from the present deadline. Default: from now.
+    ///
+    /// ```
+    /// # use lockmgr::{GetOptions, RenewOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", GetOptions::new())?;
+    /// let renewed = manager.renew_lock(&lock, RenewOptions::new().add_time())?;
+    /// assert_eq!((renewed.locked_until().unwrap() - lock.created_at()).num_seconds(), 1200);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn add_time(mut self) -> Self {
+        self.add_time = true;
+        self
+    }
+
+    /// Gets the lock where it is absent, as [`get_lock`](crate::LockManager::get_lock) would with
+    /// the manager's holder. Default: [`Error::LockNotFound`].
+    ///
+    /// ```
+    /// # use lockmgr::RenewOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.renew_lock("hello", RenewOptions::new().create())?;
+    /// assert_eq!(lock.token(), 1);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn create(mut self) -> Self {
+        self.create = true;
+        self
+    }
+
+    pub(crate) fn into_renewal(self, default: &Holder, now: Moment) -> Result<Renewal> {
+        Ok(Renewal {
+            lease: GetOptions::new()
+                .timeout(self.timeout)
+                .into_lease(default, now)?,
+            add_time: self.add_time,
+            create: self.create,
+        })
+    }
+}
+
+/// Renew options that were found valid.
+#[derive(Clone, Debug)]
+pub(crate) struct Renewal {
+    pub(crate) lease: Lease,
+    add_time: bool,
+    create: bool,
+}
+
+/// Decides what a renewal by name or token makes of the lock that is there now and not expired.
+/// `Skip` does not come of it.
+pub(crate) fn decide_renewal(
+    present: Option<Lock>,
+    of: LockRef<'_>,
+    renewal: &Renewal,
+    now: Moment,
+) -> Result<Decision> {
+    let timeout = renewal.lease.timeout;
+    match present {
+        Some(lock) if of.names(&lock) && renewal.add_time => {
+            Ok(Decision::Extend(lock.extended(timeout, now)?))
+        }
+        Some(lock) if of.names(&lock) => Ok(Decision::Extend(lock.renewed(timeout, now)?)),
+        Some(lock) if renewal.create => Err(Error::Locked(Box::new(lock))),
+        None if renewal.create => Ok(Decision::Create),
+        _ => Err(Error::LockNotFound {
+            name: of.name.to_owned(),
+            token: of.token,
+        }),
+    }
+}
+
+/// What `set_lock` did with a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum Status {
+    /// Created a new lock.
+    Create,
+    /// Renewed the lock that was there.
+    Extend,
+    /// Changed nothing.
+    Skip,
+}
+
+/// What happened to one name of a [`set_lock`](crate::LockManager::set_lock).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LockSetStatus {
+    /// Whether the lock existed when its turn came.
+    pub was_locked: bool,
+    /// What was done.
+    pub status: Status,
+    /// Whether the lock exists now.
+    pub locked: bool,
+}
+
+/// How often each thing happened in a [`set_lock`](crate::LockManager::set_lock).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LockSetCounts {
+    /// Locks created.
+    pub created: usize,
+    /// Existing locks renewed.
+    pub renewed: usize,
+    /// Absent locks left absent.
+    pub skip_create: usize,
+    /// Existing locks left as they were.
+    pub skip_renew: usize,
+}
+
+/// What a [`set_lock`](crate::LockManager::set_lock) did, name by name.
+///
+/// ```
+/// use lockmgr::{LockManager, SetOptions};
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let manager = LockManager::open(dir.path().join("locks.redb"))?;
+/// let result = manager.set_lock(["hello", "world"], SetOptions::new())?;
+/// assert_eq!(result.counts().created, 2);
+/// for lock in &result {
+///     assert!(result.status(lock.name().as_str()).unwrap().locked);
+/// }
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct LockSetResult {
+    locks: Vec<Lock>,
+    counts: LockSetCounts,
+    statuses: Vec<(LockName, LockSetStatus)>,
+}
+
+impl LockSetResult {
+    /// Returns the locks that exist after the call, one for each mention of a name, in the order
+    /// of the names. An absent lock that was not to be created has none.
+    ///
+    /// ```
+    /// # use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let result = manager.set_lock(["b", "a"], SetOptions::new())?;
+    /// assert_eq!(result.locks()[0].name(), "b");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn locks(&self) -> &[Lock] {
+        &self.locks
+    }
+
+    /// Returns how often each thing happened.
+    ///
+    /// ```
+    /// # use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let counts = manager.set_lock(["a", "a"], SetOptions::new())?.counts();
+    /// assert_eq!((counts.created, counts.renewed), (1, 1));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn counts(&self) -> LockSetCounts {
+        self.counts
+    }
+
+    /// Returns what happened to each name, one entry for each mention, in their order.
+    ///
+    /// ```
+    /// # use lockmgr::{SetOptions, Status};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let result = manager.set_lock(["a"], SetOptions::new())?;
+    /// let (name, status) = &result.statuses()[0];
+    /// assert_eq!((name.as_str(), status.status), ("a", Status::Create));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn statuses(&self) -> &[(LockName, LockSetStatus)] {
+        &self.statuses
+    }
+
+    /// Returns the lock of that name, where it exists after the call.
+    ///
+    /// ```
+    /// # use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let result = manager.set_lock(["a"], SetOptions::new())?;
+    /// assert_eq!(result.get("a").unwrap().token(), 1);
+    /// assert_eq!(result.get("b"), None);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn get(&self, name: &str) -> Option<&Lock> {
+        self.locks.iter().rfind(|lock| lock.name == name)
+    }
+
+    /// Returns what happened at the first mention of that name.
+    ///
+    /// ```
+    /// # use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let result = manager.set_lock(["a"], SetOptions::new())?;
+    /// assert!(!result.status("a").unwrap().was_locked);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn status(&self, name: &str) -> Option<LockSetStatus> {
+        let of_name = |(named, _): &&(LockName, _)| *named == name;
+        self.statuses
+            .iter()
+            .find(of_name)
+            .map(|&(_, status)| status)
+    }
+
+    pub(crate) fn with_capacity(names: usize) -> Self {
+        Self {
+            locks: Vec::with_capacity(names),
+            counts: LockSetCounts::default(),
+            statuses: Vec::with_capacity(names),
+        }
+    }
+
+    pub(crate) fn created(&mut self, lock: Lock) {
+        self.counts.created += 1;
+        self.push_status(lock.name.clone(), false, Status::Create, true);
+        self.locks.push(lock);
+    }
+
+    pub(crate) fn extended(&mut self, lock: Lock) {
+        self.counts.renewed += 1;
+        self.push_status(lock.name.clone(), true, Status::Extend, true);
+        self.locks.push(lock);
+    }
+
+    pub(crate) fn skipped(&mut self, name: LockName, present: Option<Lock>) {
+        let exists = present.is_some();
+        if exists {
+            self.counts.skip_renew += 1;
+        } else {
+            self.counts.skip_create += 1;
+        }
+        self.push_status(name, exists, Status::Skip, exists);
+        self.locks.extend(present);
+    }
+
+    fn push_status(&mut self, name: LockName, was_locked: bool, status: Status, locked: bool) {
+        let status = LockSetStatus {
+            was_locked,
+            status,
+            locked,
+        };
+        self.statuses.push((name, status));
+    }
+}
+
+impl<'a> IntoIterator for &'a LockSetResult {
+    type Item = &'a Lock;
+    type IntoIter = slice::Iter<'a, Lock>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.locks.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const NOW: Moment = Moment {
+        wall: 1_000_000,
+        boot: None,
+    };
+
+    fn request(options: SetOptions) -> Request {
+        let holder = Holder::new("host").unwrap();
+        options.into_request(&holder, NOW).unwrap()
+    }
+
+    fn present() -> Lock {
+        let name = LockName::new("a").unwrap();
+        request(SetOptions::new())
+            .lease
+            .create(name, 7, NOW)
+            .unwrap()
+    }
+
+    #[test]
+    fn an_absent_lock_is_created_unless_only_renewals_are_wanted() {
+        for options in [SetOptions::new(), SetOptions::new().fail().no_renew()] {
+            let decision = decide(None, &request(options), NOW).unwrap();
+            assert_eq!(decision, Decision::Create);
+        }
+        let only_renew = request(SetOptions::new().only_renew().fail());
+        assert_eq!(
+            decide(None, &only_renew, NOW).unwrap(),
+            Decision::Skip(None)
+        );
+    }
+
+    #[test]
+    fn an_existing_lock_fails_before_it_is_renewed_or_skipped() {
+        for options in [SetOptions::new(), SetOptions::new().no_renew()] {
+            let decision = decide(Some(present()), &request(options.fail()), NOW);
+            assert!(matches!(decision, Err(Error::LockFail(lock)) if *lock == present()));
+        }
+    }
+
+    #[test]
+    fn an_existing_lock_is_renewed_unless_renewals_are_unwanted() {
+        let skip = decide(Some(present()), &request(SetOptions::new().no_renew()), NOW).unwrap();
+        assert_eq!(skip, Decision::Skip(Some(present())));
+
+        let options = SetOptions::new()
+            .timeout(Duration::from_secs(1_000))
+            .locked_by("other")
+            .process_id(1);
+        let extend = decide(Some(present()), &request(options), NOW).unwrap();
+        let Decision::Extend(lock) = extend else {
+            panic!("{extend:?}");
+        };
+        assert_eq!(lock.locked_until().unwrap().timestamp(), 1_001);
+        let same = Lock {
+            deadline: present().deadline,
+            ..lock
+        };
+        assert_eq!(same, present());
+    }
+
+    #[test]
+    fn invalid_options_are_refused_before_anything_is_decided() {
+        let holder = Holder::new("host").unwrap();
+        let late = SetOptions::new().timeout(Duration::MAX);
+        assert!(matches!(
+            late.into_request(&holder, NOW),
+            Err(Error::InvalidTimeout(_))
+        ));
+        let unnamed = SetOptions::new().locked_by("");
+        assert!(matches!(
+            unnamed.into_request(&holder, NOW),
+            Err(Error::InvalidName(_))
+        ));
+    }
+}

@@ -1,0 +1,741 @@
+//! The file: opening, creating and repairing it, and running one closure as one transaction.
+//!
+//! The only room that knows redb. Nothing of redb leaves it: rows come out as locks, failures as
+//! [`Error`]. It decides nothing about locks, and never waits beyond the bound of a call.
+
+mod bounded;
+mod newborn;
+mod turns;
+
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::lock::{Lock, LockName};
+use crate::record::{self, BadRow, State};
+use bounded::BoundedFile;
+use redb::backends::FileBackend;
+use redb::{
+    ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction,
+    ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableError,
+    WriteTransaction,
+};
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::ops::Bound;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+use turns::Turns;
+
+const LOCKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("locks");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lockmgr");
+
+/// The key in [`META`] of the store's format, and the format that this release reads and writes.
+const FORMAT_KEY: &str = "format";
+const FORMAT: u32 = 1;
+/// The key in [`META`] of the [`State`].
+const STATE_KEY: &str = "state";
+
+/// Rows that housekeeping looks at for each row created. Any factor above one bounds the table:
+/// in one round over a table of N rows at most N / 4 are created, and every row that had expired
+/// when the round began is gone at its end.
+const SWEPT_PER_CREATED: usize = 4;
+
+/// The longest pause between two attempts to open a store that another process has to itself.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// How the file is opened, and shared with other processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Shared,
+    Exclusive,
+    ReadOnly,
+}
+
+/// What opening needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) path: PathBuf,
+    pub(crate) mode: Mode,
+    pub(crate) busy_timeout: Duration,
+    /// Bytes.
+    pub(crate) cache_size: usize,
+}
+
+/// A store, opened once and again after a failure that left its handle unusable.
+#[derive(Debug)]
+pub(crate) struct Store {
+    config: Config,
+    handle: RwLock<Option<Arc<Handle>>>,
+    turns: Turns,
+}
+
+enum Handle {
+    Writer(Database),
+    Reader(ReadOnlyDatabase),
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Writer(_) => "Writer",
+            Self::Reader(_) => "Reader",
+        })
+    }
+}
+
+impl Handle {
+    fn begin_read(&self) -> Result<ReadTransaction, redb::TransactionError> {
+        match self {
+            Self::Writer(database) => database.begin_read(),
+            Self::Reader(database) => database.begin_read(),
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store, creates it where it is missing, and repairs it where a process died.
+    /// Read-only it creates nothing: a missing file is an empty store until somebody creates it.
+    pub(crate) fn open(config: Config) -> Result<Self> {
+        let store = Self {
+            config,
+            handle: RwLock::default(),
+            turns: Turns::default(),
+        };
+        store.call("open", |deadline| store.handle(deadline).map(drop))?;
+        Ok(store)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.config.path
+    }
+
+    /// Runs `body` on a snapshot of the store.
+    pub(crate) fn read<T>(
+        &self,
+        action: &'static str,
+        body: impl FnOnce(&ReadTx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.call(action, |deadline| {
+            let at = self.at(action);
+            let Some(handle) = self.handle(deadline)? else {
+                return body(&ReadTx { locks: None, at });
+            };
+            let txn = handle.begin_read().map_err(|error| at.failed(error))?;
+            let locks = txn.open_table(LOCKS).map_err(|error| at.failed(error))?;
+            body(&ReadTx {
+                locks: Some(locks),
+                at,
+            })
+        })
+    }
+
+    /// Runs `body` as one write transaction: committed where it returns and changed something,
+    /// aborted where it changed nothing or fails.
+    pub(crate) fn write<T>(
+        &self,
+        action: &'static str,
+        body: impl FnOnce(&mut WriteTx<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.call(action, |deadline| {
+            let at = self.at(action);
+            let _turn = self.turns.take(deadline).ok_or_else(|| at.busy())?;
+            let handle = self.handle(deadline)?;
+            let Some(Handle::Writer(database)) = handle.as_deref() else {
+                let read_only = "the store was opened read-only";
+                let denied = io::Error::new(io::ErrorKind::PermissionDenied, read_only);
+                return Err(at.io(denied));
+            };
+            let txn = database.begin_write().map_err(|error| at.failed(error))?;
+            match WriteTx::run(&txn, at, body) {
+                Ok((value, Outcome::Changed)) => match txn.commit() {
+                    Ok(()) => Ok(value),
+                    Err(error) => {
+                        // Half way through a commit the handle no longer knows the file.
+                        self.close();
+                        Err(at.failed(error))
+                    }
+                },
+                Ok((value, Outcome::Unchanged)) => {
+                    txn.abort().map_err(|error| at.failed(error))?;
+                    Ok(value)
+                }
+                Err(error) => {
+                    txn.abort().map_err(|error| at.failed(error))?;
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    /// Runs one call within its bound. What it throws the store off with closes the handle, so
+    /// that the next call opens, and repairs, the file anew.
+    fn call<T>(&self, action: &'static str, body: impl FnOnce(Instant) -> Result<T>) -> Result<T> {
+        let deadline = Instant::now() + self.config.busy_timeout;
+        let guarded = AssertUnwindSafe(|| bounded::until(deadline, || body(deadline)));
+        // redb may panic on a file that something else than redb changed, and says so.
+        let result = panic::catch_unwind(guarded).unwrap_or_else(|panic| {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unexpected contents");
+            Err(self.at(action).corrupted(text))
+        });
+        if let Err(Error::Io { .. } | Error::Corrupted { .. }) = result {
+            self.close();
+        }
+        result
+    }
+
+    fn close(&self) {
+        let handle = self
+            .handle
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // Closing a damaged file may panic as reading it may.
+        let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(handle)));
+    }
+
+    /// The open handle, opened if need be; none where the store is read-only and missing.
+    fn handle(&self, deadline: Instant) -> Result<Option<Arc<Handle>>> {
+        let open = || self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = open().as_ref() {
+            return Ok(Some(Arc::clone(handle)));
+        }
+        let mut slot = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = match self.config.mode {
+                Mode::ReadOnly => self.open_reader(deadline)?.map(Handle::Reader),
+                Mode::Shared | Mode::Exclusive => Some(Handle::Writer(self.open_writer(deadline)?)),
+            }
+            .map(Arc::new);
+        }
+        Ok(slot.clone())
+    }
+
+    fn open_writer(&self, deadline: Instant) -> Result<Database> {
+        let at = self.at("open");
+        let mut pause = Pause::until(deadline);
+        loop {
+            let Some(file) = self.open_file(File::options().read(true).write(true))? else {
+                self.create(deadline)?;
+                continue;
+            };
+            match self.builder().create_with_backend(self.backend(file)?) {
+                Ok(database) => {
+                    at.check_format(&database)?;
+                    return Ok(database);
+                }
+                Err(error) => pause.after(error, at)?,
+            }
+        }
+    }
+
+    fn open_reader(&self, deadline: Instant) -> Result<Option<ReadOnlyDatabase>> {
+        let at = self.at("open");
+        let mut pause = Pause::until(deadline);
+        loop {
+            let Some(file) = self.open_file(File::options().read(true))? else {
+                return Ok(None);
+            };
+            // An empty file is what a writer is about to make a store of.
+            if file.metadata().map_err(|error| at.io(error))?.len() == 0 {
+                return Ok(None);
+            }
+            let backend = self.backend(file)?;
+            match self.builder().open_read_only_with_backend(backend) {
+                Ok(database) => {
+                    let txn = database.begin_read().map_err(|error| at.failed(error))?;
+                    return Ok(match at.format_of(&txn)? {
+                        Format::Ours => Some(database),
+                        Format::None => None,
+                    });
+                }
+                Err(DatabaseError::RepairAborted) => self.repair(deadline)?,
+                Err(error) => pause.after(error, at)?,
+            }
+        }
+    }
+
+    /// Repairs what a process that died left behind: opening for writing does, reading may not.
+    fn repair(&self, deadline: Instant) -> Result<()> {
+        let writer = Self {
+            config: Config {
+                mode: Mode::Shared,
+                ..self.config.clone()
+            },
+            handle: RwLock::default(),
+            turns: Turns::default(),
+        };
+        writer.open_writer(deadline).map(drop)
+    }
+
+    /// Opens the file where it exists, without waiting whatever it is.
+    fn open_file(&self, options: &mut fs::OpenOptions) -> Result<Option<File>> {
+        let at = self.at("open");
+        #[cfg(target_os = "linux")]
+        {
+            // A FIFO would wait for its other end.
+            let nonblock = rustix::fs::OFlags::NONBLOCK.bits();
+            std::os::unix::fs::OpenOptionsExt::custom_flags(options, nonblock.cast_signed());
+        }
+        let is_file = match fs::metadata(self.path()) {
+            Ok(metadata) => metadata.is_file(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(at.io(error)),
+        };
+        if !is_file {
+            return Err(at.not_a_store("it is not a regular file"));
+        }
+        match options.open(self.path()) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at.io(error)),
+        }
+    }
+
+    /// Creates the store: whole, format and all, before it has a name. A process that dies on the
+    /// way leaves nothing behind, where redb would leave a file that it refuses ever after.
+    fn create(&self, deadline: Instant) -> Result<()> {
+        let at = self.at("create");
+        if self.path().is_symlink() {
+            let dangling =
+                io::Error::new(io::ErrorKind::NotFound, "it is a dangling symbolic link");
+            return Err(at.io(dangling));
+        }
+        match newborn::file_beside(self.path()) {
+            Ok(Some(file)) => {
+                let copy = file.try_clone().map_err(|error| at.io(error))?;
+                let database = redb::Builder::new()
+                    .create_with_backend(self.backend(copy)?)
+                    .map_err(|error| at.failed(error))?;
+                at.begin_format(&database)?;
+                database.close().map_err(|error| at.failed(error))?;
+                newborn::name(&file, self.path()).map_err(|error| at.io(error))?;
+            }
+            // No unnamed files here: an empty one, that redb makes a store of.
+            Ok(None) => match File::create_new(self.path()) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(at.io(error));
+                }
+                _ => {}
+            },
+            Err(error) => return Err(at.io(error)),
+        }
+        if Instant::now() < deadline {
+            Ok(())
+        } else {
+            Err(at.busy())
+        }
+    }
+
+    fn backend(&self, file: File) -> Result<BoundedFile> {
+        let file = FileBackend::new(file).map_err(|error| self.at("open").failed(error))?;
+        Ok(BoundedFile::new(file, self.config.busy_timeout))
+    }
+
+    fn builder(&self) -> redb::Builder {
+        let mut builder = redb::Builder::new();
+        builder
+            .set_cache_size(self.config.cache_size)
+            .set_concurrency_mode(match self.config.mode {
+                Mode::Shared | Mode::ReadOnly => ConcurrencyMode::MultiWriter,
+                Mode::Exclusive => ConcurrencyMode::ExclusiveWriter,
+            });
+        builder
+    }
+
+    fn at(&self, action: &'static str) -> At<'_> {
+        At {
+            config: &self.config,
+            action,
+        }
+    }
+}
+
+/// Where and at what something failed.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    config: &'a Config,
+    action: &'static str,
+}
+
+/// What a redb file holds.
+enum Format {
+    /// Our tables, in this release's format.
+    Ours,
+    /// Nothing at all.
+    None,
+}
+
+impl At<'_> {
+    fn path(&self) -> PathBuf {
+        self.config.path.clone()
+    }
+
+    fn io(&self, source: io::Error) -> Error {
+        Error::Io {
+            path: self.path(),
+            action: self.action,
+            source,
+        }
+    }
+
+    fn busy(&self) -> Error {
+        Error::StoreBusy {
+            path: self.path(),
+            action: self.action,
+            waited: self.config.busy_timeout,
+        }
+    }
+
+    fn corrupted(&self, detail: impl Into<String>) -> Error {
+        Error::Corrupted {
+            path: self.path(),
+            action: self.action,
+            detail: detail.into(),
+        }
+    }
+
+    fn not_a_store(&self, reason: impl Into<String>) -> Error {
+        Error::NotAStore {
+            path: self.path(),
+            reason: reason.into(),
+        }
+    }
+
+    fn bad_row(&self, BadRow(detail): BadRow) -> Error {
+        self.corrupted(detail)
+    }
+
+    fn failed(&self, error: impl Into<redb::Error>) -> Error {
+        match error.into() {
+            redb::Error::Io(error) => match error.kind() {
+                // Ours, of a bounded wait; the system's bears its number.
+                io::ErrorKind::TimedOut if error.raw_os_error().is_none() => self.busy(),
+                io::ErrorKind::UnexpectedEof => self.corrupted("it ends too early"),
+                io::ErrorKind::InvalidData => self.not_a_store("it is not a redb file"),
+                _ => self.io(error),
+            },
+            redb::Error::Corrupted(detail) => self.corrupted(detail),
+            redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => self.busy(),
+            redb::Error::UpgradeRequired(version) => {
+                self.not_a_store(format!("it has the old redb file format {version}"))
+            }
+            redb::Error::TableDoesNotExist(table) => {
+                self.not_a_store(format!("it has no table \"{table}\""))
+            }
+            error @ (redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TypeDefinitionChanged { .. }) => self.not_a_store(error.to_string()),
+            error => self.io(io::Error::other(error.to_string())),
+        }
+    }
+
+    /// Checks that an open file is a store of this format. One that holds nothing becomes it.
+    fn check_format(&self, database: &Database) -> Result<()> {
+        let txn = database.begin_read().map_err(|error| self.failed(error))?;
+        match self.format_of(&txn)? {
+            Format::Ours => Ok(()),
+            Format::None => self.begin_format(database),
+        }
+    }
+
+    fn format_of(&self, txn: &ReadTransaction) -> Result<Format> {
+        let meta = match txn.open_table(META) {
+            Ok(meta) => meta,
+            Err(TableError::TableDoesNotExist(_)) => {
+                let mut tables = txn.list_tables().map_err(|error| self.failed(error))?;
+                let mut multimaps = txn
+                    .list_multimap_tables()
+                    .map_err(|error| self.failed(error))?;
+                return if tables.next().is_none() && multimaps.next().is_none() {
+                    Ok(Format::None)
+                } else {
+                    Err(self.not_a_store("it is a redb file of another program"))
+                };
+            }
+            Err(error) => return Err(self.failed(error)),
+        };
+        let format = meta.get(FORMAT_KEY).map_err(|error| self.failed(error))?;
+        let format = format.and_then(|row| row.value().try_into().ok().map(u32::from_le_bytes));
+        match format {
+            Some(FORMAT) => Ok(Format::Ours),
+            Some(newer) if newer > FORMAT => Err(self.not_a_store(format!(
+                "it has the newer store format {newer}, and this release knows {FORMAT}"
+            ))),
+            _ => Err(self.corrupted("its format version is missing")),
+        }
+    }
+
+    /// Makes a store of a file that holds nothing. Two that do so at once agree.
+    fn begin_format(&self, database: &Database) -> Result<()> {
+        let txn = database.begin_write().map_err(|error| self.failed(error))?;
+        {
+            txn.open_table(LOCKS).map_err(|error| self.failed(error))?;
+            let mut meta = txn.open_table(META).map_err(|error| self.failed(error))?;
+            let is_empty = meta.is_empty().map_err(|error| self.failed(error))?;
+            if is_empty {
+                let state = record::encode_state(STATE_KEY, &State::default());
+                for (key, row) in [(FORMAT_KEY, &FORMAT.to_le_bytes()[..]), (STATE_KEY, &state)] {
+                    meta.insert(key, row).map_err(|error| self.failed(error))?;
+                }
+            }
+        }
+        txn.commit().map_err(|error| self.failed(error))
+    }
+}
+
+/// Waits between attempts to open a file that another process has to itself; for that the kernel
+/// has no queue.
+struct Pause {
+    deadline: Instant,
+    next: Duration,
+}
+
+impl Pause {
+    fn until(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            next: Duration::from_millis(1),
+        }
+    }
+
+    fn after(&mut self, error: DatabaseError, at: At<'_>) -> Result<()> {
+        let error = at.failed(error);
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if !matches!(error, Error::StoreBusy { .. }) || left.is_zero() {
+            return Err(error);
+        }
+        thread::sleep(self.next.min(left));
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+/// A snapshot of the store.
+pub(crate) struct ReadTx<'a> {
+    /// None where there is no file.
+    locks: Option<ReadOnlyTable<&'static str, &'static [u8]>>,
+    at: At<'a>,
+}
+
+impl ReadTx<'_> {
+    /// The row of that name, expired or not.
+    pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
+        match &self.locks {
+            Some(locks) => get(locks, name, self.at),
+            None => Ok(None),
+        }
+    }
+
+    /// The rows whose names begin so, expired or not, by name.
+    pub(crate) fn with_prefix(&self, prefix: &str) -> Result<Vec<Lock>> {
+        let Some(locks) = &self.locks else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        for entry in ReadableTable::range(locks, prefix..).map_err(|e| self.at.failed(e))? {
+            let (name, row) = entry.map_err(|error| self.at.failed(error))?;
+            if !name.value().starts_with(prefix) {
+                break;
+            }
+            found.push(decode(name.value(), row.value(), self.at)?);
+        }
+        Ok(found)
+    }
+}
+
+enum Outcome {
+    Changed,
+    Unchanged,
+}
+
+/// One write transaction.
+pub(crate) struct WriteTx<'a> {
+    txn: &'a WriteTransaction,
+    locks: Table<'a, &'static str, &'static [u8]>,
+    /// Loaded where a token is issued.
+    state: Option<State>,
+    is_changed: bool,
+    at: At<'a>,
+}
+
+impl<'a> WriteTx<'a> {
+    fn run<T>(
+        txn: &'a WriteTransaction,
+        at: At<'a>,
+        body: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<(T, Outcome)> {
+        let mut tx = Self {
+            txn,
+            locks: txn.open_table(LOCKS).map_err(|error| at.failed(error))?,
+            state: None,
+            is_changed: false,
+            at,
+        };
+        let value = body(&mut tx)?;
+        tx.save_state()?;
+        let outcome = match tx.is_changed {
+            true => Outcome::Changed,
+            false => Outcome::Unchanged,
+        };
+        Ok((value, outcome))
+    }
+
+    /// The row of that name, expired or not.
+    pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
+        get(&self.locks, name, self.at)
+    }
+
+    pub(crate) fn put(&mut self, lock: &Lock) -> Result<()> {
+        self.is_changed = true;
+        self.locks
+            .insert(lock.name.as_str(), record::encode(lock).as_slice())
+            .map_err(|error| self.at.failed(error))?;
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, name: &LockName) -> Result<()> {
+        self.is_changed = true;
+        self.locks
+            .remove(name.as_str())
+            .map_err(|error| self.at.failed(error))?;
+        Ok(())
+    }
+
+    /// Removes the rows for which `is_removed` answers so, and says how many those were.
+    pub(crate) fn remove_where(&mut self, is_removed: impl Fn(&Lock) -> bool) -> Result<usize> {
+        let mut removed = 0;
+        let mut bad_row = None;
+        let keep = |name: &str, row: &[u8]| match record::decode(name, row) {
+            Ok(lock) if is_removed(&lock) => {
+                removed += 1;
+                false
+            }
+            Ok(_) => true,
+            Err(bad) => {
+                bad_row = Some(bad);
+                true
+            }
+        };
+        self.locks
+            .retain(keep)
+            .map_err(|error| self.at.failed(error))?;
+        if let Some(bad) = bad_row {
+            return Err(self.at.bad_row(bad));
+        }
+        self.is_changed |= removed > 0;
+        Ok(removed)
+    }
+
+    /// Removes every row, damaged ones too, and says how many of them `is_counted`.
+    pub(crate) fn remove_all(&mut self, is_counted: impl Fn(&Lock) -> bool) -> Result<usize> {
+        let mut counted = 0;
+        let rows = self.locks.len().map_err(|error| self.at.failed(error))?;
+        self.is_changed |= rows > 0;
+        self.locks
+            .retain(|name, row| {
+                counted +=
+                    usize::from(record::decode(name, row).is_ok_and(|lock| is_counted(&lock)));
+                false
+            })
+            .map_err(|error| self.at.failed(error))?;
+        Ok(counted)
+    }
+
+    /// Issues a token above all that were issued before.
+    pub(crate) fn next_token(&mut self) -> Result<u64> {
+        let at = self.at;
+        let state = self.state()?;
+        state.last_token = state
+            .last_token
+            .checked_add(1)
+            .ok_or_else(|| at.corrupted("its token counter is at its end"))?;
+        Ok(state.last_token)
+    }
+
+    /// Housekeeping of a call that created rows: looks at the next few rows in the order of
+    /// their names, round and round, and removes those that have expired.
+    pub(crate) fn sweep(&mut self, created: usize, now: Moment) -> Result<()> {
+        if created == 0 {
+            return Ok(());
+        }
+        let from = std::mem::take(&mut self.state()?.swept_to);
+        let rest = (Bound::Excluded(from.as_str()), Bound::Unbounded);
+        let rows = self
+            .locks
+            .range::<&str>(rest)
+            .map_err(|error| self.at.failed(error))?;
+        let mut expired = Vec::new();
+        let mut looked_at = 0;
+        let mut last = String::new();
+        for entry in rows.take(created.saturating_mul(SWEPT_PER_CREATED)) {
+            let (name, row) = entry.map_err(|error| self.at.failed(error))?;
+            let lock = decode(name.value(), row.value(), self.at)?;
+            looked_at += 1;
+            last.clear();
+            last.push_str(name.value());
+            if lock.is_expired(now) {
+                expired.push(lock.name);
+            }
+        }
+        for name in &expired {
+            self.remove(name)?;
+        }
+        // A round that came to its end begins anew.
+        let is_round_over = looked_at < created.saturating_mul(SWEPT_PER_CREATED);
+        self.state()?.swept_to = if is_round_over { String::new() } else { last };
+        Ok(())
+    }
+
+    fn state(&mut self) -> Result<&mut State> {
+        if self.state.is_none() {
+            let meta = self.meta()?;
+            let row = meta
+                .get(STATE_KEY)
+                .map_err(|error| self.at.failed(error))?
+                .ok_or_else(|| self.at.corrupted("its token counter is missing"))?;
+            let state = record::decode_state(STATE_KEY, row.value());
+            self.state = Some(state.map_err(|bad| self.at.bad_row(bad))?);
+        }
+        Ok(self.state.get_or_insert_default())
+    }
+
+    fn save_state(&mut self) -> Result<()> {
+        if let Some(state) = self.state.take() {
+            self.is_changed = true;
+            self.meta()?
+                .insert(
+                    STATE_KEY,
+                    record::encode_state(STATE_KEY, &state).as_slice(),
+                )
+                .map_err(|error| self.at.failed(error))?;
+        }
+        Ok(())
+    }
+
+    fn meta(&self) -> Result<Table<'a, &'static str, &'static [u8]>> {
+        self.txn
+            .open_table(META)
+            .map_err(|error| self.at.failed(error))
+    }
+}
+
+fn get(
+    locks: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &LockName,
+    at: At<'_>,
+) -> Result<Option<Lock>> {
+    let row = locks.get(name.as_str()).map_err(|error| at.failed(error))?;
+    row.map(|row| decode(name.as_str(), row.value(), at))
+        .transpose()
+}
+
+fn decode(name: &str, row: &[u8], at: At<'_>) -> Result<Lock> {
+    record::decode(name, row).map_err(|bad| at.bad_row(bad))
+}

@@ -1,0 +1,348 @@
+//! redb's file, with every wait for another process bounded.
+//!
+//! redb waits for the locks it shares with other processes in the kernel: fair, woken at once,
+//! but without a bound, so a process stopped at the wrong instant would hang all others. Here the
+//! same wait goes on in a thread of its own while the caller watches its deadline: the place in
+//! the kernel's queue stays, and the caller gets an error in time.
+//!
+//! A wait that was given up goes on in the kernel until it is granted, and is then given back at
+//! once, or taken over by the next call on this file that wants the same lock. Until then nobody
+//! else on this file may lock the range: the kernel takes both for one owner, so giving back the
+//! late grant would free the other's lock.
+
+use redb::backends::FileBackend;
+use redb::{BackendError, StorageBackend};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::ops::Bound;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+thread_local! {
+    /// When the call that runs on this thread must be over. redb offers no other way to tell its
+    /// backend.
+    static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Runs `call` so that it waits for other processes until `deadline` and no longer.
+pub(super) fn until<T>(deadline: Instant, call: impl FnOnce() -> T) -> T {
+    struct Restore(Option<Instant>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            DEADLINE.set(self.0);
+        }
+    }
+    let _restore = Restore(DEADLINE.replace(Some(deadline)));
+    call()
+}
+
+type Range = (Bound<u64>, Bound<u64>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Shared,
+    Exclusive,
+}
+
+/// A wait in the kernel.
+#[derive(Debug)]
+struct Wait {
+    mode: Mode,
+    /// Whether a caller still watches it.
+    is_wanted: bool,
+    /// How it ended, once it did.
+    result: Option<Result<(), BackendError>>,
+}
+
+/// The backend that redb works on.
+pub(super) struct BoundedFile {
+    shared: Arc<Shared>,
+    /// The bound of calls that set no deadline: closing.
+    bound: Duration,
+}
+
+struct Shared {
+    file: FileBackend,
+    waits: Mutex<HashMap<Range, Wait>>,
+    ended: Condvar,
+}
+
+impl BoundedFile {
+    pub(super) fn new(file: FileBackend, bound: Duration) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                file,
+                waits: Mutex::default(),
+                ended: Condvar::new(),
+            }),
+            bound,
+        }
+    }
+
+    fn lock(&self, range: Range, mode: Mode) -> Result<(), BackendError> {
+        let shared = &self.shared;
+        let mut waits = shared.waits();
+        if !waits.contains_key(&range) && shared.try_lock(range, mode)? {
+            return Ok(());
+        }
+        let deadline = DEADLINE
+            .get()
+            .unwrap_or_else(|| Instant::now() + self.bound);
+        loop {
+            let Some(wait) = waits.get_mut(&range) else {
+                shared.begin_wait(&mut waits, range, mode)?;
+                continue;
+            };
+            if let Some(result) = wait.result.take() {
+                let granted = wait.mode;
+                waits.remove(&range);
+                result?;
+                if granted == mode || granted == Mode::Exclusive {
+                    return Ok(());
+                }
+                // A wait taken over got less than is needed.
+                shared.file.unlock_range(range.0, range.1)?;
+                continue;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                wait.is_wanted = false;
+                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            }
+            wait.is_wanted = true;
+            waits = shared
+                .ended
+                .wait_timeout(waits, deadline - now)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn try_lock(&self, range: Range, mode: Mode) -> Result<bool, BackendError> {
+        if self.shared.waits().contains_key(&range) {
+            return Ok(false);
+        }
+        self.shared.try_lock(range, mode)
+    }
+}
+
+impl Shared {
+    fn waits(&self) -> MutexGuard<'_, HashMap<Range, Wait>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_lock(&self, (start, end): Range, mode: Mode) -> Result<bool, BackendError> {
+        match mode {
+            Mode::Shared => self.file.try_lock_shared_range(start, end),
+            Mode::Exclusive => self.file.try_lock_range(start, end),
+        }
+    }
+
+    fn begin_wait(
+        self: &Arc<Self>,
+        waits: &mut HashMap<Range, Wait>,
+        range: Range,
+        mode: Mode,
+    ) -> Result<(), BackendError> {
+        let shared = Arc::clone(self);
+        thread::Builder::new()
+            .name("lockmgr-wait".into())
+            .spawn(move || shared.wait_in_kernel(range, mode))?;
+        let wait = Wait {
+            mode,
+            is_wanted: true,
+            result: None,
+        };
+        waits.insert(range, wait);
+        Ok(())
+    }
+
+    fn wait_in_kernel(&self, range: Range, mode: Mode) {
+        let (start, end) = range;
+        let result = match mode {
+            Mode::Shared => self.file.lock_shared_range(start, end),
+            Mode::Exclusive => self.file.lock_range(start, end),
+        };
+        let mut waits = self.waits();
+        match waits.get_mut(&range) {
+            Some(wait) if wait.is_wanted => wait.result = Some(result),
+            _ => {
+                if result.is_ok() {
+                    // Where even this fails, the lock goes when the file is closed.
+                    let _ = self.file.unlock_range(start, end);
+                }
+                waits.remove(&range);
+            }
+        }
+        self.ended.notify_all();
+    }
+}
+
+impl fmt::Debug for BoundedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundedFile")
+            .field("file", &self.shared.file)
+            .field("bound", &self.bound)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StorageBackend for BoundedFile {
+    fn len(&self) -> io::Result<u64> {
+        self.shared.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.shared.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.shared.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.shared.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.shared.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.shared.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.try_lock((start, end), Mode::Exclusive)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.try_lock((start, end), Mode::Shared)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.lock((start, end), Mode::Exclusive)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.lock((start, end), Mode::Shared)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.shared.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.shared.file.query_lock_range(start, end)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::path::Path;
+
+    const RANGE: Range = (Bound::Included(7), Bound::Included(7));
+    const SOON: Duration = Duration::from_millis(20);
+
+    fn open(path: &Path) -> BoundedFile {
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        BoundedFile::new(FileBackend::new(file).unwrap(), Duration::from_secs(60))
+    }
+
+    fn two_owners() -> (tempfile::NamedTempFile, BoundedFile, BoundedFile) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (a, b) = (open(file.path()), open(file.path()));
+        (file, a, b)
+    }
+
+    fn lock_soon(file: &BoundedFile, mode: Mode) -> Result<(), BackendError> {
+        until(Instant::now() + SOON, || file.lock(RANGE, mode))
+    }
+
+    fn settle(file: &BoundedFile) {
+        while !file.shared.waits().is_empty() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_deadline_with_timed_out() {
+        let (_dir, holder, waiter) = two_owners();
+        holder.lock(RANGE, Mode::Exclusive).unwrap();
+        let began = Instant::now();
+        let error = io::Error::from(lock_soon(&waiter, Mode::Exclusive).unwrap_err());
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= SOON);
+    }
+
+    #[test]
+    fn a_wait_is_granted_when_the_other_lets_go() {
+        let (_dir, holder, waiter) = two_owners();
+        holder.lock(RANGE, Mode::Exclusive).unwrap();
+        thread::scope(|scope| {
+            let granted = scope.spawn(|| waiter.lock(RANGE, Mode::Exclusive));
+            while waiter.shared.waits().is_empty() {
+                thread::yield_now();
+            }
+            holder.unlock_range(RANGE.0, RANGE.1).unwrap();
+            granted.join().unwrap().unwrap();
+        });
+        assert!(!holder.try_lock(RANGE, Mode::Shared).unwrap());
+    }
+
+    #[test]
+    fn a_late_grant_of_a_wait_given_up_is_given_back() {
+        let (_dir, holder, waiter) = two_owners();
+        holder.lock(RANGE, Mode::Exclusive).unwrap();
+        lock_soon(&waiter, Mode::Exclusive).unwrap_err();
+        assert!(!waiter.try_lock(RANGE, Mode::Exclusive).unwrap());
+        holder.unlock_range(RANGE.0, RANGE.1).unwrap();
+        settle(&waiter);
+        assert!(holder.try_lock(RANGE, Mode::Exclusive).unwrap());
+    }
+
+    #[test]
+    fn a_wait_given_up_is_taken_over_by_the_next_call() {
+        let (_dir, holder, waiter) = two_owners();
+        holder.lock(RANGE, Mode::Exclusive).unwrap();
+        for (given_up, next) in [
+            (Mode::Exclusive, Mode::Exclusive),
+            (Mode::Exclusive, Mode::Shared),
+            (Mode::Shared, Mode::Exclusive),
+        ] {
+            lock_soon(&waiter, given_up).unwrap_err();
+            thread::scope(|scope| {
+                let granted = scope.spawn(|| waiter.lock(RANGE, next));
+                while !waiter.shared.waits()[&RANGE].is_wanted {
+                    thread::yield_now();
+                }
+                holder.unlock_range(RANGE.0, RANGE.1).unwrap();
+                granted.join().unwrap().unwrap();
+            });
+            assert!(!holder.try_lock(RANGE, Mode::Exclusive).unwrap());
+            waiter.unlock_range(RANGE.0, RANGE.1).unwrap();
+            settle(&waiter);
+            holder.lock(RANGE, Mode::Exclusive).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_gone_frees_what_its_waits_are_granted_late() {
+        let (_dir, holder, waiter) = two_owners();
+        holder.lock(RANGE, Mode::Exclusive).unwrap();
+        lock_soon(&waiter, Mode::Exclusive).unwrap_err();
+        waiter.close().unwrap();
+        drop(waiter);
+        holder.unlock_range(RANGE.0, RANGE.1).unwrap();
+        holder.lock(RANGE, Mode::Exclusive).unwrap();
+    }
+}

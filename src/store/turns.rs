@@ -1,0 +1,124 @@
+//! Turns among the threads of one handle, first come, first served, each wait bounded.
+//!
+//! redb has a queue of its own for its writers, but an unbounded one.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    queue: Mutex<Queue>,
+    moved: Condvar,
+}
+
+/// The tickets of those who wait, after that of whose turn it is.
+#[derive(Debug, Default)]
+struct Queue {
+    tickets: VecDeque<u64>,
+    next: u64,
+}
+
+/// Somebody's turn, over when dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    turns: &'a Turns,
+    ticket: u64,
+}
+
+impl Turns {
+    /// Waits for a turn; none where it does not come before the deadline.
+    pub(super) fn take(&self, deadline: Instant) -> Option<Turn<'_>> {
+        let mut queue = self.queue();
+        let ticket = queue.next;
+        queue.next += 1;
+        queue.tickets.push_back(ticket);
+        let turn = Turn {
+            turns: self,
+            ticket,
+        };
+        while queue.tickets.front() != Some(&ticket) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(queue);
+                drop(turn);
+                return None;
+            }
+            queue = self
+                .moved
+                .wait_timeout(queue, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        Some(turn)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns
+            .queue()
+            .tickets
+            .retain(|&ticket| ticket != self.ticket);
+        self.turns.moved.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    fn far() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    fn wait_for_tickets(turns: &Turns, count: usize) {
+        while turns.queue().tickets.len() < count {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn turns_are_given_in_the_order_of_arrival() {
+        let turns = Turns::default();
+        let first = turns.take(far());
+        let (order, ordered) = mpsc::channel();
+        thread::scope(|scope| {
+            for i in 0..10 {
+                let (order, turns) = (order.clone(), &turns);
+                scope.spawn(move || {
+                    let _turn = turns.take(far()).unwrap();
+                    order.send(i).unwrap();
+                });
+                wait_for_tickets(turns, i + 2);
+            }
+            drop(first);
+        });
+        drop(order);
+        assert!(ordered.iter().eq(0..10));
+    }
+
+    #[test]
+    fn who_gave_up_holds_nobody_up() {
+        let turns = Turns::default();
+        let first = turns.take(far()).unwrap();
+        assert!(
+            turns
+                .take(Instant::now() + Duration::from_millis(5))
+                .is_none()
+        );
+        thread::scope(|scope| {
+            let second = scope.spawn(|| turns.take(far()).is_some());
+            wait_for_tickets(&turns, 2);
+            drop(first);
+            assert!(second.join().unwrap());
+        });
+    }
+}
