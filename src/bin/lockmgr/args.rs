@@ -242,7 +242,7 @@ mod tests {
             "ten",
             "5x",
             "-5m",
-            "99999999999y",
+            "9999999999999y",
         ] {
             assert!(duration(text).is_err(), "{text}");
         }
