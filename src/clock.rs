@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Which boot of which machine, so that readings of two boots are never compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct BootId(pub(crate) [u8; 16]);
 
 /// A reading of the clock that counts since boot, suspension included.
@@ -17,6 +17,12 @@ pub(crate) struct BootTime {
     pub(crate) boot: BootId,
     /// Microseconds since that boot.
     pub(crate) micros: u64,
+}
+
+/// Which boot this is, where the system says.
+#[cfg(target_os = "linux")]
+pub(crate) fn boot_id() -> Option<BootId> {
+    *system::BOOT
 }
 
 /// One instant on both clocks.
@@ -231,7 +237,7 @@ mod system {
     use rustix::time::{ClockId, clock_gettime};
     use std::sync::LazyLock;
 
-    static BOOT: LazyLock<Option<BootId>> = LazyLock::new(|| {
+    pub(super) static BOOT: LazyLock<Option<BootId>> = LazyLock::new(|| {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
         let id = u128::from_str_radix(&digits, 16).ok()?;

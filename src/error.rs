@@ -1,6 +1,7 @@
 //! The one error type, and the words it uses for what went wrong.
 
-use crate::lock::{InvalidName, InvalidTimeout, Lock, Printable};
+use crate::lock::{InvalidName, InvalidTimeout, Lock, LockName, Printable};
+use crate::queue::Request;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,32 @@ pub enum Error {
         name: String,
         /// The token it had to bear, where one was asked for.
         token: Option<u64>,
+    },
+
+    /// Nobody holds the lock, but a request that came earlier waits for it together with others,
+    /// and comes first. Carries that request.
+    #[error("cannot lock \"{}\": {} asked for it first", Printable(name.as_str()), Asked(request))]
+    Reserved {
+        /// What was asked for.
+        name: LockName,
+        /// Who comes first.
+        request: Box<Request>,
+    },
+
+    /// A guard no longer holds a lock: its lease ran out or was taken away.
+    #[error("lost \"{}\" (token {}): {}", Printable(lock.name().as_str()), lock.token(), Now(by.as_deref()))]
+    Lost {
+        /// The lock as it was held.
+        lock: Box<Lock>,
+        /// Who holds it now.
+        by: Option<Box<Lock>>,
+    },
+
+    /// There is no such process to bind a lock to, or it cannot be seen from here.
+    #[error("cannot bind to process {pid}: there is none, or it cannot be seen from here")]
+    NoSuchProcess {
+        /// What was given.
+        pid: u32,
     },
 
     /// A name or a holder is empty, too long or has control characters.
@@ -95,6 +122,15 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether somebody else's lock or request is in the way.
+    pub(crate) fn is_contention(&self) -> bool {
+        matches!(self, Self::Locked(_) | Self::Reserved { .. })
+    }
+}
+
+const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
+
 /// "name: held by whom, since when, until when".
 struct Held<'a>(&'a Lock);
 
@@ -104,14 +140,43 @@ impl fmt::Display for Held<'_> {
         let name = Printable(lock.name().as_str());
         let holder = Printable(lock.locked_by().as_str());
         write!(f, "\"{name}\": {holder}")?;
-        if let Some(pid) = lock.process_id() {
+        if let Some(pid) = lock.bound_to().or(lock.process_id()) {
             write!(f, " (process {pid})")?;
         }
-        let seconds = "%Y-%m-%dT%H:%M:%SZ";
-        write!(f, " holds it since {}", lock.created_at().format(seconds))?;
+        write!(f, " holds it since {}", lock.created_at().format(SECONDS))?;
         match lock.locked_until() {
-            Some(until) => write!(f, " until {}", until.format(seconds)),
-            None => f.write_str(", without a deadline"),
+            Some(until) => write!(f, " until {}", until.format(SECONDS))?,
+            None => f.write_str(", without a deadline")?,
+        }
+        match lock.waiting() {
+            0 => Ok(()),
+            waiting => write!(f, ", {waiting} waiting"),
+        }
+    }
+}
+
+/// Who asked, and since when.
+struct Asked<'a>(&'a Request);
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let request = self.0;
+        let holder = Printable(request.locked_by().as_str());
+        write!(f, "{holder}")?;
+        if let Some(pid) = request.process_id() {
+            write!(f, " (process {pid})")?;
+        }
+        write!(f, " at {}", request.asked_at().format(SECONDS))
+    }
+}
+
+struct Now<'a>(Option<&'a Lock>);
+
+impl fmt::Display for Now<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(lock) => write!(f, "now {}", Held(lock)),
+            None => f.write_str("its lease ran out, or it was released by somebody else"),
         }
     }
 }

@@ -1,8 +1,10 @@
-//! What a lock is and when it has expired: pure rules over values.
+//! What a lock is and when it is there: rules over values.
 //!
-//! Never reads a clock, a file or a process; whoever asks brings the moment.
+//! Never reads a clock or a file; whoever asks brings the moment. Only [`Lock::is_live`] looks
+//! beyond, at the process a lock is bound to.
 
 use crate::clock::{BootTime, Moment};
+use crate::process::Process;
 use chrono::{DateTime, Utc};
 use std::fmt;
 use std::sync::Arc;
@@ -314,6 +316,15 @@ impl Deadline {
         Ok(Self { wall, boot })
     }
 
+    pub(crate) fn is_over(self, now: Moment) -> bool {
+        self.micros_left(now) <= 0
+    }
+
+    pub(crate) fn time_left(self, now: Moment) -> Duration {
+        let left = self.micros_left(now).max(0);
+        Duration::from_micros(u64::try_from(left).unwrap_or(u64::MAX))
+    }
+
     /// Microseconds left at that moment, negative once the deadline has passed.
     fn micros_left(self, now: Moment) -> i128 {
         match (self.boot, now.boot) {
@@ -353,6 +364,12 @@ pub struct Lock {
     /// Microseconds since 1970.
     pub(crate) updated_at: i64,
     pub(crate) token: u64,
+    /// The process that it lives no longer than.
+    pub(crate) bound_to: Option<Process>,
+    /// The request that it was granted to, where somebody waited for it.
+    pub(crate) request: Option<u64>,
+    /// How many requests wait for it.
+    pub(crate) waiting: usize,
 }
 
 impl Lock {
@@ -453,17 +470,48 @@ impl Lock {
         self.token
     }
 
+    /// Returns the process that the lock is bound to: it goes when that process ends, whatever
+    /// its deadline.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let options = lockmgr::GetOptions::new().bound_to(std::process::id());
+    /// let lock = manager.get_lock("hello", options)?;
+    /// if cfg!(target_os = "linux") {
+    ///     assert_eq!(lock.bound_to(), Some(std::process::id()));
+    /// }
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn bound_to(&self) -> Option<u32> {
+        self.bound_to.map(|process| process.pid)
+    }
+
+    /// Returns how many requests waited for the lock when it was read.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.get_lock("hello", lockmgr::GetOptions::new())?;
+    /// assert_eq!(manager.find("hello")?.unwrap().waiting(), 0);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether the lock is there: not expired, and not bound to a process that is gone.
+    pub(crate) fn is_live(&self, now: Moment) -> bool {
+        !self.is_expired(now) && !self.bound_to.is_some_and(|process| process.is_gone())
+    }
+
     /// Whether the lease has run out: from the deadline's instant on.
     pub(crate) fn is_expired(&self, now: Moment) -> bool {
-        self.deadline
-            .is_some_and(|deadline| deadline.micros_left(now) <= 0)
+        self.deadline.is_some_and(|deadline| deadline.is_over(now))
     }
 
     pub(crate) fn time_left(&self, now: Moment) -> Option<Duration> {
-        let left = self.deadline?.micros_left(now).max(0);
-        Some(Duration::from_micros(
-            u64::try_from(left).unwrap_or(u64::MAX),
-        ))
+        Some(self.deadline?.time_left(now))
     }
 
     /// The lock renewed to expire `timeout` from now, never earlier than it would have.
@@ -496,7 +544,38 @@ impl Lock {
     }
 }
 
-fn instant(micros: i64) -> DateTime<Utc> {
+/// What a new lock is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) timeout: Timeout,
+    pub(crate) locked_by: Holder,
+    pub(crate) process_id: Option<u32>,
+    pub(crate) bound_to: Option<Process>,
+}
+
+impl Lease {
+    pub(crate) fn create(
+        &self,
+        name: LockName,
+        token: u64,
+        now: Moment,
+    ) -> Result<Lock, InvalidTimeout> {
+        Ok(Lock {
+            name,
+            locked_by: self.locked_by.clone(),
+            process_id: self.process_id,
+            deadline: self.timeout.deadline(now)?,
+            created_at: now.wall,
+            updated_at: now.wall,
+            token,
+            bound_to: self.bound_to,
+            request: None,
+            waiting: 0,
+        })
+    }
+}
+
+pub(crate) fn instant(micros: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).unwrap_or(if micros < 0 {
         DateTime::<Utc>::MIN_UTC
     } else {
@@ -578,10 +657,20 @@ impl<'a> From<&'a Lock> for LockRef<'a> {
 }
 
 #[cfg(feature = "serde")]
+pub(crate) fn rfc3339(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+}
+
+#[cfg(feature = "serde")]
 mod serialise {
-    use super::{Holder, Lock, LockName};
-    use chrono::{DateTime, SecondsFormat, Utc};
+    use super::{Holder, Lock, LockName, rfc3339};
     use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+    #[derive(serde::Serialize)]
+    struct BoundTo {
+        pid: u32,
+        alive: bool,
+    }
 
     impl Serialize for LockName {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -597,8 +686,7 @@ mod serialise {
 
     impl Serialize for Lock {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let rfc3339 = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Micros, true);
-            let mut lock = serializer.serialize_struct("Lock", 7)?;
+            let mut lock = serializer.serialize_struct("Lock", 9)?;
             lock.serialize_field("name", &self.name)?;
             lock.serialize_field("locked_by", &self.locked_by)?;
             lock.serialize_field("process_id", &self.process_id)?;
@@ -606,6 +694,13 @@ mod serialise {
             lock.serialize_field("created_at", &rfc3339(self.created_at()))?;
             lock.serialize_field("updated_at", &rfc3339(self.updated_at()))?;
             lock.serialize_field("token", &self.token)?;
+            // A lock whose process is gone is absent, and in nobody's hands.
+            let bound_to = self.bound_to.map(|process| BoundTo {
+                pid: process.pid,
+                alive: true,
+            });
+            lock.serialize_field("bound_to", &bound_to)?;
+            lock.serialize_field("waiting", &self.waiting)?;
             lock.end()
         }
     }
@@ -637,6 +732,9 @@ mod tests {
             created_at: 0,
             updated_at: 0,
             token: 1,
+            bound_to: None,
+            request: None,
+            waiting: 0,
         }
     }
 

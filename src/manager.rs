@@ -2,12 +2,17 @@
 //! clock.
 
 use crate::clock::{Clock, Moment};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::grant::{live, settle};
 use crate::lock::{Holder, Lock, LockName, LockRef};
+use crate::queue::{Request, State};
 use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, decide, decide_renewal,
 };
-use crate::store::{Config, Mode, Store, WriteTx};
+use crate::store::{Config, Mode, Store};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,13 +38,13 @@ use std::time::Duration;
 /// # Ok::<(), lockmgr::Error>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct LockManager(Arc<Inner>);
+pub struct LockManager(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    store: Store,
+pub(crate) struct Inner {
+    pub(crate) store: Store,
     clock: Clock,
-    locked_by: Holder,
+    pub(crate) locked_by: Holder,
 }
 
 /// How to open a [`LockManager`].
@@ -291,10 +296,18 @@ impl LockManager {
         }
         self.0.store.write("set locks in", |tx| {
             let now = self.now();
+            let queue = settle(tx, now)?;
             let mut result = LockSetResult::with_capacity(names.len());
             for name in names {
-                match decide(live(tx, &name, now)?, &request, now)? {
+                match decide(queue.live(tx, &name, now)?, &request, now)? {
                     Decision::Create => {
+                        if let Some(reserved) = queue.reservation(&name) {
+                            if request.fail {
+                                return Err(reserved);
+                            }
+                            result.skipped(name, None);
+                            continue;
+                        }
                         let lock = request.lease.create(name, tx.next_token()?, now)?;
                         tx.put(&lock)?;
                         result.created(lock);
@@ -334,8 +347,9 @@ impl LockManager {
         let lease = options.into_lease(&self.0.locked_by, self.now())?;
         self.0.store.write("get a lock in", |tx| {
             let now = self.now();
-            if let Some(held) = live(tx, &name, now)? {
-                return Err(Error::Locked(Box::new(held)));
+            let queue = settle(tx, now)?;
+            if let Some(obstacle) = queue.obstacle(tx, &name, now)? {
+                return Err(obstacle);
             }
             let lock = lease.create(name, tx.next_token()?, now)?;
             tx.put(&lock)?;
@@ -379,12 +393,16 @@ impl LockManager {
         let renewal = options.into_renewal(&self.0.locked_by, self.now())?;
         self.0.store.write("renew a lock in", |tx| {
             let now = self.now();
-            match decide_renewal(live(tx, &name, now)?, of, &renewal, now)? {
+            let queue = settle(tx, now)?;
+            match decide_renewal(queue.live(tx, &name, now)?, of, &renewal, now)? {
                 Decision::Extend(lock) => {
                     tx.put(&lock)?;
                     Ok(lock)
                 }
                 Decision::Create | Decision::Skip(_) => {
+                    if let Some(reserved) = queue.reservation(&name) {
+                        return Err(reserved);
+                    }
                     let lock = renewal.lease.create(name, tx.next_token()?, now)?;
                     tx.put(&lock)?;
                     tx.sweep(1, now)?;
@@ -450,6 +468,9 @@ impl LockManager {
                 }
                 removed.push(is_there);
             }
+            if removed.contains(&true) {
+                settle(tx, now)?;
+            }
             Ok(removed)
         })
     }
@@ -469,7 +490,11 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn is_locked(&self, name: impl AsRef<str>) -> Result<bool> {
-        Ok(self.find(name)?.is_some())
+        let name = LockName::new(name.as_ref())?;
+        self.0.store.read("read", |tx| {
+            let now = self.now();
+            Ok(tx.get(&name)?.is_some_and(|lock| lock.is_live(now)))
+        })
     }
 
     /// Returns the lock, where it exists. Reads only.
@@ -490,7 +515,15 @@ impl LockManager {
         let name = LockName::new(name.as_ref())?;
         self.0.store.read("read", |tx| {
             let now = self.now();
-            Ok(tx.get(&name)?.filter(|lock| !lock.is_expired(now)))
+            let Some(mut lock) = tx.get(&name)?.filter(|lock| lock.is_live(now)) else {
+                return Ok(None);
+            };
+            let requests = tx.requests()?;
+            lock.waiting = requests
+                .iter()
+                .filter(|request| request.wants(&name))
+                .count();
+            Ok(Some(lock))
         })
     }
 
@@ -515,8 +548,54 @@ impl LockManager {
         self.0.store.read("list", |tx| {
             let now = self.now();
             let mut locks = tx.with_prefix(prefix.as_ref())?;
-            locks.retain(|lock| !lock.is_expired(now));
+            locks.retain(|lock| lock.is_live(now));
+            let requests = tx.requests()?;
+            let mut waiting: HashMap<&LockName, usize> = HashMap::new();
+            for name in requests.iter().flat_map(|request| &request.names) {
+                *waiting.entry(name).or_default() += 1;
+            }
+            for lock in &mut locks {
+                lock.waiting = waiting.get(&lock.name).copied().unwrap_or_default();
+            }
             Ok(locks)
+        })
+    }
+
+    /// Lists who waits for a lock whose name begins with `prefix` (for any, where it is empty),
+    /// in the order of arrival, as of one instant. Reads only.
+    ///
+    /// # Errors
+    /// Those of the store.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["hello"]).lock()?;
+    /// std::thread::scope(|scope| {
+    ///     let waiter = scope.spawn(|| manager.acquire(["hello"]).wait_forever().lock());
+    ///     while manager.requests("")?.is_empty() {
+    ///         std::thread::yield_now();
+    ///     }
+    ///     assert_eq!(manager.requests("hel")?[0].names(), ["hello"]);
+    ///     guard.release()?;
+    ///     waiter.join().unwrap()?.release()
+    /// })?;
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn requests(&self, prefix: impl AsRef<str>) -> Result<Vec<Request>> {
+        let prefix = prefix.as_ref();
+        self.0.store.read("list requests in", |tx| {
+            let now = self.now();
+            let mut requests = tx.requests()?;
+            requests.retain(|request| {
+                request
+                    .names
+                    .iter()
+                    .any(|name| name.as_str().starts_with(prefix))
+                    && !request.is_over(now)
+                    && request.state(now) != State::Dead
+            });
+            Ok(requests)
         })
     }
 
@@ -544,7 +623,9 @@ impl LockManager {
     pub fn clean_locks(&self) -> Result<usize> {
         self.0.store.write("clean", |tx| {
             let now = self.now();
-            tx.remove_where(|lock| lock.is_expired(now))
+            let removed = tx.remove_where(|lock| !lock.is_live(now))?;
+            settle(tx, now)?;
+            Ok(removed)
         })
     }
 
@@ -566,7 +647,9 @@ impl LockManager {
     pub fn reset_locks(&self) -> Result<usize> {
         self.0.store.write("reset", |tx| {
             let now = self.now();
-            tx.remove_all(|lock| !lock.is_expired(now))
+            let removed = tx.remove_all(|lock| lock.is_live(now))?;
+            settle(tx, now)?;
+            Ok(removed)
         })
     }
 
@@ -589,17 +672,14 @@ impl LockManager {
         lock.time_left(self.now())
     }
 
-    fn now(&self) -> Moment {
+    pub(crate) fn now(&self) -> Moment {
         self.0.clock.now()
     }
 }
 
-/// The lock of that name, unless it has expired: then it is absent.
-fn live(tx: &WriteTx<'_>, name: &LockName, now: Moment) -> Result<Option<Lock>> {
-    Ok(tx.get(name)?.filter(|lock| !lock.is_expired(now)))
-}
-
-fn valid_names<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Vec<LockName>> {
+pub(crate) fn valid_names<N: AsRef<str>>(
+    names: impl IntoIterator<Item = N>,
+) -> Result<Vec<LockName>> {
     let name = |name: N| Ok(LockName::new(name.as_ref())?);
     names.into_iter().map(name).collect()
 }

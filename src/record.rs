@@ -4,91 +4,117 @@
 //! Must never panic, whatever the bytes, nor read a row back as anything but what was written.
 
 use crate::clock::{BootId, BootTime};
-use crate::lock::{Deadline, Holder, Lock, LockName};
+use crate::lock::{Deadline, Holder, Lease, Lock, LockName, Timeout};
+use crate::process::Process;
+use crate::queue::Request;
+use std::time::Duration;
 
-/// The version of a lock's row.
+/// The version of the rows of locks and of requests.
 const ROW: u8 = 1;
-
-const HAS_PROCESS: u8 = 1;
-const HAS_DEADLINE: u8 = 2;
-const HAS_BOOT: u8 = 4;
 
 /// Why bytes are no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadRow(pub(crate) &'static str);
 
-/// The layout, little endian: checksum of name and rest (4 bytes), version (1), flags (1),
-/// token (8), created (8), updated (8), then as the flags say process id (4), deadline on the
-/// wall clock (8), boot (16) and deadline since boot (8), then the holder to the end.
+/// The layout, little endian: checksum of name and rest (4 bytes), version (1), token (8),
+/// created (8), updated (8), deadline, process id, process bound to, request, then the holder to
+/// the end. What may be missing is a byte, 0 or 1, and in the second case its fields.
 pub(crate) fn encode(lock: &Lock) -> Vec<u8> {
-    let mut row = Vec::with_capacity(66 + lock.locked_by.as_str().len());
-    row.extend([0; 4]);
-    let boot = lock.deadline.and_then(|deadline| deadline.boot);
-    let flag = |is_set, flag| if is_set { flag } else { 0 };
-    row.push(ROW);
-    row.push(
-        flag(lock.process_id.is_some(), HAS_PROCESS)
-            | flag(lock.deadline.is_some(), HAS_DEADLINE)
-            | flag(boot.is_some(), HAS_BOOT),
-    );
-    row.extend(lock.token.to_le_bytes());
-    row.extend(lock.created_at.to_le_bytes());
-    row.extend(lock.updated_at.to_le_bytes());
-    if let Some(process_id) = lock.process_id {
-        row.extend(process_id.to_le_bytes());
-    }
-    if let Some(deadline) = lock.deadline {
-        row.extend(deadline.wall.to_le_bytes());
-    }
-    if let Some(time) = boot {
-        row.extend(time.boot.0);
-        row.extend(time.micros.to_le_bytes());
-    }
-    row.extend(lock.locked_by.as_str().as_bytes());
-    seal(lock.name.as_str(), &mut row);
-    row
+    let mut row = Row::new(128);
+    row.put(&[ROW]);
+    row.put(&lock.token.to_le_bytes());
+    row.put(&lock.created_at.to_le_bytes());
+    row.put(&lock.updated_at.to_le_bytes());
+    row.put_deadline(lock.deadline);
+    row.put_process_id(lock.process_id);
+    row.put_process(lock.bound_to);
+    row.put_option(lock.request, |row, request| row.put(&request.to_le_bytes()));
+    row.put(lock.locked_by.as_str().as_bytes());
+    row.sealed(lock.name.as_str().as_bytes())
 }
 
 /// Reads a row of the lock of that name.
 pub(crate) fn decode(name: &str, row: &[u8]) -> Result<Lock, BadRow> {
-    let mut rest = Fields(unseal(name, row)?);
-    let [version, flags] = rest.take()?;
-    if version != ROW {
-        return Err(BadRow("a row has an unknown version"));
-    }
-    if flags & !(HAS_PROCESS | HAS_DEADLINE | HAS_BOOT) != 0
-        || flags & (HAS_DEADLINE | HAS_BOOT) == HAS_BOOT
-    {
-        return Err(BadRow("a row has unknown flags"));
-    }
-    let token = u64::from_le_bytes(rest.take()?);
-    let created_at = i64::from_le_bytes(rest.take()?);
-    let updated_at = i64::from_le_bytes(rest.take()?);
-    let process_id = match flags & HAS_PROCESS {
-        0 => None,
-        _ => Some(u32::from_le_bytes(rest.take()?)),
-    };
-    let wall = match flags & HAS_DEADLINE {
-        0 => None,
-        _ => Some(i64::from_le_bytes(rest.take()?)),
-    };
-    let boot = match flags & HAS_BOOT {
-        0 => None,
-        _ => Some(BootTime {
-            boot: BootId(rest.take()?),
-            micros: u64::from_le_bytes(rest.take()?),
-        }),
-    };
-    let locked_by = std::str::from_utf8(rest.0).map_err(|_| BadRow("a holder is not UTF-8"))?;
+    let mut rest = Fields(unseal(name.as_bytes(), row)?);
+    rest.version()?;
     Ok(Lock {
         name: LockName::new(name).map_err(|_| BadRow("a lock's name is invalid"))?,
-        locked_by: Holder::new(locked_by).map_err(|_| BadRow("a holder is invalid"))?,
-        process_id,
-        deadline: wall.map(|wall| Deadline { wall, boot }),
-        created_at,
-        updated_at,
-        token,
+        token: u64::from_le_bytes(rest.take()?),
+        created_at: i64::from_le_bytes(rest.take()?),
+        updated_at: i64::from_le_bytes(rest.take()?),
+        deadline: rest.deadline()?,
+        process_id: rest.process_id()?,
+        bound_to: rest.process()?,
+        request: rest.option(|rest| Ok(u64::from_le_bytes(rest.take()?)))?,
+        locked_by: holder(rest.0)?,
+        waiting: 0,
     })
+}
+
+/// The layout: checksum of number and rest (4 bytes), version (1), asked (8), lease in
+/// microseconds, 0 for ever (8), process id, process, until when it waits, until when it stands,
+/// whether it was challenged (1), then the holder and the names, each behind its length (1).
+pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
+    let lease = &request.lease;
+    let micros = match lease.timeout {
+        Timeout::Never => 0,
+        Timeout::After(timeout) => timeout.as_nanos().div_ceil(1_000),
+    };
+    let mut row = Row::new(128 + 16 * request.names.len());
+    row.put(&[ROW]);
+    row.put(&request.asked_at.to_le_bytes());
+    // A longer one has no deadline in the calendar, and was refused.
+    row.put(&u64::try_from(micros).unwrap_or(u64::MAX).to_le_bytes());
+    row.put_process_id(lease.process_id);
+    row.put_process(lease.bound_to);
+    row.put_deadline(request.until);
+    row.put_deadline(request.stands_until);
+    row.put(&[u8::from(request.is_challenged)]);
+    let names = request.names.iter().map(LockName::as_str);
+    for text in std::iter::once(lease.locked_by.as_str()).chain(names) {
+        // Names and holders have at most 255 bytes.
+        row.put(&[text.len() as u8]);
+        row.put(text.as_bytes());
+    }
+    row.sealed(&request.number.to_le_bytes())
+}
+
+/// Reads a row of the request of that number.
+pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow> {
+    let mut rest = Fields(unseal(&number.to_le_bytes(), row)?);
+    rest.version()?;
+    let asked_at = i64::from_le_bytes(rest.take()?);
+    let timeout = Duration::from_micros(u64::from_le_bytes(rest.take()?)).into();
+    let process_id = rest.process_id()?;
+    let bound_to = rest.process()?;
+    let until = rest.deadline()?;
+    let stands_until = rest.deadline()?;
+    let is_challenged = rest.flag()?;
+    let locked_by = holder(rest.text()?)?;
+    let mut names = Vec::new();
+    while !rest.0.is_empty() {
+        let name = std::str::from_utf8(rest.text()?).map_err(|_| BadRow("a name is not UTF-8"))?;
+        names.push(LockName::new(name).map_err(|_| BadRow("a lock's name is invalid"))?);
+    }
+    Ok(Request {
+        number,
+        names,
+        lease: Lease {
+            timeout,
+            locked_by,
+            process_id,
+            bound_to,
+        },
+        asked_at,
+        until,
+        stands_until,
+        is_challenged,
+    })
+}
+
+fn holder(bytes: &[u8]) -> Result<Holder, BadRow> {
+    let text = std::str::from_utf8(bytes).map_err(|_| BadRow("a holder is not UTF-8"))?;
+    Holder::new(text).map_err(|_| BadRow("a holder is invalid"))
 }
 
 /// What the store itself remembers beside its locks.
@@ -96,33 +122,87 @@ pub(crate) fn decode(name: &str, row: &[u8]) -> Result<Lock, BadRow> {
 pub(crate) struct State {
     /// The last token issued.
     pub(crate) last_token: u64,
+    /// The number of the last request.
+    pub(crate) last_request: u64,
     /// The last name housekeeping looked at; empty at the beginning of a round.
     pub(crate) swept_to: String,
 }
 
-/// The layout: checksum (4 bytes), last token (8), the name to the end.
+/// The layout: checksum (4 bytes), last token (8), last request (8), the name to the end.
 pub(crate) fn encode_state(key: &str, state: &State) -> Vec<u8> {
-    let mut row = vec![0; 4];
-    row.extend(state.last_token.to_le_bytes());
-    row.extend(state.swept_to.as_bytes());
-    seal(key, &mut row);
-    row
+    let mut row = Row::new(64);
+    row.put(&state.last_token.to_le_bytes());
+    row.put(&state.last_request.to_le_bytes());
+    row.put(state.swept_to.as_bytes());
+    row.sealed(key.as_bytes())
 }
 
 pub(crate) fn decode_state(key: &str, row: &[u8]) -> Result<State, BadRow> {
-    let mut rest = Fields(unseal(key, row)?);
+    let mut rest = Fields(unseal(key.as_bytes(), row)?);
     Ok(State {
         last_token: u64::from_le_bytes(rest.take()?),
+        last_request: u64::from_le_bytes(rest.take()?),
         swept_to: std::str::from_utf8(rest.0)
             .map_err(|_| BadRow("the store's own row is not UTF-8"))?
             .to_owned(),
     })
 }
 
-/// What is left of a row.
+/// A row as it is written, with room for its checksum.
+struct Row(Vec<u8>);
+
+impl Row {
+    fn new(capacity: usize) -> Self {
+        let mut row = Vec::with_capacity(capacity);
+        row.extend([0; 4]);
+        Self(row)
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn put_option<T>(&mut self, value: Option<T>, put: impl FnOnce(&mut Self, T)) {
+        self.put(&[u8::from(value.is_some())]);
+        if let Some(value) = value {
+            put(self, value);
+        }
+    }
+
+    fn put_process_id(&mut self, process_id: Option<u32>) {
+        self.put_option(process_id, |row, id| row.put(&id.to_le_bytes()));
+    }
+
+    fn put_deadline(&mut self, deadline: Option<Deadline>) {
+        self.put_option(deadline, |row, deadline| {
+            row.put(&deadline.wall.to_le_bytes());
+            row.put_option(deadline.boot, |row, time| {
+                row.put(&time.boot.0);
+                row.put(&time.micros.to_le_bytes());
+            });
+        });
+    }
+
+    fn put_process(&mut self, process: Option<Process>) {
+        self.put_option(process, |row, process| {
+            row.put(&process.pid.to_le_bytes());
+            row.put(&process.started.to_le_bytes());
+            row.put(&process.boot.0);
+            row.put(&process.namespace.to_le_bytes());
+        });
+    }
+
+    fn sealed(mut self, key: &[u8]) -> Vec<u8> {
+        let sum = crc32(&[key, &self.0[4..]]);
+        self.0[..4].copy_from_slice(&sum.to_le_bytes());
+        self.0
+    }
+}
+
+/// What is left to read of a row.
 struct Fields<'a>(&'a [u8]);
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], BadRow> {
         let (field, rest) = self
             .0
@@ -131,18 +211,77 @@ impl Fields<'_> {
         self.0 = rest;
         Ok(*field)
     }
+
+    fn version(&mut self) -> Result<(), BadRow> {
+        match self.take()? {
+            [ROW] => Ok(()),
+            _ => Err(BadRow("a row has an unknown version")),
+        }
+    }
+
+    fn flag(&mut self) -> Result<bool, BadRow> {
+        match self.take()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(BadRow("a row has a flag that is neither 0 nor 1")),
+        }
+    }
+
+    fn option<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, BadRow>,
+    ) -> Result<Option<T>, BadRow> {
+        match self.flag()? {
+            true => read(self).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn process_id(&mut self) -> Result<Option<u32>, BadRow> {
+        self.option(|rest| Ok(u32::from_le_bytes(rest.take()?)))
+    }
+
+    fn deadline(&mut self) -> Result<Option<Deadline>, BadRow> {
+        self.option(|rest| {
+            Ok(Deadline {
+                wall: i64::from_le_bytes(rest.take()?),
+                boot: rest.option(|rest| {
+                    Ok(BootTime {
+                        boot: BootId(rest.take()?),
+                        micros: u64::from_le_bytes(rest.take()?),
+                    })
+                })?,
+            })
+        })
+    }
+
+    fn process(&mut self) -> Result<Option<Process>, BadRow> {
+        self.option(|rest| {
+            Ok(Process {
+                pid: u32::from_le_bytes(rest.take()?),
+                started: u64::from_le_bytes(rest.take()?),
+                boot: BootId(rest.take()?),
+                namespace: u64::from_le_bytes(rest.take()?),
+            })
+        })
+    }
+
+    fn text(&mut self) -> Result<&'a [u8], BadRow> {
+        let [len] = self.take()?;
+        let (text, rest) = self
+            .0
+            .split_at_checked(len.into())
+            .ok_or(BadRow("a row is too short"))?;
+        self.0 = rest;
+        Ok(text)
+    }
 }
 
-fn seal(key: &str, row: &mut [u8]) {
-    let sum = crc32(&[key.as_bytes(), &row[4..]]);
-    row[..4].copy_from_slice(&sum.to_le_bytes());
-}
-
-fn unseal<'a>(key: &str, row: &'a [u8]) -> Result<&'a [u8], BadRow> {
+fn unseal<'a>(key: &[u8], row: &'a [u8]) -> Result<&'a [u8], BadRow> {
     let (sum, rest) = row
         .split_first_chunk()
         .ok_or(BadRow("a row is too short"))?;
-    if crc32(&[key.as_bytes(), rest]) == u32::from_le_bytes(*sum) {
+    if crc32(&[key, rest]) == u32::from_le_bytes(*sum) {
         Ok(rest)
     } else {
         Err(BadRow("a row does not match its checksum"))
@@ -177,69 +316,145 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn deadlines() -> impl Strategy<Value = Option<Deadline>> {
+        let boot = prop::option::of(any::<([u8; 16], u64)>());
+        prop::option::of((any::<i64>(), boot).prop_map(|(wall, boot)| Deadline {
+            wall,
+            boot: boot.map(|(id, micros)| BootTime {
+                boot: BootId(id),
+                micros,
+            }),
+        }))
+    }
+
+    fn processes() -> impl Strategy<Value = Option<Process>> {
+        let fields = any::<(u32, u64, [u8; 16], u64)>();
+        prop::option::of(fields.prop_map(|(pid, started, boot, namespace)| Process {
+            pid,
+            started,
+            boot: BootId(boot),
+            namespace,
+        }))
+    }
+
+    fn names() -> impl Strategy<Value = LockName> {
+        "[^\\p{Cc}]{1,60}".prop_map(|name| LockName::new(&name).unwrap())
+    }
+
+    fn leases() -> impl Strategy<Value = Lease> {
+        (0..u64::MAX, names(), any::<Option<u32>>(), processes()).prop_map(
+            |(micros, by, process_id, bound_to)| Lease {
+                timeout: Duration::from_micros(micros).into(),
+                locked_by: Holder::new(by.as_str()).unwrap(),
+                process_id,
+                bound_to,
+            },
+        )
+    }
+
     fn locks() -> impl Strategy<Value = Lock> {
-        let boot = (any::<[u8; 16]>(), any::<u64>());
         (
-            "[^\\p{Cc}]{1,60}",
-            "[^\\p{Cc}]{1,60}",
-            any::<Option<u32>>(),
-            prop::option::of((any::<i64>(), prop::option::of(boot))),
-            any::<(i64, i64, u64)>(),
+            names(),
+            leases(),
+            deadlines(),
+            any::<(i64, i64, u64, Option<u64>)>(),
         )
             .prop_map(
-                |(name, by, process_id, deadline, (created_at, updated_at, token))| Lock {
-                    name: LockName::new(&name).unwrap(),
-                    locked_by: Holder::new(&by).unwrap(),
-                    process_id,
-                    deadline: deadline.map(|(wall, boot)| Deadline {
-                        wall,
-                        boot: boot.map(|(id, micros)| BootTime {
-                            boot: BootId(id),
-                            micros,
-                        }),
-                    }),
+                |(name, lease, deadline, (created_at, updated_at, token, request))| Lock {
+                    name,
+                    locked_by: lease.locked_by,
+                    process_id: lease.process_id,
+                    deadline,
                     created_at,
                     updated_at,
                     token,
+                    bound_to: lease.bound_to,
+                    request,
+                    waiting: 0,
                 },
             )
+    }
+
+    fn requests() -> impl Strategy<Value = Request> {
+        let names = prop::collection::vec(names(), 0..5);
+        (
+            any::<(u64, i64, bool)>(),
+            names,
+            leases(),
+            deadlines(),
+            deadlines(),
+        )
+            .prop_map(
+                |((number, asked_at, is_challenged), names, lease, until, stands_until)| Request {
+                    number,
+                    names,
+                    lease,
+                    asked_at,
+                    until,
+                    stands_until,
+                    is_challenged,
+                },
+            )
+    }
+
+    fn sealed(key: &[u8], rest: &[u8]) -> Vec<u8> {
+        let mut row = Row::new(0);
+        row.put(rest);
+        row.sealed(key)
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_row_reads_back_as_it_was_written(lock in locks()) {
+        fn a_row_reads_back_as_it_was_written(lock in locks(), request in requests()) {
             prop_assert_eq!(decode(lock.name.as_str(), &encode(&lock)), Ok(lock));
+            let row = encode_request(&request);
+            prop_assert_eq!(decode_request(request.number, &row), Ok(request));
         }
 
         #[test]
-        fn one_changed_byte_is_noticed(lock in locks(), at in any::<prop::sample::Index>(), xor in 1..=255u8) {
-            let mut row = encode(&lock);
-            let at = at.index(row.len());
-            row[at] ^= xor;
-            prop_assert!(decode(lock.name.as_str(), &row).is_err());
+        fn one_changed_byte_is_noticed(
+            lock in locks(), request in requests(), at in any::<prop::sample::Index>(), xor in 1..=255u8,
+        ) {
+            let flip = |mut row: Vec<u8>| {
+                let at = at.index(row.len());
+                row[at] ^= xor;
+                row
+            };
+            prop_assert!(decode(lock.name.as_str(), &flip(encode(&lock))).is_err());
+            let row = flip(encode_request(&request));
+            prop_assert!(decode_request(request.number, &row).is_err());
         }
 
         #[test]
-        fn a_row_under_another_name_is_noticed(lock in locks(), other in "[^\\p{Cc}]{1,60}") {
-            prop_assume!(lock.name != other.as_str());
-            prop_assert!(decode(&other, &encode(&lock)).is_err());
+        fn a_row_under_another_key_is_noticed(lock in locks(), other in names(), request in requests()) {
+            prop_assume!(lock.name != other);
+            prop_assert!(decode(other.as_str(), &encode(&lock)).is_err());
+            let row = encode_request(&request);
+            prop_assert!(decode_request(request.number ^ 1, &row).is_err());
         }
 
         #[test]
-        fn sealed_bytes_are_an_error_or_a_row_that_encodes_to_them(mut row in prop::collection::vec(any::<u8>(), 6..120)) {
-            row[4] = ROW;
-            row[5] &= HAS_PROCESS | HAS_DEADLINE | HAS_BOOT;
-            seal("a", &mut row);
+        fn sealed_bytes_are_an_error_or_a_row_that_encodes_to_them(
+            start in prop::collection::vec(any::<u8>(), 24),
+            flags in prop::collection::vec(0..2u8, 0..40),
+            rest in prop::collection::vec(any::<u8>(), 0..80),
+        ) {
+            let bytes: Vec<u8> = [vec![ROW], start, flags, rest].concat();
+            let row = sealed(b"a", &bytes);
             if let Ok(lock) = decode("a", &row) {
                 prop_assert_eq!(encode(&lock), row);
+            }
+            let row = sealed(&7u64.to_le_bytes(), &bytes);
+            if let Ok(request) = decode_request(7, &row) {
+                prop_assert_eq!(encode_request(&request), row);
             }
         }
 
         #[test]
-        fn the_state_reads_back_as_it_was_written(last_token: u64, swept_to: String) {
-            let state = State { last_token, swept_to };
+        fn the_state_reads_back_as_it_was_written(last_token: u64, last_request: u64, swept_to: String) {
+            let state = State { last_token, last_request, swept_to };
             prop_assert_eq!(decode_state("state", &encode_state("state", &state)), Ok(state));
         }
     }
@@ -252,8 +467,11 @@ mod tests {
     #[test]
     fn bytes_too_short_for_a_row_are_an_error() {
         for len in 0..30 {
-            assert!(decode("a", &vec![0; len]).is_err());
-            assert!(decode_state("a", &vec![0; len.min(11)]).is_err());
+            let row = sealed(b"a", &vec![ROW; len]);
+            assert!(decode("a", &row).is_err());
+            assert!(decode_request(7, &sealed(&7u64.to_le_bytes(), &vec![ROW; len])).is_err());
+            assert!(decode_state("a", &sealed(b"a", &vec![0; len.min(15)])).is_err());
+            assert!(decode("a", &row[..len.min(3)]).is_err());
         }
     }
 }

@@ -4,7 +4,8 @@
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::lock::{Holder, InvalidTimeout, Lock, LockName, LockRef, Timeout};
+use crate::lock::{Holder, Lease, Lock, LockName, LockRef, Timeout};
+use crate::process::Process;
 use std::slice;
 
 /// What a new lock is to be: its timeout, its holder, its process.
@@ -27,6 +28,7 @@ pub struct GetOptions {
     timeout: Timeout,
     locked_by: Option<String>,
     process_id: Option<u32>,
+    bound_to: Option<u32>,
 }
 
 impl GetOptions {
@@ -89,6 +91,30 @@ impl GetOptions {
         self
     }
 
+    /// Binds the lock to a process: as soon as that has ended the lock is absent, whatever its
+    /// deadline, and no sooner. The process is told apart from a later one of the same number;
+    /// one that cannot be judged, in another pid namespace, counts as alive, and then the
+    /// deadline decides. On systems other than Linux the deadline alone decides. Default: none.
+    ///
+    /// ```
+    /// use lockmgr::GetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    /// manager.get_lock("hello", GetOptions::new().bound_to(child.id()))?;
+    /// assert!(manager.is_locked("hello")?);
+    /// child.kill().unwrap();
+    /// child.wait().unwrap();
+    /// if cfg!(target_os = "linux") {
+    ///     assert!(!manager.is_locked("hello")?);
+    /// }
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn bound_to(mut self, process_id: u32) -> Self {
+        self.bound_to = Some(process_id);
+        self
+    }
+
     /// Checks the options, before a transaction begins.
     pub(crate) fn into_lease(self, default: &Holder, now: Moment) -> Result<Lease> {
         self.timeout.deadline(now)?;
@@ -99,35 +125,18 @@ impl GetOptions {
                 None => default.clone(),
             },
             process_id: self.process_id,
+            bound_to: self.bound_to.map(bind).transpose()?.flatten(),
         })
     }
 }
 
-/// Options that were found valid.
-#[derive(Clone, Debug)]
-pub(crate) struct Lease {
-    pub(crate) timeout: Timeout,
-    locked_by: Holder,
-    process_id: Option<u32>,
-}
-
-impl Lease {
-    pub(crate) fn create(
-        &self,
-        name: LockName,
-        token: u64,
-        now: Moment,
-    ) -> Result<Lock, InvalidTimeout> {
-        Ok(Lock {
-            name,
-            locked_by: self.locked_by.clone(),
-            process_id: self.process_id,
-            deadline: self.timeout.deadline(now)?,
-            created_at: now.wall,
-            updated_at: now.wall,
-            token,
-        })
+/// The process of that number; none where the system cannot tell processes apart.
+pub(crate) fn bind(pid: u32) -> Result<Option<Process>> {
+    let process = Process::of(pid);
+    if process.is_none() && cfg!(target_os = "linux") {
+        return Err(Error::NoSuchProcess { pid });
     }
+    Ok(process)
 }
 
 /// What [`set_lock`](crate::LockManager::set_lock) is to do with each name.
@@ -269,6 +278,21 @@ impl SetOptions {
         self
     }
 
+    /// Binds created locks to a process; see [`GetOptions::bound_to`]. Default: none.
+    ///
+    /// ```
+    /// # use lockmgr::SetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let options = SetOptions::new().bound_to(std::process::id());
+    /// assert!(manager.set_lock(["a"], options)?.get("a").is_some());
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn bound_to(mut self, process_id: u32) -> Self {
+        self.lease = self.lease.bound_to(process_id);
+        self
+    }
+
     pub(crate) fn into_request(self, default: &Holder, now: Moment) -> Result<Request> {
         Ok(Request {
             lease: self.lease.into_lease(default, now)?,
@@ -289,7 +313,7 @@ impl Default for SetOptions {
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) lease: Lease,
-    fail: bool,
+    pub(crate) fail: bool,
     renew: bool,
     create: bool,
 }

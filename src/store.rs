@@ -10,7 +10,9 @@ mod turns;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::lock::{Lock, LockName};
+use crate::queue::Request;
 use crate::record::{self, BadRow, State};
+use crate::wait::announce;
 use bounded::BoundedFile;
 use redb::backends::FileBackend;
 use redb::{
@@ -21,15 +23,16 @@ use redb::{
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 use turns::Turns;
 
 const LOCKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("locks");
+const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lockmgr");
 
 /// The key in [`META`] of the store's format, and the format that this release reads and writes.
@@ -43,6 +46,11 @@ const STATE_KEY: &str = "state";
 /// when the round began is gone at its end. Four let the file grow beyond twice its largest live
 /// set under bulk churn; sixteen did too, by copying more pages than they freed.
 const SWEPT_PER_CREATED: usize = 8;
+/// Of those, rows bound to a process that has to be judged, which costs as much as all the rest.
+const JUDGED_PER_CREATED: usize = 2;
+
+/// How long a file may have been deleted or replaced before who only reads it takes notice.
+const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
 
 /// The longest pause between two attempts to open a store that another process has to itself.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
@@ -73,26 +81,73 @@ pub(crate) struct Store {
     turns: Turns,
 }
 
-enum Handle {
+struct Handle {
+    database: Opened,
+    /// The open file, to announce changes of it.
+    file: File,
+    /// Which file that is: the one of this name, until somebody deletes or replaces it.
+    identity: Option<Identity>,
+    /// When the name was last looked up.
+    seen_at: Mutex<Instant>,
+}
+
+enum Opened {
     Writer(Database),
     Reader(ReadOnlyDatabase),
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Writer(_) => "Writer",
-            Self::Reader(_) => "Reader",
+        f.write_str(match self.database {
+            Opened::Writer(_) => "Writer",
+            Opened::Reader(_) => "Reader",
         })
     }
 }
 
 impl Handle {
     fn begin_read(&self) -> Result<ReadTransaction, redb::TransactionError> {
-        match self {
-            Self::Writer(database) => database.begin_read(),
-            Self::Reader(database) => database.begin_read(),
+        match &self.database {
+            Opened::Writer(database) => database.begin_read(),
+            Opened::Reader(database) => database.begin_read(),
         }
+    }
+
+    /// Whether the name still leads to this file. Looked up at most every so often, by who only
+    /// reads.
+    fn is_current(&self, path: &Path, looks: Duration) -> bool {
+        let mut seen_at = self.seen_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen_at.elapsed() < looks {
+            return true;
+        }
+        *seen_at = Instant::now();
+        match fs::metadata(path) {
+            Ok(metadata) => Identity::of(&metadata) == self.identity,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+}
+
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    #[cfg(unix)]
+    fn of(metadata: &fs::Metadata) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+
+    #[cfg(not(unix))]
+    fn of(_: &fs::Metadata) -> Option<Self> {
+        None
     }
 }
 
@@ -121,13 +176,13 @@ impl Store {
     ) -> Result<T> {
         self.call(action, |deadline| {
             let at = self.at(action);
-            let Some(handle) = self.handle(deadline)? else {
-                return body(&ReadTx { locks: None, at });
+            let Some(handle) = self.current_handle(deadline, SEEN_WHILE_READING)? else {
+                return body(&ReadTx { tables: None, at });
             };
             let txn = handle.begin_read().map_err(|error| at.failed(error))?;
             let locks = txn.open_table(LOCKS).map_err(|error| at.failed(error))?;
             body(&ReadTx {
-                locks: Some(locks),
+                tables: Some((locks, txn)),
                 at,
             })
         })
@@ -143,22 +198,34 @@ impl Store {
         self.call(action, |deadline| {
             let at = self.at(action);
             let _turn = self.turns.take(deadline).ok_or_else(|| at.busy())?;
-            let handle = self.handle(deadline)?;
-            let Some(Handle::Writer(database)) = handle.as_deref() else {
+            let handle = self.current_handle(deadline, Duration::ZERO)?;
+            let Some(Handle {
+                database: Opened::Writer(database),
+                file,
+                ..
+            }) = handle.as_deref()
+            else {
                 let read_only = "the store was opened read-only";
                 let denied = io::Error::new(io::ErrorKind::PermissionDenied, read_only);
                 return Err(at.io(denied));
             };
             let txn = database.begin_write().map_err(|error| at.failed(error))?;
             match WriteTx::run(&txn, at, body) {
-                Ok((value, Outcome::Changed)) => match txn.commit() {
-                    Ok(()) => Ok(value),
-                    Err(error) => {
-                        // Half way through a commit the handle no longer knows the file.
-                        self.close();
-                        Err(at.failed(error))
+                Ok((value, outcome @ (Outcome::Changed | Outcome::Awaited))) => {
+                    match txn.commit() {
+                        Ok(()) => {
+                            if outcome == Outcome::Awaited {
+                                announce(file);
+                            }
+                            Ok(value)
+                        }
+                        Err(error) => {
+                            // Half way through a commit the handle no longer knows the file.
+                            self.close();
+                            Err(at.failed(error))
+                        }
                     }
-                },
+                }
                 Ok((value, Outcome::Unchanged)) => {
                     txn.abort().map_err(|error| at.failed(error))?;
                     Ok(value)
@@ -201,6 +268,20 @@ impl Store {
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(handle)));
     }
 
+    /// The handle of the file that has the store's name now. Whoever deletes or replaces a store
+    /// takes its locks with it; going on with the nameless file would share it with nobody.
+    fn current_handle(&self, deadline: Instant, looks: Duration) -> Result<Option<Arc<Handle>>> {
+        let handle = self.handle(deadline)?;
+        match handle {
+            Some(handle) if !handle.is_current(self.path(), looks) => {
+                drop(handle);
+                self.close();
+                self.handle(deadline)
+            }
+            handle => Ok(handle),
+        }
+    }
+
     /// The open handle, opened if need be; none where the store is read-only and missing.
     fn handle(&self, deadline: Instant) -> Result<Option<Arc<Handle>>> {
         let open = || self.handle.read().unwrap_or_else(PoisonError::into_inner);
@@ -210,15 +291,15 @@ impl Store {
         let mut slot = self.handle.write().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
             *slot = match self.config.mode {
-                Mode::ReadOnly => self.open_reader(deadline)?.map(Handle::Reader),
-                Mode::Shared | Mode::Exclusive => Some(Handle::Writer(self.open_writer(deadline)?)),
+                Mode::ReadOnly => self.open_reader(deadline)?,
+                Mode::Shared | Mode::Exclusive => Some(self.open_writer(deadline)?),
             }
             .map(Arc::new);
         }
         Ok(slot.clone())
     }
 
-    fn open_writer(&self, deadline: Instant) -> Result<Database> {
+    fn open_writer(&self, deadline: Instant) -> Result<Handle> {
         let at = self.at("open");
         let mut pause = Pause::until(deadline);
         loop {
@@ -226,17 +307,18 @@ impl Store {
                 self.create(deadline)?;
                 continue;
             };
+            let copy = file.try_clone().map_err(|error| at.io(error))?;
             match self.builder().create_with_backend(self.backend(file)?) {
                 Ok(database) => {
                     at.check_format(&database)?;
-                    return Ok(database);
+                    return at.opened(Opened::Writer(database), copy);
                 }
                 Err(error) => pause.after(error, at)?,
             }
         }
     }
 
-    fn open_reader(&self, deadline: Instant) -> Result<Option<ReadOnlyDatabase>> {
+    fn open_reader(&self, deadline: Instant) -> Result<Option<Handle>> {
         let at = self.at("open");
         let mut pause = Pause::until(deadline);
         loop {
@@ -247,14 +329,15 @@ impl Store {
             if file.metadata().map_err(|error| at.io(error))?.len() == 0 {
                 return Ok(None);
             }
+            let copy = file.try_clone().map_err(|error| at.io(error))?;
             let backend = self.backend(file)?;
             match self.builder().open_read_only_with_backend(backend) {
                 Ok(database) => {
                     let txn = database.begin_read().map_err(|error| at.failed(error))?;
-                    return Ok(match at.format_of(&txn)? {
-                        Format::Ours => Some(database),
-                        Format::None => None,
-                    });
+                    return match at.format_of(&txn)? {
+                        Format::Ours => at.opened(Opened::Reader(database), copy).map(Some),
+                        Format::None => Ok(None),
+                    };
                 }
                 Err(DatabaseError::RepairAborted) => self.repair(deadline)?,
                 Err(error) => pause.after(error, at)?,
@@ -415,6 +498,16 @@ impl At<'_> {
         }
     }
 
+    fn opened(&self, database: Opened, file: File) -> Result<Handle> {
+        let metadata = file.metadata().map_err(|error| self.io(error))?;
+        Ok(Handle {
+            database,
+            identity: Identity::of(&metadata),
+            file,
+            seen_at: Mutex::new(Instant::now()),
+        })
+    }
+
     fn bad_row(&self, BadRow(detail): BadRow) -> Error {
         self.corrupted(detail)
     }
@@ -484,6 +577,8 @@ impl At<'_> {
         let txn = database.begin_write().map_err(|error| self.failed(error))?;
         {
             txn.open_table(LOCKS).map_err(|error| self.failed(error))?;
+            txn.open_table(REQUESTS)
+                .map_err(|error| self.failed(error))?;
             let mut meta = txn.open_table(META).map_err(|error| self.failed(error))?;
             let is_empty = meta.is_empty().map_err(|error| self.failed(error))?;
             if is_empty {
@@ -527,22 +622,22 @@ impl Pause {
 /// A snapshot of the store.
 pub(crate) struct ReadTx<'a> {
     /// None where there is no file.
-    locks: Option<ReadOnlyTable<&'static str, &'static [u8]>>,
+    tables: Option<(ReadOnlyTable<&'static str, &'static [u8]>, ReadTransaction)>,
     at: At<'a>,
 }
 
 impl ReadTx<'_> {
-    /// The row of that name, expired or not.
+    /// The row of that name, live or not.
     pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
-        match &self.locks {
-            Some(locks) => get(locks, name, self.at),
+        match &self.tables {
+            Some((locks, _)) => get(locks, name, self.at),
             None => Ok(None),
         }
     }
 
-    /// The rows whose names begin so, expired or not, by name.
+    /// The rows whose names begin so, live or not, by name.
     pub(crate) fn with_prefix(&self, prefix: &str) -> Result<Vec<Lock>> {
-        let Some(locks) = &self.locks else {
+        let Some((locks, _)) = &self.tables else {
             return Ok(Vec::new());
         };
         let mut found = Vec::new();
@@ -555,11 +650,47 @@ impl ReadTx<'_> {
         }
         Ok(found)
     }
+
+    /// The request of that number.
+    pub(crate) fn request(&self, number: u64) -> Result<Option<Request>> {
+        let mut found = None;
+        self.each_request(number..=number, |request| {
+            found = Some(request);
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
+    }
+
+    /// All requests, in their order.
+    pub(crate) fn requests(&self) -> Result<Vec<Request>> {
+        let mut found = Vec::new();
+        self.each_request(.., |request| {
+            found.push(request);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    /// Looks at requests in their order, until told to stop.
+    pub(crate) fn each_request(
+        &self,
+        numbers: impl RangeBounds<u64>,
+        see: impl FnMut(Request) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let Some((_, txn)) = &self.tables else {
+            return Ok(());
+        };
+        let requests = txn.open_table(REQUESTS).map_err(|e| self.at.failed(e))?;
+        each_request(&requests, numbers, self.at, see)
+    }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    Changed,
     Unchanged,
+    Changed,
+    /// Changed, and somebody waits for that.
+    Awaited,
 }
 
 /// One write transaction.
@@ -568,7 +699,11 @@ pub(crate) struct WriteTx<'a> {
     locks: Table<'a, &'static str, &'static [u8]>,
     /// Loaded where a token is issued.
     state: Option<State>,
+    /// Opened where the queue is looked at.
+    requests: Option<Table<'a, u64, &'static [u8]>>,
     is_changed: bool,
+    /// Whether somebody waits, or did when the transaction began.
+    is_awaited: bool,
     at: At<'a>,
 }
 
@@ -582,14 +717,17 @@ impl<'a> WriteTx<'a> {
             txn,
             locks: txn.open_table(LOCKS).map_err(|error| at.failed(error))?,
             state: None,
+            requests: None,
             is_changed: false,
+            is_awaited: false,
             at,
         };
         let value = body(&mut tx)?;
         tx.save_state()?;
-        let outcome = match tx.is_changed {
-            true => Outcome::Changed,
-            false => Outcome::Unchanged,
+        let outcome = match (tx.is_changed, tx.is_awaited) {
+            (false, _) => Outcome::Unchanged,
+            (true, false) => Outcome::Changed,
+            (true, true) => Outcome::Awaited,
         };
         Ok((value, outcome))
     }
@@ -666,8 +804,76 @@ impl<'a> WriteTx<'a> {
         Ok(state.last_token)
     }
 
+    /// Whether nobody waits.
+    pub(crate) fn is_queue_empty(&mut self) -> Result<bool> {
+        let at = self.at;
+        let is_empty = self.queue()?.is_empty().map_err(|error| at.failed(error))?;
+        self.is_awaited |= !is_empty;
+        Ok(is_empty)
+    }
+
+    /// All requests, in their order.
+    pub(crate) fn requests(&mut self) -> Result<Vec<Request>> {
+        let at = self.at;
+        let mut found = Vec::new();
+        each_request(self.queue()?, .., at, |request| {
+            found.push(request);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    pub(crate) fn request(&mut self, number: u64) -> Result<Option<Request>> {
+        let at = self.at;
+        let mut found = None;
+        each_request(self.queue()?, number..=number, at, |request| {
+            found = Some(request);
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(found)
+    }
+
+    pub(crate) fn put_request(&mut self, request: &Request) -> Result<()> {
+        let at = self.at;
+        self.is_changed = true;
+        self.queue()?
+            .insert(request.number, record::encode_request(request).as_slice())
+            .map_err(|error| at.failed(error))?;
+        Ok(())
+    }
+
+    pub(crate) fn remove_request(&mut self, number: u64) -> Result<()> {
+        let at = self.at;
+        self.is_changed = true;
+        self.queue()?
+            .remove(number)
+            .map_err(|error| at.failed(error))?;
+        Ok(())
+    }
+
+    /// Issues a number above those of all earlier requests.
+    pub(crate) fn next_request(&mut self) -> Result<u64> {
+        let at = self.at;
+        let state = self.state()?;
+        state.last_request = state
+            .last_request
+            .checked_add(1)
+            .ok_or_else(|| at.corrupted("its counter of requests is at its end"))?;
+        Ok(state.last_request)
+    }
+
+    fn queue(&mut self) -> Result<&mut Table<'a, u64, &'static [u8]>> {
+        if self.requests.is_none() {
+            let requests = self.txn.open_table(REQUESTS);
+            self.requests = Some(requests.map_err(|error| self.at.failed(error))?);
+        }
+        self.requests
+            .as_mut()
+            .ok_or_else(|| self.at.corrupted("its queue is missing"))
+    }
+
     /// Housekeeping of a call that created rows: looks at the next few rows in the order of
-    /// their names, round and round, and removes those that have expired.
+    /// their names, round and round, and removes those that are not live.
     pub(crate) fn sweep(&mut self, created: usize, now: Moment) -> Result<()> {
         if created == 0 {
             return Ok(());
@@ -678,24 +884,29 @@ impl<'a> WriteTx<'a> {
             .locks
             .range::<&str>(rest)
             .map_err(|error| self.at.failed(error))?;
-        let mut expired = Vec::new();
-        let mut looked_at = 0;
+        let mut dead = Vec::new();
+        let mut to_look_at = created.saturating_mul(SWEPT_PER_CREATED);
+        let mut to_judge = created.saturating_mul(JUDGED_PER_CREATED);
         let mut last = String::new();
-        for entry in rows.take(created.saturating_mul(SWEPT_PER_CREATED)) {
+        for entry in rows {
             let (name, row) = entry.map_err(|error| self.at.failed(error))?;
             let lock = decode(name.value(), row.value(), self.at)?;
-            looked_at += 1;
             last.clear();
             last.push_str(name.value());
-            if lock.is_expired(now) {
-                expired.push(lock.name);
+            to_judge -= usize::from(lock.bound_to.is_some());
+            if !lock.is_live(now) {
+                dead.push(lock.name);
+            }
+            to_look_at -= 1;
+            if to_look_at == 0 || to_judge == 0 {
+                break;
             }
         }
-        for name in &expired {
+        for name in &dead {
             self.remove(name)?;
         }
         // A round that came to its end begins anew.
-        let is_round_over = looked_at < created.saturating_mul(SWEPT_PER_CREATED);
+        let is_round_over = to_look_at > 0 && to_judge > 0;
         self.state()?.swept_to = if is_round_over { String::new() } else { last };
         Ok(())
     }
@@ -741,6 +952,25 @@ fn get(
     let row = locks.get(name.as_str()).map_err(|error| at.failed(error))?;
     row.map(|row| decode(name.as_str(), row.value(), at))
         .transpose()
+}
+
+fn each_request(
+    requests: &impl ReadableTable<u64, &'static [u8]>,
+    numbers: impl RangeBounds<u64>,
+    at: At<'_>,
+    mut see: impl FnMut(Request) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    for entry in requests
+        .range::<u64>(numbers)
+        .map_err(|error| at.failed(error))?
+    {
+        let (number, row) = entry.map_err(|error| at.failed(error))?;
+        let request = record::decode_request(number.value(), row.value());
+        if see(request.map_err(|bad| at.bad_row(bad))?)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn decode(name: &str, row: &[u8], at: At<'_>) -> Result<Lock> {

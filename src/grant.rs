@@ -1,0 +1,114 @@
+//! Handing over: what every transaction that may free a name, or take one, does about those who
+//! wait.
+//!
+//! Whoever frees a name grants it in the same transaction, to the first request that can have
+//! it, so that a hand-over costs one commit and nobody slips in between.
+
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::lock::{Lock, LockName, Timeout};
+use crate::queue::{self, PATIENCE, Request, Verdict};
+use crate::store::WriteTx;
+use std::collections::HashMap;
+
+/// The lock of that name, where it is live.
+pub(crate) fn live(tx: &WriteTx<'_>, name: &LockName, now: Moment) -> Result<Option<Lock>> {
+    Ok(tx.get(name)?.filter(|lock| lock.is_live(now)))
+}
+
+/// Those who go on waiting.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    requests: Vec<Request>,
+    /// The first of them for each name.
+    claims: HashMap<LockName, usize>,
+}
+
+/// Grants what can be granted, drops who is dead, asks who cannot be judged, and says who goes on
+/// waiting.
+pub(crate) fn settle(tx: &mut WriteTx<'_>, now: Moment) -> Result<Queue> {
+    if tx.is_queue_empty()? {
+        return Ok(Queue::default());
+    }
+    let mut requests = tx.requests()?;
+    let is_free = |name: &LockName| -> Result<bool> { Ok(live(tx, name, now)?.is_none()) };
+    let outlook = queue::settle(&requests, now, is_free, |request| request.state(now))?;
+    let mut claims = outlook.claims;
+    for (place, verdict) in outlook.verdicts {
+        let request = &mut requests[place];
+        match verdict {
+            Verdict::Grant => grant(tx, request, request.lease.timeout, now)?,
+            Verdict::GrantOnItsWord => {
+                let timeout = shorter(request.lease.timeout, PATIENCE);
+                grant(tx, request, timeout, now)?;
+            }
+            Verdict::Challenge => {
+                request.is_challenged = true;
+                request.stands_until = PATIENCE.deadline(now)?;
+                tx.put_request(request)?;
+                continue;
+            }
+            Verdict::Drop => {}
+        }
+        tx.remove_request(request.number)?;
+        claims.retain(|_, claimant| *claimant != place);
+        requests[place].names.clear();
+    }
+    Ok(Queue { requests, claims })
+}
+
+fn grant(tx: &mut WriteTx<'_>, request: &Request, timeout: Timeout, now: Moment) -> Result<()> {
+    let mut lease = request.lease.clone();
+    lease.timeout = timeout;
+    for name in &request.names {
+        let lock = lease.create(name.clone(), tx.next_token()?, now)?;
+        tx.put(&Lock {
+            request: Some(request.number),
+            ..lock
+        })?;
+    }
+    tx.sweep(request.names.len(), now)
+}
+
+fn shorter(a: Timeout, b: Timeout) -> Timeout {
+    match (a, b) {
+        (Timeout::After(a), Timeout::After(b)) => Timeout::After(a.min(b)),
+        (Timeout::Never, other) | (other, Timeout::Never) => other,
+    }
+}
+
+impl Queue {
+    /// That somebody who came earlier waits for this free name, where that is so.
+    pub(crate) fn reservation(&self, name: &LockName) -> Option<Error> {
+        let request = self.requests.get(*self.claims.get(name)?)?;
+        Some(Error::Reserved {
+            name: name.clone(),
+            request: Box::new(request.clone()),
+        })
+    }
+
+    /// The lock of that name, where it is live, with the number of those who wait for it.
+    pub(crate) fn live(
+        &self,
+        tx: &WriteTx<'_>,
+        name: &LockName,
+        now: Moment,
+    ) -> Result<Option<Lock>> {
+        let waiting = self.requests.iter().filter(|request| request.wants(name));
+        let waiting = waiting.count();
+        Ok(live(tx, name, now)?.map(|lock| Lock { waiting, ..lock }))
+    }
+
+    /// Why a newcomer cannot have this name now, if it cannot.
+    pub(crate) fn obstacle(
+        &self,
+        tx: &WriteTx<'_>,
+        name: &LockName,
+        now: Moment,
+    ) -> Result<Option<Error>> {
+        Ok(match self.live(tx, name, now)? {
+            Some(held) => Some(Error::Locked(Box::new(held))),
+            None => self.reservation(name),
+        })
+    }
+}

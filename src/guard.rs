@@ -1,0 +1,1160 @@
+//! Holding locks: asking for a set of names, waiting for it, and a guard that gives it back.
+//!
+//! A user of the verbs like any other, but for the transactions that ask, withdraw and keep.
+//! Never touches a lock that bears another token than the one it was given.
+
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::grant::{Queue, live, settle};
+use crate::lock::{Deadline, Lease, Lock, LockName, Timeout, instant};
+use crate::manager::{LockManager, valid_names};
+use crate::process::Process;
+use crate::queue::{PATIENCE, Request, State};
+use crate::set::{GetOptions, bind};
+use crate::store::{ReadTx, WriteTx};
+use crate::wait::{LONGEST_SLEEP, Watch, Woken};
+use chrono::{DateTime, Utc};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::process;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// What [`LockGuard::renew`] adds to a lease: 120 s, as in django-lockmgr.
+const RENEWAL: Duration = Duration::from_secs(120);
+
+/// How often a guard whose lease never ends looks whether it still has it.
+const CHECK_OF_ENDLESS: Duration = Duration::from_secs(60);
+
+/// The processes that one waiter watches, at most: of those who hold its names, and of those who
+/// come before it.
+const MOST_WATCHED: usize = 64;
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug)]
+enum Wait {
+    Not,
+    For(Duration),
+    Forever,
+}
+
+type OnLost = Arc<dyn Fn(&Lock) + Send + Sync>;
+
+/// A request for a set of locks, begun by [`LockManager::acquire`]: all of them or none.
+///
+/// ```
+/// use std::time::Duration;
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+/// let guard = manager
+///     .acquire(["accounts", "ledger"])
+///     .timeout(Duration::from_secs(60))
+///     .wait(Duration::from_secs(5))
+///     .keep_alive()
+///     .lock()?;
+/// assert!(guard.is_held()?);
+/// guard.release()?;
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[must_use = "nothing is asked for until `lock` is called"]
+pub struct Acquire<'a> {
+    manager: &'a LockManager,
+    names: Result<Vec<LockName>>,
+    options: GetOptions,
+    wait: Wait,
+    is_kept_alive: bool,
+    on_lost: Option<OnLost>,
+}
+
+impl fmt::Debug for Acquire<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire")
+            .field("names", &self.names)
+            .field("options", &self.options)
+            .field("wait", &self.wait)
+            .field("is_kept_alive", &self.is_kept_alive)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LockManager {
+    /// Begins a request for these locks, all of them or none. A name given twice counts once.
+    ///
+    /// ```
+    /// use lockmgr::Error;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a", "b"]).lock()?;
+    /// let refused = manager.acquire(["b", "c"]).lock();
+    /// assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == "b"));
+    /// drop(guard);
+    /// assert!(!manager.is_locked("b")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn acquire<N: AsRef<str>>(&self, names: impl IntoIterator<Item = N>) -> Acquire<'_> {
+        let names = valid_names(names).map(|mut names| {
+            let mut seen = std::collections::HashSet::new();
+            names.retain(|name| seen.insert(name.clone()));
+            names
+        });
+        Acquire {
+            manager: self,
+            names,
+            options: GetOptions::new(),
+            wait: Wait::Not,
+            is_kept_alive: false,
+            on_lost: None,
+        }
+    }
+}
+
+impl Acquire<'_> {
+    /// Sets the lease: how long the locks are held without a renewal. Zero and
+    /// [`Timeout::Never`] mean for ever, or rather as long as the process lives. Default: 600 s.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a"]).timeout(Duration::from_secs(5)).lock()?;
+    /// assert!(guard.time_left().unwrap() <= Duration::from_secs(5));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn timeout(mut self, lease: impl Into<Timeout>) -> Self {
+        self.options = self.options.timeout(lease);
+        self
+    }
+
+    /// Waits for up to this long, first come, first served; zero does not wait. A wait in vain
+    /// ends with [`Error::Locked`] at its bound. Default: does not wait.
+    ///
+    /// ```
+    /// # use lockmgr::Error;
+    /// # use std::time::{Duration, Instant};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _held = manager.acquire(["a"]).lock()?;
+    /// let began = Instant::now();
+    /// let second = manager.acquire(["a"]).wait(Duration::from_millis(50)).lock();
+    /// assert!(matches!(second, Err(Error::Locked(_))));
+    /// assert!(began.elapsed() >= Duration::from_millis(50));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn wait(mut self, bound: Duration) -> Self {
+        self.wait = if bound.is_zero() {
+            Wait::Not
+        } else {
+            Wait::For(bound)
+        };
+        self
+    }
+
+    /// Waits until the locks are granted, first come, first served. Default: does not wait.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let first = manager.acquire(["a"]).lock()?;
+    /// std::thread::scope(|scope| {
+    ///     let second = scope.spawn(|| manager.acquire(["a"]).wait_forever().lock());
+    ///     drop(first);
+    ///     assert!(second.join().unwrap()?.is_held()?);
+    ///     Ok(())
+    /// })
+    /// # as Result<(), lockmgr::Error>
+    /// # ;
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn wait_forever(mut self) -> Self {
+        self.wait = Wait::Forever;
+        self
+    }
+
+    /// Renews the lease in the background, at a third of it, as long as the guard lives.
+    /// Default: does not; the lease then ends where [`LockGuard::renew`] does not renew it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lease = Duration::from_millis(600);
+    /// let guard = manager.acquire(["a"]).timeout(lease).keep_alive().lock()?;
+    /// std::thread::sleep(2 * lease);
+    /// assert!(guard.is_held()?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn keep_alive(mut self) -> Self {
+        self.is_kept_alive = true;
+        self
+    }
+
+    /// Names the holder; see [`GetOptions::locked_by`]. Default: the manager's.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["a"]).locked_by("app-1").lock()?;
+    /// assert_eq!(manager.find("a")?.unwrap().locked_by(), "app-1");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn locked_by(mut self, holder: impl Into<String>) -> Self {
+        self.options = self.options.locked_by(holder);
+        self
+    }
+
+    /// Notes a process, for people to read. Default: this one, which the locks are bound to
+    /// whatever is noted.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["a"]).process_id(4242).lock()?;
+    /// assert_eq!(manager.find("a")?.unwrap().process_id(), Some(4242));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn process_id(mut self, process_id: u32) -> Self {
+        self.options = self.options.process_id(process_id);
+        self
+    }
+
+    /// Calls this once for each lock that is found lost, from the thread that finds it: the one
+    /// that keeps the lease alive, or whoever calls the guard. Default: nobody is called.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let (lost, loser) = mpsc::channel();
+    /// let on_lost = move |lock: &lockmgr::Lock| lost.send(lock.name().clone()).unwrap();
+    /// let guard = manager.acquire(["a"]).on_lost(on_lost).lock()?;
+    /// manager.unlock("a")?;
+    /// assert!(!guard.is_held()?);
+    /// assert_eq!(loser.recv().unwrap(), "a");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn on_lost(mut self, call: impl Fn(&Lock) + Send + Sync + 'static) -> Self {
+        self.on_lost = Some(Arc::new(call));
+        self
+    }
+
+    /// Asks for the locks, and waits for them if that was asked for. On Linux they are bound to
+    /// this process: when it ends they are free at once, whatever the lease.
+    ///
+    /// The guard holds them until it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] with one of the locks that are held, or [`Error::Reserved`] with a
+    /// request that came earlier; [`Error::InvalidName`], [`Error::InvalidTimeout`]; those of the
+    /// store. None of the locks is held then, and no request stays behind.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a"]).lock()?;
+    /// assert_eq!(guard.tokens(), [("a".to_owned(), 1)]);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn lock(self) -> Result<LockGuard> {
+        let names = self.names?;
+        let inner = &self.manager.0;
+        let mut lease = self
+            .options
+            .into_lease(&inner.locked_by, self.manager.now())?;
+        lease.bound_to = Process::current();
+        lease.process_id = lease.process_id.or(Some(process::id()));
+        let asker = Asker {
+            manager: self.manager,
+            lease: &lease,
+            wait: self.wait,
+        };
+        let locks = asker.ask(&names)?;
+        let shared = Arc::new(Shared {
+            manager: self.manager.clone(),
+            lease,
+            wait: self.wait,
+            owner: process::id(),
+            held: Mutex::new(Held { locks, lost: None }),
+            on_lost: self.on_lost,
+        });
+        let keeper = self.is_kept_alive.then(|| Keeper::start(&shared));
+        Ok(LockGuard { shared, keeper })
+    }
+}
+
+/// One that asks for locks, and waits.
+struct Asker<'a> {
+    manager: &'a LockManager,
+    lease: &'a Lease,
+    wait: Wait,
+}
+
+/// What asking came to.
+enum Answer {
+    Granted(Vec<Lock>),
+    Queued(u64),
+}
+
+impl Asker<'_> {
+    fn ask(&self, names: &[LockName]) -> Result<Vec<Lock>> {
+        let until = match self.wait {
+            Wait::Not | Wait::Forever => None,
+            // A bound past the calendar is none.
+            Wait::For(bound) => Timeout::After(bound)
+                .deadline(self.manager.now())
+                .unwrap_or_default(),
+        };
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        loop {
+            match self.enqueue(names, until)? {
+                Answer::Granted(locks) => return Ok(locks),
+                Answer::Queued(number) => {
+                    let place = Place {
+                        asker: self,
+                        number,
+                        names,
+                        until,
+                    };
+                    // None: the store was reset or replaced, and the place is gone.
+                    if let Some(locks) = place.wait()? {
+                        return Ok(locks);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the locks where that can be, and else a place in the queue where one is wanted.
+    fn enqueue(&self, names: &[LockName], until: Option<Deadline>) -> Result<Answer> {
+        self.manager.0.store.write("lock in", |tx| {
+            let now = self.manager.now();
+            let queue = settle(tx, now)?;
+            let Some(obstacle) = first_obstacle(tx, &queue, names, now)? else {
+                return self.take(tx, names, now).map(Answer::Granted);
+            };
+            if matches!(self.wait, Wait::Not) || until.is_some_and(|until| until.is_over(now)) {
+                return Err(obstacle);
+            }
+            let number = tx.next_request()?;
+            tx.put_request(&Request {
+                number,
+                names: names.to_vec(),
+                lease: self.lease.clone(),
+                asked_at: now.wall,
+                until,
+                stands_until: PATIENCE.deadline(now)?,
+                is_challenged: false,
+            })?;
+            Ok(Answer::Queued(number))
+        })
+    }
+
+    fn take(&self, tx: &mut WriteTx<'_>, names: &[LockName], now: Moment) -> Result<Vec<Lock>> {
+        let mut locks = Vec::with_capacity(names.len());
+        for name in names {
+            let lock = self.lease.create(name.clone(), tx.next_token()?, now)?;
+            tx.put(&lock)?;
+            locks.push(lock);
+        }
+        tx.sweep(locks.len(), now)?;
+        Ok(locks)
+    }
+}
+
+fn first_obstacle(
+    tx: &WriteTx<'_>,
+    queue: &Queue,
+    names: &[LockName],
+    now: Moment,
+) -> Result<Option<Error>> {
+    for name in names {
+        if let Some(obstacle) = queue.obstacle(tx, name, now)? {
+            return Ok(Some(obstacle));
+        }
+    }
+    Ok(None)
+}
+
+/// A place in the queue, given up when dropped.
+struct Place<'a> {
+    asker: &'a Asker<'a>,
+    number: u64,
+    names: &'a [LockName],
+    until: Option<Deadline>,
+}
+
+/// What one that waits sees.
+enum View {
+    Granted(Vec<Lock>),
+    /// Neither a request nor a grant is left.
+    Gone,
+    Challenged,
+    /// All names are free, and nobody alive comes before.
+    MyTurn,
+    Waiting {
+        /// All names are free, but somebody comes before.
+        is_free: bool,
+        /// Those whose end would change that.
+        processes: Vec<Process>,
+        /// The next deadline of a lock that is waited for.
+        next: Option<Duration>,
+    },
+}
+
+impl Place<'_> {
+    /// Waits until the locks are granted; none where the place is gone.
+    fn wait(&self) -> Result<Option<Vec<Lock>>> {
+        let result = self.wait_in_place();
+        if matches!(&result, Err(error) if !error.is_contention()) {
+            // Whatever went wrong, nobody shall wait for one that no longer does.
+            if let Ok(Ok(locks)) = self.withdraw() {
+                let _ = self.asker.manager.unlock_all(&locks);
+            }
+        }
+        result
+    }
+
+    fn wait_in_place(&self) -> Result<Option<Vec<Lock>>> {
+        let manager = self.asker.manager;
+        let store = &manager.0.store;
+        let settle_now = || {
+            let settle = |tx: &mut WriteTx<'_>| settle(tx, manager.now()).map(drop);
+            store.write("lock in", settle)
+        };
+        let mut watch = Watch::new(store.path());
+        let mut has_settled = false;
+        let mut was_quiet = false;
+        loop {
+            let now = manager.now();
+            let mut sleep = LONGEST_SLEEP;
+            match store.read("wait in", |tx| self.view(tx, now))? {
+                View::Granted(locks) => return self.accept(locks).map(Some),
+                View::Gone => return Ok(None),
+                View::Challenged => {
+                    self.answer()?;
+                    continue;
+                }
+                View::MyTurn if !has_settled => {
+                    settle_now()?;
+                    has_settled = true;
+                    continue;
+                }
+                View::MyTurn => {}
+                View::Waiting {
+                    is_free,
+                    processes,
+                    next,
+                } => {
+                    // Who comes before did not take what was free for a second: it is stopped,
+                    // or cannot be judged.
+                    if is_free && was_quiet && !has_settled {
+                        settle_now()?;
+                        has_settled = true;
+                        continue;
+                    }
+                    watch.watch_processes(&processes);
+                    sleep = next.map_or(sleep, |next| next.min(sleep));
+                }
+            }
+            if let Some(until) = self.until {
+                if until.is_over(now) {
+                    return self.withdraw()?.map(Some);
+                }
+                sleep = sleep.min(until.time_left(now));
+            }
+            was_quiet = watch.sleep(sleep) == Woken::Slept && sleep == LONGEST_SLEEP;
+            has_settled = false;
+        }
+    }
+
+    fn view(&self, tx: &ReadTx<'_>, now: Moment) -> Result<View> {
+        let request = tx.request(self.number)?;
+        let mut locks = Vec::new();
+        for name in self.names {
+            locks.extend(tx.get(name)?);
+        }
+        let Some(request) = request else {
+            let is_mine = |lock: &Lock| lock.request == Some(self.number) && lock.is_live(now);
+            return Ok(
+                if locks.len() == self.names.len() && locks.iter().all(is_mine) {
+                    View::Granted(locks)
+                } else {
+                    View::Gone
+                },
+            );
+        };
+        if request.is_challenged {
+            return Ok(View::Challenged);
+        }
+        locks.retain(|lock| lock.is_live(now));
+        let mut processes: Vec<Process> = Vec::new();
+        let mut is_my_turn = locks.is_empty();
+        if locks.is_empty() {
+            tx.each_request(..self.number, |earlier| {
+                let comes_first = !earlier.is_over(now)
+                    && self.names.iter().any(|name| earlier.wants(name))
+                    && earlier.state(now) != State::Dead;
+                is_my_turn &= !comes_first;
+                if comes_first {
+                    processes.extend(earlier.process());
+                }
+                Ok(match processes.len() < MOST_WATCHED {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                })
+            })?;
+        }
+        if is_my_turn {
+            return Ok(View::MyTurn);
+        }
+        let next = locks.iter().filter_map(|lock| lock.time_left(now)).min();
+        processes.extend(locks.iter().filter_map(|lock| lock.bound_to));
+        processes.sort_unstable_by_key(|process| (process.pid, process.started));
+        processes.dedup();
+        processes.truncate(MOST_WATCHED);
+        Ok(View::Waiting {
+            is_free: locks.is_empty(),
+            processes,
+            next,
+        })
+    }
+
+    /// Says that this one still waits.
+    fn answer(&self) -> Result<()> {
+        self.asker.manager.0.store.write("wait in", |tx| {
+            let now = self.asker.manager.now();
+            if let Some(request) = tx.request(self.number)? {
+                tx.put_request(&Request {
+                    is_challenged: false,
+                    stands_until: PATIENCE.deadline(now)?,
+                    ..request
+                })?;
+            }
+            settle(tx, now).map(drop)
+        })
+    }
+
+    /// Gives up the place, and says what stood in the way. What is granted by now is taken all
+    /// the same.
+    fn withdraw(&self) -> Result<Result<Vec<Lock>>> {
+        self.asker.manager.0.store.write("stop waiting in", |tx| {
+            let now = self.asker.manager.now();
+            let queue = settle(tx, now)?;
+            let queue = if tx.request(self.number)?.is_some() {
+                tx.remove_request(self.number)?;
+                settle(tx, now)?
+            } else {
+                let mut granted = Vec::new();
+                for name in self.names {
+                    let lock = live(tx, name, now)?;
+                    granted.extend(lock.filter(|lock| lock.request == Some(self.number)));
+                }
+                if granted.len() == self.names.len() {
+                    return Ok(Ok(granted));
+                }
+                queue
+            };
+            match first_obstacle(tx, &queue, self.names, now)? {
+                Some(obstacle) => Ok(Err(obstacle)),
+                None => self.asker.take(tx, self.names, now).map(Ok),
+            }
+        })
+    }
+
+    /// Takes over what was granted. What was granted on a word alone is held for a short time,
+    /// and for the whole lease from now on.
+    fn accept(&self, locks: Vec<Lock>) -> Result<Vec<Lock>> {
+        let lease = self.asker.lease.timeout;
+        let is_short = |lock: &Lock| match (lock.deadline, lease) {
+            (None, _) => false,
+            (Some(_), Timeout::Never) => true,
+            (Some(deadline), Timeout::After(lease)) => {
+                i128::from(deadline.wall - lock.created_at) < lease.as_micros().cast_signed()
+            }
+        };
+        if !locks.iter().any(is_short) {
+            return Ok(locks);
+        }
+        let mut kept = Vec::with_capacity(locks.len());
+        for (lock, fate) in locks.iter().zip(keep(self.asker.manager, &locks, lease)?) {
+            kept.push(match fate {
+                Fate::Held(lock) => lock,
+                Fate::Lost(by) => return Err(lost(lock.clone(), by)),
+            });
+        }
+        Ok(kept)
+    }
+}
+
+/// What became of a lock that was held.
+enum Fate {
+    Held(Lock),
+    /// Who holds it now.
+    Lost(Option<Lock>),
+}
+
+fn lost(lock: Lock, by: Option<Lock>) -> Error {
+    Error::Lost {
+        lock: Box::new(lock),
+        by: by.map(Box::new),
+    }
+}
+
+/// Renews leases, each as long as the row bears its token. A lease that ran out goes on, where
+/// nobody had it since: whoever takes a lock replaces the row.
+fn keep(manager: &LockManager, locks: &[Lock], lease: Timeout) -> Result<Vec<Fate>> {
+    renew(manager, locks, |tx, _, held, now| {
+        let row = tx.get(&held.name)?;
+        Ok(match row.filter(|row| row.token == held.token) {
+            Some(row) => Fate::Held(row.renewed(lease, now)?),
+            None => Fate::Lost(live(tx, &held.name, now)?),
+        })
+    })
+}
+
+fn renew(
+    manager: &LockManager,
+    locks: &[Lock],
+    mut decide: impl FnMut(&mut WriteTx<'_>, &Queue, &Lock, Moment) -> Result<Fate>,
+) -> Result<Vec<Fate>> {
+    if locks.is_empty() {
+        return Ok(Vec::new());
+    }
+    manager.0.store.write("renew locks in", |tx| {
+        let now = manager.now();
+        let queue = settle(tx, now)?;
+        let mut fates = Vec::with_capacity(locks.len());
+        for lock in locks {
+            let fate = decide(tx, &queue, lock, now)?;
+            if let Fate::Held(lock) = &fate {
+                tx.put(lock)?;
+            }
+            fates.push(fate);
+        }
+        Ok(fates)
+    })
+}
+
+/// Locks that are held until the guard is dropped, begun by [`LockManager::acquire`].
+///
+/// Dropping the guard releases what it still holds, on unwinding too, and ignores errors, which
+/// [`release`](Self::release) returns. It touches a lock only while that bears the token it was
+/// given, so never a successor's; and it does nothing in a process that was forked off.
+///
+/// The lease can be lost while the guard lives: it ran out and somebody else took the lock, or
+/// somebody released it by name. Then the [`on_lost`](Acquire::on_lost) callback is told,
+/// [`is_held`](Self::is_held) says false, and every later call fails with [`Error::Lost`]. A
+/// process that was paused cannot know in time: let what the lock protects check the
+/// [token](Self::tokens).
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+/// {
+///     let _guard = manager.acquire(["a"]).lock()?;
+///     assert!(manager.is_locked("a")?);
+/// }
+/// assert!(!manager.is_locked("a")?);
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[must_use = "the locks are released as soon as the guard is dropped"]
+#[derive(Debug)]
+pub struct LockGuard {
+    shared: Arc<Shared>,
+    keeper: Option<Keeper>,
+}
+
+struct Shared {
+    manager: LockManager,
+    lease: Lease,
+    wait: Wait,
+    /// The process that may release the locks.
+    owner: u32,
+    held: Mutex<Held>,
+    on_lost: Option<OnLost>,
+}
+
+#[derive(Debug)]
+struct Held {
+    locks: Vec<Lock>,
+    /// The first that was found lost, and who held it then.
+    lost: Option<(Lock, Option<Lock>)>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("held", &self.held)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what became of the locks, and tells of those that were lost.
+    fn note(&self, mut held: MutexGuard<'_, Held>, fates: Vec<Fate>) {
+        let mut lost = Vec::new();
+        let mut kept = Vec::with_capacity(held.locks.len());
+        for (lock, fate) in std::mem::take(&mut held.locks).into_iter().zip(fates) {
+            match fate {
+                Fate::Held(lock) => kept.push(lock),
+                Fate::Lost(by) => {
+                    lost.push(lock.clone());
+                    held.lost.get_or_insert((lock, by));
+                }
+            }
+        }
+        held.locks = kept;
+        drop(held);
+        for lock in &lost {
+            if let Some(call) = &self.on_lost {
+                call(lock);
+            }
+        }
+    }
+
+    /// Fails where a lock was lost.
+    fn check(&self) -> Result<()> {
+        match &self.held().lost {
+            None => Ok(()),
+            Some((lock, by)) => Err(lost(lock.clone(), by.clone())),
+        }
+    }
+
+    fn keep(&self) -> Result<()> {
+        let held = self.held();
+        let fates = keep(&self.manager, &held.locks, self.lease.timeout)?;
+        self.note(held, fates);
+        Ok(())
+    }
+
+    /// Gives up every lock whose deadline has passed without a renewal.
+    fn give_up_expired(&self) {
+        let held = self.held();
+        let now = self.manager.now();
+        let fate = |lock: &Lock| match lock.is_expired(now) {
+            true => Fate::Lost(None),
+            false => Fate::Held(lock.clone()),
+        };
+        let fates = held.locks.iter().map(fate).collect();
+        self.note(held, fates);
+    }
+
+    fn release(&self) -> Result<()> {
+        let mut held = self.held();
+        if self.owner == process::id() {
+            self.manager.unlock_all(&held.locks)?;
+        }
+        held.locks.clear();
+        Ok(())
+    }
+}
+
+impl LockGuard {
+    /// Adds a lock, under the same lease, and waits for it as the guard did for its first. Who
+    /// holds locks while it waits for more can wait for ever: ask for all at once where possible.
+    ///
+    /// # Errors
+    /// As [`Acquire::lock`]; [`Error::Lost`]. The guard then holds what it held.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let mut guard = manager.acquire(["a"]).lock()?;
+    /// guard.lock("b")?;
+    /// assert!(manager.is_locked("b")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn lock(&mut self, name: impl AsRef<str>) -> Result<()> {
+        self.add(name.as_ref(), self.shared.wait)
+    }
+
+    /// Adds a lock, under the same lease, where it can be had at once.
+    ///
+    /// # Errors
+    /// As [`Acquire::lock`]; [`Error::Lost`]. The guard then holds what it held.
+    ///
+    /// ```
+    /// # use lockmgr::Error;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let mut guard = manager.acquire(["a"]).wait_forever().lock()?;
+    /// manager.get_lock("b", lockmgr::GetOptions::new())?;
+    /// assert!(matches!(guard.try_lock("b"), Err(Error::Locked(_))));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn try_lock(&mut self, name: impl AsRef<str>) -> Result<()> {
+        self.add(name.as_ref(), Wait::Not)
+    }
+
+    fn add(&mut self, name: &str, wait: Wait) -> Result<()> {
+        self.shared.check()?;
+        let name = LockName::new(name)?;
+        let own = |held: &Held| held.locks.iter().find(|lock| lock.name == name).cloned();
+        if let Some(lock) = own(&self.shared.held()) {
+            return Err(Error::Locked(Box::new(lock)));
+        }
+        let asker = Asker {
+            manager: &self.shared.manager,
+            lease: &self.shared.lease,
+            wait,
+        };
+        let locks = asker.ask(&[name])?;
+        self.shared.held().locks.extend(locks);
+        Ok(())
+    }
+
+    /// Gives back one of the locks, and says whether the guard still held it.
+    ///
+    /// # Errors
+    /// [`Error::Lost`], where any was lost; those of the store, and then the lock is still held.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let mut guard = manager.acquire(["a", "b"]).lock()?;
+    /// assert!(guard.unlock("a")?);
+    /// assert!(!guard.unlock("a")?);
+    /// assert_eq!(guard.tokens(), [("b".to_owned(), 2)]);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn unlock(&mut self, name: impl AsRef<str>) -> Result<bool> {
+        let name = name.as_ref();
+        let mut held = self.shared.held();
+        let Some(place) = held.locks.iter().position(|lock| lock.name == name) else {
+            drop(held);
+            return self.shared.check().map(|()| false);
+        };
+        let was_there = self.shared.manager.unlock(&held.locks[place])?;
+        if was_there {
+            held.locks.remove(place);
+            drop(held);
+            return self.shared.check().map(|()| true);
+        }
+        let fate = |(at, lock): (usize, &Lock)| match at == place {
+            true => Fate::Lost(None),
+            false => Fate::Held(lock.clone()),
+        };
+        let fates = held.locks.iter().enumerate().map(fate).collect();
+        self.shared.note(held, fates);
+        self.shared.check().map(|()| false)
+    }
+
+    /// Adds 120 s to every lease. One that ran out begins anew, unless somebody else has the
+    /// lock now or comes first.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] where a lock was lost; the others are renewed. Those of the store, and
+    /// then the leases are as they were.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let mut guard = manager.acquire(["a"]).timeout(Duration::from_secs(60)).lock()?;
+    /// guard.renew()?;
+    /// assert!(guard.time_left().unwrap() > Duration::from_secs(170));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn renew(&mut self) -> Result<()> {
+        self.renew_by(RENEWAL)
+    }
+
+    /// Adds so much to every lease; otherwise as [`renew`](Self::renew).
+    ///
+    /// # Errors
+    /// As [`renew`](Self::renew); [`Error::InvalidTimeout`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let mut guard = manager.acquire(["a"]).timeout(Duration::from_secs(60)).lock()?;
+    /// guard.renew_by(Duration::from_secs(60))?;
+    /// assert!(guard.time_left().unwrap() > Duration::from_secs(110));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn renew_by(&mut self, more: impl Into<Timeout>) -> Result<()> {
+        self.shared.check()?;
+        let more = more.into();
+        let shared = &self.shared;
+        let held = shared.held();
+        let fates = renew(&shared.manager, &held.locks, |tx, queue, held, now| {
+            let row = tx.get(&held.name)?;
+            Ok(match row {
+                Some(row) if row.token == held.token && !row.is_expired(now) => {
+                    Fate::Held(row.extended(more, now)?)
+                }
+                Some(row) if row.token == held.token => Fate::Held(row.renewed(more, now)?),
+                Some(row) if row.is_live(now) => Fate::Lost(Some(row)),
+                _ if queue.reservation(&held.name).is_some() => Fate::Lost(None),
+                _ => {
+                    let lease = Lease {
+                        timeout: more,
+                        ..shared.lease.clone()
+                    };
+                    Fate::Held(lease.create(held.name.clone(), tx.next_token()?, now)?)
+                }
+            })
+        })?;
+        shared.note(held, fates);
+        shared.check()
+    }
+
+    /// Returns the names it holds with their fencing tokens.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a", "b"]).lock()?;
+    /// assert_eq!(guard.tokens(), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn tokens(&self) -> Vec<(String, u64)> {
+        let held = self.shared.held();
+        let tokens = held.locks.iter();
+        tokens
+            .map(|lock| (lock.name.as_str().to_owned(), lock.token))
+            .collect()
+    }
+
+    /// Returns the first deadline of its leases, by the wall clock; none where none ends.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a"]).lock()?;
+    /// assert!(guard.deadline().unwrap() > chrono::Utc::now());
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn deadline(&self) -> Option<DateTime<Utc>> {
+        let held = self.shared.held();
+        let deadlines = held.locks.iter().filter_map(|lock| lock.deadline);
+        deadlines.map(|deadline| instant(deadline.wall)).min()
+    }
+
+    /// Returns the time until then by the clock that decides, as far as this guard knows; none
+    /// where none ends.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a"]).lock()?;
+    /// assert!(guard.time_left().unwrap() <= Duration::from_secs(600));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn time_left(&self) -> Option<Duration> {
+        let now = self.shared.manager.now();
+        let held = self.shared.held();
+        held.locks
+            .iter()
+            .filter_map(|lock| lock.time_left(now))
+            .min()
+    }
+
+    /// Tells whether all the locks are still this guard's. Reads the store.
+    ///
+    /// # Errors
+    /// Those of the store.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a"]).lock()?;
+    /// assert!(guard.is_held()?);
+    /// manager.unlock("a")?;
+    /// assert!(!guard.is_held()?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn is_held(&self) -> Result<bool> {
+        let shared = &self.shared;
+        let held = shared.held();
+        if held.lost.is_some() {
+            return Ok(false);
+        }
+        let mut is_held = true;
+        let mut fates = Vec::with_capacity(held.locks.len());
+        shared.manager.0.store.read("read", |tx| {
+            let now = shared.manager.now();
+            for lock in &held.locks {
+                let row = tx.get(&lock.name)?;
+                let row_is_mine = row.as_ref().is_some_and(|row| row.token == lock.token);
+                is_held &= row_is_mine && row.as_ref().is_some_and(|row| row.is_live(now));
+                // One that ran out may yet be renewed; one that is gone is lost.
+                fates.push(match row {
+                    Some(row) if row_is_mine => Fate::Held(row),
+                    row => Fate::Lost(row.filter(|row| row.is_live(now))),
+                });
+            }
+            Ok(())
+        })?;
+        shared.note(held, fates);
+        Ok(is_held)
+    }
+
+    /// Releases the locks, in one transaction, and returns the error that dropping the guard has
+    /// to swallow.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] where a lock was lost before; those of the store, and then the locks stay
+    /// until their leases end or this process does.
+    ///
+    /// ```
+    /// # use lockmgr::Error;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a"]).lock()?;
+    /// guard.release()?;
+    /// assert!(!manager.is_locked("a")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn release(mut self) -> Result<()> {
+        self.stop_keeping();
+        let names: Vec<Lock> = self.shared.held().locks.clone();
+        let is_owner = self.shared.owner == process::id();
+        if is_owner {
+            let removed = self.shared.manager.unlock_all(&names)?;
+            let held = self.shared.held();
+            let fate = |(lock, removed): (&Lock, bool)| match removed {
+                true => Fate::Held(lock.clone()),
+                false => Fate::Lost(None),
+            };
+            let fates = held.locks.iter().zip(removed).map(fate).collect();
+            self.shared.note(held, fates);
+        }
+        self.shared.held().locks.clear();
+        self.shared.check()
+    }
+
+    /// Ends the guard and leaves the locks to their leases: nothing renews or releases them any
+    /// more, and they outlive this process. Returns them.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] where a lock was lost; those of the store. The guard then releases the
+    /// locks.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let locks = manager.acquire(["a"]).lock()?.detach()?;
+    /// assert_eq!(locks[0].bound_to(), None);
+    /// assert!(manager.is_locked("a")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn detach(self) -> Result<Vec<Lock>> {
+        self.bind(None)
+    }
+
+    /// Ends the guard and leaves the locks to their leases and to a process: they go when it
+    /// ends. Returns them.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchProcess`]; otherwise as [`detach`](Self::detach).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let locks = manager.acquire(["a"]).lock()?.detach_to(std::process::id())?;
+    /// if cfg!(target_os = "linux") {
+    ///     assert_eq!(locks[0].bound_to(), Some(std::process::id()));
+    /// }
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn detach_to(self, process_id: u32) -> Result<Vec<Lock>> {
+        let process = bind(process_id)?;
+        self.bind(process)
+    }
+
+    fn bind(mut self, process: Option<Process>) -> Result<Vec<Lock>> {
+        self.stop_keeping();
+        self.shared.check()?;
+        let held = self.shared.held();
+        let fates = renew(&self.shared.manager, &held.locks, |tx, _, held, now| {
+            let row = live(tx, &held.name, now)?;
+            Ok(match row.filter(|row| row.token == held.token) {
+                Some(row) => Fate::Held(Lock {
+                    bound_to: process,
+                    ..row
+                }),
+                None => Fate::Lost(live(tx, &held.name, now)?),
+            })
+        })?;
+        self.shared.note(held, fates);
+        self.shared.check()?;
+        Ok(std::mem::take(&mut self.shared.held().locks))
+    }
+
+    fn stop_keeping(&mut self) {
+        if let Some(keeper) = self.keeper.take() {
+            keeper.stop();
+        }
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        self.stop_keeping();
+        // What cannot be released goes with its lease, or with this process.
+        let _ = self.shared.release();
+    }
+}
+
+/// The thread that keeps a lease alive.
+#[derive(Debug)]
+struct Keeper {
+    /// Dropped to stop the thread.
+    stop: mpsc::Sender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    fn start(shared: &Arc<Shared>) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let keep = Arc::clone(shared);
+        let thread = thread::Builder::new().name("lockmgr-keep".into());
+        let thread = thread.spawn(move || Self::run(&keep, &stopped));
+        Self {
+            stop,
+            // Without a thread the lease runs out, and is found lost.
+            thread: thread.ok(),
+        }
+    }
+
+    fn run(shared: &Shared, stopped: &mpsc::Receiver<()>) {
+        let interval = match shared.lease.timeout {
+            Timeout::After(lease) => lease / 3,
+            Timeout::Never => CHECK_OF_ENDLESS,
+        };
+        let mut pause = interval;
+        while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            pause = match shared.keep() {
+                Ok(()) => interval,
+                Err(_) => {
+                    shared.give_up_expired();
+                    (interval / 8).min(Duration::from_secs(1))
+                }
+            };
+            let held = shared.held();
+            if held.locks.is_empty() && held.lost.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn stop(mut self) {
+        drop(self.stop);
+        let thread = self.thread.take();
+        // Not where the callback, on that very thread, drops the guard.
+        if let Some(thread) = thread.filter(|it| it.thread().id() != thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+}
