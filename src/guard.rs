@@ -204,8 +204,8 @@ impl Acquire<'_> {
         self
     }
 
-    /// Notes a process, for people to read. Default: this one, which the locks are bound to
-    /// whatever is noted.
+    /// Notes a process, for people to read. Default: none; whatever is noted, the locks are bound
+    /// to this process.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -263,7 +263,6 @@ impl Acquire<'_> {
             .options
             .into_lease(&inner.locked_by, self.manager.now())?;
         lease.bound_to = Process::current();
-        lease.process_id = lease.process_id.or(Some(process::id()));
         let asker = Asker {
             manager: self.manager,
             lease: &lease,
@@ -276,6 +275,7 @@ impl Acquire<'_> {
             wait: self.wait,
             owner: process::id(),
             held: Mutex::new(Held { locks, lost: None }),
+            work: Mutex::default(),
             on_lost: self.on_lost,
         });
         let keeper = self.is_kept_alive.then(|| Keeper::start(&shared));
@@ -407,7 +407,8 @@ enum View {
 impl Place<'_> {
     /// Waits until the locks are granted; none where the place is gone.
     fn wait(&self) -> Result<Option<Vec<Lock>>> {
-        let result = self.wait_in_place();
+        let inner = &self.asker.manager.0;
+        let result = inner.with_watch(|watch| self.wait_in_place(watch));
         if matches!(&result, Err(error) if !error.is_contention()) {
             // Whatever went wrong, nobody shall wait for one that no longer does.
             if let Ok(Ok(locks)) = self.withdraw() {
@@ -417,14 +418,13 @@ impl Place<'_> {
         result
     }
 
-    fn wait_in_place(&self) -> Result<Option<Vec<Lock>>> {
+    fn wait_in_place(&self, watch: &mut Watch) -> Result<Option<Vec<Lock>>> {
         let manager = self.asker.manager;
         let store = &manager.0.store;
         let settle_now = || {
             let settle = |tx: &mut WriteTx<'_>| settle(tx, manager.now()).map(drop);
             store.write("lock in", settle)
         };
-        let mut watch = Watch::new(store.path());
         let mut has_settled = false;
         let mut was_quiet = false;
         loop {
@@ -465,7 +465,12 @@ impl Place<'_> {
                 }
                 sleep = sleep.min(until.time_left(now));
             }
-            was_quiet = watch.sleep(sleep) == Woken::Slept && sleep == LONGEST_SLEEP;
+            let woken = watch.sleep(sleep);
+            was_quiet = woken == Woken::Slept && sleep == LONGEST_SLEEP;
+            if woken == Woken::Slept {
+                // Should it have been replaced.
+                watch.watch_file(store.path());
+            }
             has_settled = false;
         }
     }
@@ -583,6 +588,7 @@ impl Place<'_> {
             kept.push(match fate {
                 Fate::Held(lock) => lock,
                 Fate::Lost(by) => return Err(lost(lock.clone(), by)),
+                Fate::Released => continue,
             });
         }
         Ok(kept)
@@ -592,6 +598,7 @@ impl Place<'_> {
 /// What became of a lock that was held.
 enum Fate {
     Held(Lock),
+    Released,
     /// Who holds it now.
     Lost(Option<Lock>),
 }
@@ -674,6 +681,9 @@ struct Shared {
     /// The process that may release the locks.
     owner: u32,
     held: Mutex<Held>,
+    /// Held by who works on the store for this guard, one after the other. What the guard knows
+    /// can be asked meanwhile.
+    work: Mutex<()>,
     on_lost: Option<OnLost>,
 }
 
@@ -698,26 +708,36 @@ impl Shared {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what became of the locks, and tells of those that were lost.
-    fn note(&self, mut held: MutexGuard<'_, Held>, fates: Vec<Fate>) {
+    fn work(&self) -> MutexGuard<'_, ()> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds out, or decides, what becomes of the locks; notes it, and tells of those lost.
+    fn update(&self, work: impl FnOnce(&[Lock]) -> Result<Vec<Fate>>) -> Result<()> {
+        let working = self.work();
+        let locks = self.held().locks.clone();
+        let fates = work(&locks)?;
         let mut lost = Vec::new();
-        let mut kept = Vec::with_capacity(held.locks.len());
-        for (lock, fate) in std::mem::take(&mut held.locks).into_iter().zip(fates) {
-            match fate {
-                Fate::Held(lock) => kept.push(lock),
-                Fate::Lost(by) => {
-                    lost.push(lock.clone());
-                    held.lost.get_or_insert((lock, by));
+        {
+            let mut held = self.held();
+            held.locks.clear();
+            for (lock, fate) in locks.into_iter().zip(fates) {
+                match fate {
+                    Fate::Held(lock) => held.locks.push(lock),
+                    Fate::Released => {}
+                    Fate::Lost(by) => {
+                        lost.push(lock.clone());
+                        held.lost.get_or_insert((lock, by));
+                    }
                 }
             }
         }
-        held.locks = kept;
-        drop(held);
-        for lock in &lost {
-            if let Some(call) = &self.on_lost {
-                call(lock);
-            }
+        // The call may be of the guard's owner, who may drop it.
+        drop(working);
+        if let Some(call) = &self.on_lost {
+            lost.iter().for_each(|lock| call(lock));
         }
+        Ok(())
     }
 
     /// Fails where a lock was lost.
@@ -728,32 +748,32 @@ impl Shared {
         }
     }
 
-    fn keep(&self) -> Result<()> {
-        let held = self.held();
-        let fates = keep(&self.manager, &held.locks, self.lease.timeout)?;
-        self.note(held, fates);
-        Ok(())
-    }
-
     /// Gives up every lock whose deadline has passed without a renewal.
-    fn give_up_expired(&self) {
-        let held = self.held();
+    fn give_up_expired(&self) -> Result<()> {
         let now = self.manager.now();
         let fate = |lock: &Lock| match lock.is_expired(now) {
             true => Fate::Lost(None),
             false => Fate::Held(lock.clone()),
         };
-        let fates = held.locks.iter().map(fate).collect();
-        self.note(held, fates);
+        self.update(|locks| Ok(locks.iter().map(fate).collect()))
     }
 
-    fn release(&self) -> Result<()> {
-        let mut held = self.held();
-        if self.owner == process::id() {
-            self.manager.unlock_all(&held.locks)?;
+    /// Releases those of the locks that are chosen, unless this process only inherited them.
+    fn release(&self, is_chosen: impl Fn(&Lock) -> bool) -> Result<()> {
+        if self.owner != process::id() {
+            self.held().locks.clear();
+            return Ok(());
         }
-        held.locks.clear();
-        Ok(())
+        self.update(|locks| {
+            let chosen: Vec<&Lock> = locks.iter().filter(|lock| is_chosen(lock)).collect();
+            let mut were_there = self.manager.unlock_all(chosen)?.into_iter();
+            let fate = |lock: &Lock| match is_chosen(lock) {
+                false => Fate::Held(lock.clone()),
+                true if were_there.next() == Some(true) => Fate::Released,
+                true => Fate::Lost(None),
+            };
+            Ok(locks.iter().map(fate).collect())
+        })
     }
 }
 
@@ -827,24 +847,17 @@ impl LockGuard {
     /// ```
     pub fn unlock(&mut self, name: impl AsRef<str>) -> Result<bool> {
         let name = name.as_ref();
-        let mut held = self.shared.held();
-        let Some(place) = held.locks.iter().position(|lock| lock.name == name) else {
-            drop(held);
+        let is_held = self
+            .shared
+            .held()
+            .locks
+            .iter()
+            .any(|lock| lock.name == name);
+        if !is_held {
             return self.shared.check().map(|()| false);
-        };
-        let was_there = self.shared.manager.unlock(&held.locks[place])?;
-        if was_there {
-            held.locks.remove(place);
-            drop(held);
-            return self.shared.check().map(|()| true);
         }
-        let fate = |(at, lock): (usize, &Lock)| match at == place {
-            true => Fate::Lost(None),
-            false => Fate::Held(lock.clone()),
-        };
-        let fates = held.locks.iter().enumerate().map(fate).collect();
-        self.shared.note(held, fates);
-        self.shared.check().map(|()| false)
+        self.shared.release(|lock| lock.name == name)?;
+        self.shared.check().map(|()| true)
     }
 
     /// Adds 120 s to every lease. One that ran out begins anew, unless somebody else has the
@@ -885,8 +898,7 @@ impl LockGuard {
         self.shared.check()?;
         let more = more.into();
         let shared = &self.shared;
-        let held = shared.held();
-        let fates = renew(&shared.manager, &held.locks, |tx, queue, held, now| {
+        let renew_one = |tx: &mut WriteTx<'_>, queue: &Queue, held: &Lock, now: Moment| {
             let row = tx.get(&held.name)?;
             Ok(match row {
                 Some(row) if row.token == held.token && !row.is_expired(now) => {
@@ -903,8 +915,8 @@ impl LockGuard {
                     Fate::Held(lease.create(held.name.clone(), tx.next_token()?, now)?)
                 }
             })
-        })?;
-        shared.note(held, fates);
+        };
+        shared.update(|locks| renew(&shared.manager, locks, renew_one))?;
         shared.check()
     }
 
@@ -976,28 +988,26 @@ impl LockGuard {
     /// ```
     pub fn is_held(&self) -> Result<bool> {
         let shared = &self.shared;
-        let held = shared.held();
-        if held.lost.is_some() {
-            return Ok(false);
-        }
         let mut is_held = true;
-        let mut fates = Vec::with_capacity(held.locks.len());
-        shared.manager.0.store.read("read", |tx| {
-            let now = shared.manager.now();
-            for lock in &held.locks {
-                let row = tx.get(&lock.name)?;
-                let row_is_mine = row.as_ref().is_some_and(|row| row.token == lock.token);
-                is_held &= row_is_mine && row.as_ref().is_some_and(|row| row.is_live(now));
-                // One that ran out may yet be renewed; one that is gone is lost.
-                fates.push(match row {
-                    Some(row) if row_is_mine => Fate::Held(row),
-                    row => Fate::Lost(row.filter(|row| row.is_live(now))),
-                });
-            }
-            Ok(())
+        shared.update(|locks| {
+            shared.manager.0.store.read("read", |tx| {
+                let now = shared.manager.now();
+                let fate = |lock: &Lock| {
+                    let row = tx.get(&lock.name)?;
+                    let is_live = row.as_ref().is_some_and(|row| row.is_live(now));
+                    Ok(match row {
+                        // One that ran out may yet be renewed.
+                        Some(row) if row.token == lock.token => {
+                            is_held &= is_live;
+                            Fate::Held(row)
+                        }
+                        row => Fate::Lost(row.filter(|_| is_live)),
+                    })
+                };
+                locks.iter().map(fate).collect()
+            })
         })?;
-        shared.note(held, fates);
-        Ok(is_held)
+        Ok(is_held && shared.held().lost.is_none())
     }
 
     /// Releases the locks, in one transaction, and returns the error that dropping the guard has
@@ -1018,19 +1028,7 @@ impl LockGuard {
     /// ```
     pub fn release(mut self) -> Result<()> {
         self.stop_keeping();
-        let names: Vec<Lock> = self.shared.held().locks.clone();
-        let is_owner = self.shared.owner == process::id();
-        if is_owner {
-            let removed = self.shared.manager.unlock_all(&names)?;
-            let held = self.shared.held();
-            let fate = |(lock, removed): (&Lock, bool)| match removed {
-                true => Fate::Held(lock.clone()),
-                false => Fate::Lost(None),
-            };
-            let fates = held.locks.iter().zip(removed).map(fate).collect();
-            self.shared.note(held, fates);
-        }
-        self.shared.held().locks.clear();
+        self.shared.release(|_| true)?;
         self.shared.check()
     }
 
@@ -1076,18 +1074,17 @@ impl LockGuard {
     fn bind(mut self, process: Option<Process>) -> Result<Vec<Lock>> {
         self.stop_keeping();
         self.shared.check()?;
-        let held = self.shared.held();
-        let fates = renew(&self.shared.manager, &held.locks, |tx, _, held, now| {
-            let row = live(tx, &held.name, now)?;
-            Ok(match row.filter(|row| row.token == held.token) {
-                Some(row) => Fate::Held(Lock {
+        let rebind = |tx: &mut WriteTx<'_>, _: &Queue, held: &Lock, now: Moment| {
+            Ok(match live(tx, &held.name, now)? {
+                Some(row) if row.token == held.token => Fate::Held(Lock {
                     bound_to: process,
                     ..row
                 }),
-                None => Fate::Lost(live(tx, &held.name, now)?),
+                by => Fate::Lost(by),
             })
-        })?;
-        self.shared.note(held, fates);
+        };
+        self.shared
+            .update(|locks| renew(&self.shared.manager, locks, rebind))?;
         self.shared.check()?;
         Ok(std::mem::take(&mut self.shared.held().locks))
     }
@@ -1103,7 +1100,7 @@ impl Drop for LockGuard {
     fn drop(&mut self) {
         self.stop_keeping();
         // What cannot be released goes with its lease, or with this process.
-        let _ = self.shared.release();
+        let _ = self.shared.release(|_| true);
     }
 }
 
@@ -1135,12 +1132,13 @@ impl Keeper {
         };
         let mut pause = interval;
         while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-            pause = match shared.keep() {
-                Ok(()) => interval,
-                Err(_) => {
-                    shared.give_up_expired();
-                    (interval / 8).min(Duration::from_secs(1))
-                }
+            let keep_all = |locks: &[Lock]| keep(&shared.manager, locks, shared.lease.timeout);
+            pause = if shared.update(keep_all).is_ok() {
+                interval
+            } else {
+                // Fails only where the work does, and this has none.
+                let _ = shared.give_up_expired();
+                (interval / 8).min(Duration::from_secs(1))
             };
             let held = shared.held();
             if held.locks.is_empty() && held.lost.is_some() {

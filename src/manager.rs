@@ -12,9 +12,10 @@ use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, decide, decide_renewal,
 };
 use crate::store::{Config, Mode, Store};
+use crate::wait::Watch;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The locks of one store.
@@ -45,6 +46,25 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     clock: Clock,
     pub(crate) locked_by: Holder,
+    /// Those that nobody waits with now.
+    watches: Mutex<Vec<Watch>>,
+}
+
+impl Inner {
+    /// Lends a watch over the store's file.
+    pub(crate) fn with_watch<T>(&self, wait: impl FnOnce(&mut Watch) -> T) -> T {
+        let idle = self.idle_watches().pop();
+        let mut watch = idle.unwrap_or_else(Watch::new);
+        watch.watch_file(self.store.path());
+        let result = wait(&mut watch);
+        watch.watch_processes(&[]);
+        self.idle_watches().push(watch);
+        result
+    }
+
+    fn idle_watches(&self) -> MutexGuard<'_, Vec<Watch>> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How to open a [`LockManager`].
@@ -221,6 +241,7 @@ impl Builder {
             store,
             clock: self.clock,
             locked_by,
+            watches: Mutex::default(),
         })))
     }
 }

@@ -54,6 +54,8 @@ mod system {
     }
 
     /// What one waiter watches.
+    ///
+    /// To be kept and used again: the kernel takes some 20 ms to close one.
     #[derive(Debug)]
     pub(crate) struct Watch {
         inotify: Option<OwnedFd>,
@@ -61,14 +63,18 @@ mod system {
     }
 
     impl Watch {
-        /// Begins to watch the file: what is announced from now on ends a sleep.
-        pub(crate) fn new(path: &Path) -> Self {
-            let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
-            let watched = WatchFlags::ATTRIB | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+        pub(crate) fn new() -> Self {
             Self {
-                inotify: inotify.filter(|inotify| add_watch(inotify, path, watched).is_ok()),
+                inotify: init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok(),
                 processes: Vec::new(),
             }
+        }
+
+        /// Watches the file that has this name now: what is announced from here on ends a sleep.
+        pub(crate) fn watch_file(&mut self, path: &Path) {
+            let watched = WatchFlags::ATTRIB | WatchFlags::MOVE_SELF;
+            let add = |inotify: &OwnedFd| add_watch(inotify, path, watched).is_ok();
+            self.inotify = self.inotify.take().filter(add);
         }
 
         /// Watches these processes from now on, and no others.
@@ -144,9 +150,11 @@ mod system {
     pub(crate) struct Watch;
 
     impl Watch {
-        pub(crate) fn new(_: &Path) -> Self {
+        pub(crate) fn new() -> Self {
             Self
         }
+
+        pub(crate) fn watch_file(&mut self, _: &Path) {}
 
         pub(crate) fn watch_processes(&mut self, _: &[Process]) {}
 

@@ -1,9 +1,10 @@
 //! The command line: what may be written, and what its words mean.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockmgr::{InvalidTimeout, Timeout};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Named locks with deadlines, in one file, for every process of this host.
 ///
@@ -60,6 +61,23 @@ pub(crate) enum Command {
     /// Remove locks, whoever holds them
     #[command(visible_alias = "clear")]
     Unlock(Unlock),
+    /// Hold locks while a command runs, as flock(1) does
+    Run(Run),
+    /// Ask whether a token still holds a lock
+    Check {
+        /// The lock's name
+        #[arg(value_name = "NAME")]
+        name: OsString,
+        /// The fencing token
+        #[arg(value_name = "TOKEN")]
+        token: u64,
+    },
+    /// Show who waits for locks, first come first
+    Queue {
+        /// What the locks' names begin with
+        #[arg(value_name = "PREFIX")]
+        prefix: Option<OsString>,
+    },
     /// Ask whether a lock exists
     IsLocked {
         /// The lock's name
@@ -86,6 +104,79 @@ pub(crate) enum Command {
         #[arg(short, long)]
         force: bool,
     },
+    /// Become a command that dies with its parent; how `run` starts one
+    #[command(name = EXEC, hide = true)]
+    Exec(Exec),
+}
+
+/// The command behind `run`, not for people.
+pub(crate) const EXEC: &str = "__exec";
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The process to die with
+    pub(crate) parent: u32,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "lockmgr run [OPTIONS] NAME... -- COMMAND [ARG...]\n       \
+        lockmgr run [OPTIONS] NAME... -c STRING",
+    after_help = "The command sees LOCKMGR_DB, LOCKMGR_NAMES and LOCKMGR_TOKENS (one name, one\n\
+        token a line). Exit status: the command's; 128 + N where signal N ended it; 126 not\n\
+        executable; 127 not found; 1, or what -E says, where the locks were not to be had."
+)]
+pub(crate) struct Run {
+    /// The locks' names: all of them at once, or none
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<OsString>,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+    /// Do not wait for the locks [default: wait until they are granted]
+    #[arg(short, long, visible_alias = "nb")]
+    pub(crate) nonblock: bool,
+    /// Wait for so long at most; 0 does not wait
+    #[arg(short, long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub(crate) wait: Option<String>,
+    /// The exit status where the locks were not to be had; with 0, without a message
+    #[arg(short = 'E', long, value_name = "N", default_value_t = 1)]
+    pub(crate) conflict_exit_code: u8,
+    /// Run this by the shell
+    #[arg(
+        short,
+        long = "command",
+        value_name = "STRING",
+        conflicts_with = "command"
+    )]
+    pub(crate) command_string: Option<OsString>,
+    /// Hold the locks for so long without a sign of life; renewed at a third
+    /// [default: 60; with --no-fork, for ever]
+    #[arg(short, long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub(crate) timeout: Option<String>,
+    /// Become the command: the locks go when its process ends
+    #[arg(short = 'F', long)]
+    pub(crate) no_fork: bool,
+    /// What happens to the command where its locks cannot be kept
+    #[arg(long, value_enum, default_value_t = OnLost::Kill, conflicts_with = "no_fork")]
+    pub(crate) on_lost: OnLost,
+    /// Who holds them [default: this host's name]
+    #[arg(long, value_name = "HOLDER")]
+    pub(crate) locked_by: Option<OsString>,
+    /// Say whom it waits for
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnLost {
+    /// TERM, then KILL, before somebody else can have them
+    Kill,
+    /// Say so, and let the command go on
+    Warn,
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +215,10 @@ pub(crate) struct Holder {
     /// A process to note with it, for people to read; it frees nothing
     #[arg(long = "pid", visible_alias = "process-id", value_name = "PID")]
     pub(crate) process_id: Option<u32>,
+
+    /// Hold it no longer than this process lives
+    #[arg(long = "while", value_name = "PID")]
+    pub(crate) bound_to: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -155,6 +250,9 @@ pub(crate) struct Get {
     pub(crate) lease: Lease,
     #[command(flatten)]
     pub(crate) holder: Holder,
+    /// Wait for it, first come, first served, for so long at most
+    #[arg(short, long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub(crate) wait: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -203,11 +301,18 @@ pub(crate) fn duration(text: &str) -> Result<Timeout, Unreadable> {
     }
 }
 
+/// Reads a span of time, where zero is none.
+pub(crate) fn span(text: &str) -> Result<Duration, Unreadable> {
+    Ok(match duration(text)? {
+        Timeout::After(span) => span,
+        Timeout::Never => Duration::ZERO,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
-    use std::time::Duration;
 
     #[test]
     fn the_command_line_is_consistent() {

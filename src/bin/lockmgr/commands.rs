@@ -3,9 +3,9 @@
 use crate::args::{self, Cli, Command, Get, Renew, Set, Unlock, Unreadable};
 use crate::exit_code::{ExitCode, classify};
 use crate::output;
+use crate::run::{become_command, run_command};
 use lockmgr::{
     Builder, Error, GetOptions, Lock, LockManager, LockRef, Printable, RenewOptions, SetOptions,
-    Timeout,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -22,6 +22,14 @@ pub(crate) enum Failure {
     Usage(String),
     /// Names, timeouts and the store.
     Lock(Error),
+    /// `set --fail` met what was promised to somebody else.
+    SetFail(Error),
+    /// The locks for a command were not to be had.
+    Conflict {
+        error: Error,
+        code: u8,
+        is_silent: bool,
+    },
     /// A name or a duration that the library cannot be asked with.
     Invalid { kind: &'static str, message: String },
     /// The directory of the default store could not be made.
@@ -63,6 +71,8 @@ impl Failure {
         match self {
             Self::Usage(_) => ("Usage", ExitCode::Usage),
             Self::Lock(error) => classify(error),
+            Self::SetFail(_) => ("LockFail", ExitCode::LockFail),
+            Self::Conflict { error, code, .. } => (classify(error).0, ExitCode::Command(*code)),
             Self::Invalid { kind, .. } => (kind, ExitCode::Usage),
             Self::Directory(_, error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 ("Permission", ExitCode::Permission)
@@ -75,7 +85,9 @@ impl Failure {
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Usage(message) | Self::Invalid { message, .. } => message.clone(),
-            Self::Lock(error) => with_sources(error),
+            Self::Lock(error) | Self::SetFail(error) | Self::Conflict { error, .. } => {
+                with_sources(error)
+            }
             Self::Directory(path, error) => {
                 let path = path.to_string_lossy();
                 format!("cannot create {}: {error}", Printable(&path))
@@ -87,9 +99,25 @@ impl Failure {
     /// The lock that is in the way.
     pub(crate) fn lock(&self) -> Option<&Lock> {
         match self {
-            Self::Lock(Error::Locked(lock) | Error::LockFail(lock)) => Some(lock),
+            Self::Lock(error) | Self::SetFail(error) | Self::Conflict { error, .. } => {
+                match error {
+                    Error::Locked(lock) | Error::LockFail(lock) => Some(lock),
+                    _ => None,
+                }
+            }
             _ => None,
         }
+    }
+
+    /// Whether nobody wants to read of it.
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(
+            self,
+            Self::Conflict {
+                is_silent: true,
+                ..
+            }
+        )
     }
 }
 
@@ -104,6 +132,10 @@ fn with_sources(error: &dyn std::error::Error) -> String {
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let store = Place::of(&cli)?;
     match &cli.command {
+        Command::Run(run) => run_command(&store, run),
+        Command::Exec(exec) => Ok(become_command(exec)),
+        Command::Check { name, token } => store.check(name, *token),
+        Command::Queue { prefix } => store.queue(prefix.as_deref()),
         Command::Set(set) => store.set(set),
         Command::Get(get) => store.get(get),
         Command::Renew(renew) => store.renew(renew),
@@ -117,8 +149,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 /// Where the store is, and how to speak of it.
-struct Place {
-    path: PathBuf,
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
     /// The directory to make, where the user named no place.
     directory: Option<PathBuf>,
     builder: Builder,
@@ -127,10 +159,7 @@ struct Place {
 
 impl Place {
     fn of(cli: &Cli) -> Result<Self, Failure> {
-        let bound = match args::duration(&cli.busy_timeout)? {
-            Timeout::After(bound) => bound,
-            Timeout::Never => std::time::Duration::ZERO,
-        };
+        let bound = args::span(&cli.busy_timeout)?;
         let given = cli.db.clone().filter(|path| !path.as_os_str().is_empty());
         let (path, directory) = match given {
             Some(path) => (path, None),
@@ -151,7 +180,7 @@ impl Place {
         Ok(self.builder.clone().read_only().open(&self.path)?)
     }
 
-    fn to_write(&self) -> Result<LockManager, Failure> {
+    pub(crate) fn to_write(&self) -> Result<LockManager, Failure> {
         if let Some(directory) = &self.directory {
             make_private(directory).map_err(|e| Failure::Directory(directory.clone(), e))?;
         }
@@ -176,13 +205,24 @@ impl Place {
         if let Some(process_id) = set.holder.process_id {
             options = options.process_id(process_id);
         }
+        if let Some(process_id) = set.holder.bound_to {
+            options = options.bound_to(process_id);
+        }
         let manager = self.to_write()?;
-        let result = manager.set_lock(names, options)?;
+        let result = manager
+            .set_lock(names, options)
+            .map_err(|error| match error {
+                error @ Error::Reserved { .. } => Failure::SetFail(error),
+                error => error.into(),
+            })?;
         self.print(&result, || output::set_result(&manager, &result))?;
         Ok(ExitCode::Success)
     }
 
     fn get(&self, get: &Get) -> Result<ExitCode, Failure> {
+        if get.wait.is_some() {
+            return self.get_waiting(get);
+        }
         let name = text("lock name", &get.name)?;
         let mut options = GetOptions::new().timeout(get.lease.timeout()?);
         if let Some(holder) = &get.holder.locked_by {
@@ -191,9 +231,58 @@ impl Place {
         if let Some(process_id) = get.holder.process_id {
             options = options.process_id(process_id);
         }
+        if let Some(process_id) = get.holder.bound_to {
+            options = options.bound_to(process_id);
+        }
         let manager = self.to_write()?;
         let lock = manager.get_lock(name, options)?;
         self.print_lock(&manager, &lock)
+    }
+
+    fn get_waiting(&self, get: &Get) -> Result<ExitCode, Failure> {
+        let name = text("lock name", &get.name)?;
+        let manager = self.to_write()?;
+        let mut acquire = manager.acquire([name]).timeout(get.lease.timeout()?);
+        if let Some(bound) = &get.wait {
+            acquire = acquire.wait(args::span(bound)?);
+        }
+        if let Some(holder) = &get.holder.locked_by {
+            acquire = acquire.locked_by(text("holder", holder)?);
+        }
+        if let Some(process_id) = get.holder.process_id {
+            acquire = acquire.process_id(process_id);
+        }
+        let guard = acquire.lock()?;
+        let locks = match get.holder.bound_to {
+            Some(process_id) => guard.detach_to(process_id)?,
+            None => guard.detach()?,
+        };
+        self.print(&locks.first(), || output::table(&manager, &locks))?;
+        Ok(ExitCode::Success)
+    }
+
+    fn check(&self, name: &OsStr, token: u64) -> Result<ExitCode, Failure> {
+        let lock = self.to_read()?.find(text("lock name", name)?)?;
+        self.answer(lock.is_some_and(|lock| lock.token() == token))
+    }
+
+    fn queue(&self, prefix: Option<&OsStr>) -> Result<ExitCode, Failure> {
+        let prefix = text("prefix", prefix.unwrap_or_default())?;
+        let requests = self.to_read()?.requests(prefix)?;
+        self.print(&requests, || match requests.is_empty() {
+            true => vec!["nobody waits".into()],
+            false => output::queue(&requests),
+        })?;
+        Ok(ExitCode::Success)
+    }
+
+    fn answer(&self, answer: bool) -> Result<ExitCode, Failure> {
+        self.print(&answer, || [answer])?;
+        Ok(if answer {
+            ExitCode::Success
+        } else {
+            ExitCode::No
+        })
     }
 
     fn renew(&self, renew: &Renew) -> Result<ExitCode, Failure> {
@@ -234,12 +323,7 @@ impl Place {
 
     fn is_locked(&self, name: &OsStr) -> Result<ExitCode, Failure> {
         let is_locked = self.to_read()?.is_locked(text("lock name", name)?)?;
-        self.print(&is_locked, || [is_locked])?;
-        Ok(if is_locked {
-            ExitCode::Success
-        } else {
-            ExitCode::No
-        })
+        self.answer(is_locked)
     }
 
     fn find(&self, name: &OsStr) -> Result<ExitCode, Failure> {
@@ -328,7 +412,7 @@ fn lock_ref(name: &str, token: Option<u64>) -> LockRef<'_> {
     }
 }
 
-fn text<'a>(role: &str, given: &'a OsStr) -> Result<&'a str, Failure> {
+pub(crate) fn text<'a>(role: &str, given: &'a OsStr) -> Result<&'a str, Failure> {
     given.to_str().ok_or_else(|| Failure::Invalid {
         kind: "InvalidName",
         message: format!(
@@ -338,7 +422,7 @@ fn text<'a>(role: &str, given: &'a OsStr) -> Result<&'a str, Failure> {
     })
 }
 
-fn texts<'a>(role: &str, given: &'a [OsString]) -> Result<Vec<&'a str>, Failure> {
+pub(crate) fn texts<'a>(role: &str, given: &'a [OsString]) -> Result<Vec<&'a str>, Failure> {
     given.iter().map(|given| text(role, given)).collect()
 }
 

@@ -8,30 +8,44 @@ use std::process;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCode {
     /// Done; for a question, yes.
-    Success = 0,
+    Success,
     /// No: it is locked, it is not locked, it was not found.
-    No = 1,
+    No,
     /// `set --fail` met an existing lock, and nothing was changed.
-    LockFail = 2,
+    LockFail,
     /// Wrong usage, an invalid name, an invalid timeout.
-    Usage = 64,
+    Usage,
     /// The store is damaged, or no store.
-    Data = 65,
+    Data,
     /// A fault of the command itself.
-    Software = 70,
+    Software,
     /// The store cannot be created.
-    CannotCreate = 73,
+    CannotCreate,
     /// Reading or writing failed.
-    Io = 74,
+    Io,
     /// The store was busy for too long; try again.
-    Busy = 75,
+    Busy,
     /// No permission.
-    Permission = 77,
+    Permission,
+    /// That of the command that `run` ran, or what `--conflict-exit-code` says.
+    Command(u8),
 }
 
 impl From<ExitCode> for process::ExitCode {
     fn from(code: ExitCode) -> Self {
-        Self::from(code as u8)
+        Self::from(match code {
+            ExitCode::Success => 0,
+            ExitCode::No => 1,
+            ExitCode::LockFail => 2,
+            ExitCode::Usage => 64,
+            ExitCode::Data => 65,
+            ExitCode::Software => 70,
+            ExitCode::CannotCreate => 73,
+            ExitCode::Io => 74,
+            ExitCode::Busy => 75,
+            ExitCode::Permission => 77,
+            ExitCode::Command(status) => status,
+        })
     }
 }
 
@@ -39,8 +53,12 @@ impl From<ExitCode> for process::ExitCode {
 pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
     match error {
         Error::Locked(_) => ("Locked", ExitCode::No),
+        // It is in nobody's hands, but promised.
+        Error::Reserved { .. } => ("Locked", ExitCode::No),
         Error::LockFail(_) => ("LockFail", ExitCode::LockFail),
         Error::LockNotFound { .. } => ("LockNotFound", ExitCode::No),
+        Error::Lost { .. } => ("LockNotFound", ExitCode::No),
+        Error::NoSuchProcess { .. } => ("Usage", ExitCode::Usage),
         Error::InvalidName(_) => ("InvalidName", ExitCode::Usage),
         Error::InvalidTimeout(_) => ("InvalidTimeout", ExitCode::Usage),
         Error::StoreBusy { .. } => ("StoreBusy", ExitCode::Busy),

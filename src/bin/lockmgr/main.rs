@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod exit_code;
 mod output;
+mod run;
 
 use args::Cli;
 use clap::Parser;
@@ -62,6 +63,9 @@ fn usage(error: &clap::Error) -> String {
 /// Says why a command failed. Where even that cannot be written, the exit status has to do.
 fn report(failure: &Failure, is_json: bool) -> ExitCode {
     let (kind, code) = failure.kind();
+    if failure.is_silent() {
+        return code;
+    }
     let message = failure.message();
     let is_output_gone = matches!(failure, Failure::Output(_));
     if is_json && !is_output_gone {

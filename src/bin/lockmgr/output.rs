@@ -1,7 +1,7 @@
 //! What the command prints: one JSON document, or lines for people.
 
 use chrono::{DateTime, Utc};
-use lockmgr::{Lock, LockManager, LockSetResult, Printable, Status};
+use lockmgr::{Lock, LockManager, LockSetResult, Printable, Request, Status};
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -24,19 +24,59 @@ pub(crate) fn lines<T: Display>(lines: impl IntoIterator<Item = T>) -> io::Resul
     out.flush()
 }
 
-/// The locks as a table: name, token, holder, process, age, time left.
+/// The locks as a table.
 pub(crate) fn table(manager: &LockManager, locks: &[Lock]) -> Vec<String> {
     let now = Utc::now();
-    let mut rows =
-        vec![["NAME", "TOKEN", "HELD BY", "PROCESS", "AGE", "TIME LEFT"].map(str::to_owned)];
+    let headings = [
+        "NAME",
+        "TOKEN",
+        "HELD BY",
+        "PROCESS",
+        "AGE",
+        "TIME LEFT",
+        "WAITING",
+    ];
+    let mut rows = vec![headings.map(str::to_owned)];
     rows.extend(locks.iter().map(|lock| {
         [
             printable(lock.name().as_str()),
             lock.token().to_string(),
             printable(lock.locked_by().as_str()),
-            lock.process_id().map_or("-".into(), |pid| pid.to_string()),
+            process(lock),
             age(lock.created_at(), now),
             time_left(manager, lock),
+            lock.waiting().to_string(),
+        ]
+    }));
+    aligned(&rows)
+}
+
+/// The process that a lock is bound to, alive as the lock is there; else the one noted with it.
+fn process(lock: &Lock) -> String {
+    match (lock.bound_to(), lock.process_id()) {
+        (Some(pid), _) => format!("{pid} alive"),
+        (None, Some(pid)) => pid.to_string(),
+        (None, None) => "-".into(),
+    }
+}
+
+/// Who waits, as a table.
+pub(crate) fn queue(requests: &[Request]) -> Vec<String> {
+    let now = Utc::now();
+    let headings = ["WANTED", "ASKED BY", "PROCESS", "SINCE", "FOR ANOTHER"];
+    let mut rows = vec![headings.map(str::to_owned)];
+    rows.extend(requests.iter().map(|request| {
+        let names = request.names().iter().map(|name| printable(name.as_str()));
+        let left = |until: DateTime<Utc>| span((until - now).to_std().unwrap_or_default());
+        let process = request.process_id();
+        [
+            names.collect::<Vec<_>>().join(" "),
+            printable(request.locked_by().as_str()),
+            process.map_or("-".into(), |pid| pid.to_string()),
+            age(request.asked_at(), now),
+            request
+                .waits_until()
+                .map_or("as long as it takes".into(), left),
         ]
     }));
     aligned(&rows)
@@ -44,18 +84,20 @@ pub(crate) fn table(manager: &LockManager, locks: &[Lock]) -> Vec<String> {
 
 /// What happened to each name, as a table.
 pub(crate) fn set_result(manager: &LockManager, result: &LockSetResult) -> Vec<String> {
-    let done = |status| match status {
-        Status::Create => "created",
-        Status::Extend => "renewed",
-        _ => "skipped",
-    };
-    let mut rows = vec![["NAME", "DONE", "TOKEN", "HELD BY", "TIME LEFT"].map(str::to_owned)];
+    let headings = ["NAME", "DONE", "TOKEN", "HELD BY", "TIME LEFT"];
+    let mut rows = vec![headings.map(str::to_owned)];
     let mut locks = result.locks().iter();
     for (name, status) in result.statuses() {
         let mut row = ["", "", "-", "-", "not locked"].map(str::to_owned);
         row[0] = printable(name.as_str());
-        row[1] = done(status.status).to_owned();
-        if let Some(lock) = locks.next_if_locked(status.locked) {
+        row[1] = match status.status {
+            Status::Create => "created",
+            Status::Extend => "renewed",
+            _ => "skipped",
+        }
+        .to_owned();
+        // The locks are those of the names that are locked, in their order.
+        if let Some(lock) = status.locked.then(|| locks.next()).flatten() {
             row[2] = lock.token().to_string();
             row[3] = printable(lock.locked_by().as_str());
             row[4] = time_left(manager, lock);
@@ -63,16 +105,6 @@ pub(crate) fn set_result(manager: &LockManager, result: &LockSetResult) -> Vec<S
         rows.push(row);
     }
     aligned(&rows)
-}
-
-trait NextIf<'a> {
-    fn next_if_locked(&mut self, is_locked: bool) -> Option<&'a Lock>;
-}
-
-impl<'a, I: Iterator<Item = &'a Lock>> NextIf<'a> for I {
-    fn next_if_locked(&mut self, is_locked: bool) -> Option<&'a Lock> {
-        if is_locked { self.next() } else { None }
-    }
 }
 
 fn printable(text: &str) -> String {

@@ -1,0 +1,407 @@
+//! `lockmgr run`: takes the locks, runs the command while the lease is kept alive, gives them
+//! back, and ends as the command did.
+
+use crate::args::{self, EXEC, Exec, OnLost, Run};
+use crate::commands::{Failure, Place, text, texts};
+use crate::exit_code::ExitCode;
+use lockmgr::{Acquire, Error, Lock, LockGuard, LockManager, Printable, Timeout};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getppid, kill_process, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal,
+};
+use signal_hook::consts::signal::{
+    SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
+};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::origin::WithOrigin;
+use signal_hook::low_level::siginfo::Cause;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{self, Command};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The lease of a command that said nothing else.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// How long a command has to end by itself once its locks are gone.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// What shells exit with where a command was found but cannot be run, and where it was not found.
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// What the supervisor of a command learns.
+enum Event {
+    Ended(io::Result<process::ExitStatus>),
+    Lost(Box<Lock>),
+}
+
+pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure> {
+    let command = command_of(run)?;
+    let names = texts("lock name", &run.names)?;
+    let wait = match (&run.wait, run.nonblock) {
+        (_, true) => Some(Duration::ZERO),
+        (Some(wait), false) => Some(args::span(wait)?),
+        (None, false) => None,
+    };
+    let lease = match (&run.timeout, run.no_fork) {
+        (Some(lease), _) => args::duration(lease)?,
+        (None, true) => Timeout::Never,
+        (None, false) => LEASE.into(),
+    };
+    let manager = place.to_write()?;
+    let (events, happened) = mpsc::channel();
+    let guard = {
+        let mut acquire = manager.acquire(&names).timeout(lease);
+        if let Some(holder) = &run.locked_by {
+            acquire = acquire.locked_by(text("holder", holder)?);
+        }
+        if !run.no_fork {
+            let events = events.clone();
+            let lost = move |lock: &Lock| drop(events.send(Event::Lost(Box::new(lock.clone()))));
+            acquire = acquire.keep_alive().on_lost(lost);
+        }
+        take(&manager, &names, acquire, wait, run)?
+    };
+    if run.no_fork {
+        return become_holder(place, manager, guard, &command);
+    }
+    let mut child = starting(place, &guard, &command);
+    supervise(&mut child, guard, run, lease, events, &happened)
+}
+
+fn command_of(run: &Run) -> Result<Vec<OsString>, Failure> {
+    match &run.command_string {
+        Some(string) => Ok(["/bin/sh", "-c"]
+            .map(OsString::from)
+            .into_iter()
+            .chain([string.clone()])
+            .collect()),
+        None if run.command.is_empty() => {
+            let message = "there is no command to run: say NAME... -- COMMAND [ARG...], \
+                or NAME... -c STRING";
+            Err(Failure::Usage(message.into()))
+        }
+        None => Ok(run.command.clone()),
+    }
+}
+
+/// Takes the locks, waiting as it was asked to.
+fn take(
+    manager: &LockManager,
+    names: &[&str],
+    acquire: Acquire<'_>,
+    wait: Option<Duration>,
+    run: &Run,
+) -> Result<LockGuard, Failure> {
+    let acquire = match wait {
+        Some(bound) => acquire.wait(bound),
+        None => acquire.wait_forever(),
+    };
+    let may_wait = wait != Some(Duration::ZERO);
+    let guard = if run.verbose && may_wait {
+        telling(manager, names, || acquire.lock())
+    } else {
+        acquire.lock()
+    };
+    guard.map_err(|error| match error {
+        error @ (Error::Locked(_) | Error::Reserved { .. }) => Failure::Conflict {
+            error,
+            code: run.conflict_exit_code,
+            is_silent: run.conflict_exit_code == 0 && !run.verbose,
+        },
+        error => error.into(),
+    })
+}
+
+/// Says whom a wait is for, once, or on a terminal as long as it lasts.
+fn telling<T: Send>(manager: &LockManager, names: &[&str], wait: impl FnOnce() -> T + Send) -> T {
+    let (done, is_done) = mpsc::channel::<()>();
+    let is_live = io::stderr().is_terminal();
+    let began = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut told = false;
+            // What is granted at once needs no words.
+            let mut pause = Duration::from_millis(20);
+            while is_done.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                pause = Duration::from_secs(1);
+                if !told || is_live {
+                    let whom = whom(manager, names);
+                    let line =
+                        format!("lockmgr: waiting {}s for {whom}", began.elapsed().as_secs());
+                    let _ = match is_live {
+                        true => write!(io::stderr(), "\r\x1b[K{line}"),
+                        false => writeln!(io::stderr(), "{line}"),
+                    };
+                    told = true;
+                }
+            }
+            if told && is_live {
+                let _ = write!(io::stderr(), "\r\x1b[K");
+            }
+        });
+        let result = wait();
+        drop(done);
+        result
+    })
+}
+
+fn whom(manager: &LockManager, names: &[&str]) -> String {
+    let held = |name: &&str| manager.find(name).ok().flatten();
+    let ahead = |number: u64| {
+        let requests = manager.requests("").unwrap_or_default();
+        let wants = |name: &lockmgr::LockName| names.contains(&name.as_str());
+        let ahead = requests
+            .iter()
+            .take_while(|request| request.number() < number)
+            .filter(|request| request.names().iter().any(wants));
+        ahead.count()
+    };
+    let me = process::id();
+    let mine = manager.requests("").unwrap_or_default();
+    let mine = mine.iter().find(|request| request.process_id() == Some(me));
+    let ahead = match mine.map(|request| ahead(request.number())) {
+        None | Some(0) => String::new(),
+        Some(ahead) => format!(", {ahead} ahead"),
+    };
+    match names.iter().find_map(held) {
+        Some(lock) => {
+            let holder = Printable(lock.locked_by().as_str());
+            let process = lock.bound_to().or(lock.process_id());
+            let process = process.map_or(String::new(), |pid| format!(" (process {pid})"));
+            let since = lock.created_at().format("%Y-%m-%dT%H:%M:%SZ");
+            format!(
+                "\"{}\": {holder}{process} holds it since {since}{ahead}",
+                Printable(lock.name().as_str())
+            )
+        }
+        None => format!("who came before{ahead}"),
+    }
+}
+
+/// The command, as it will be started: with what it may know, and to die with this process.
+fn starting(place: &Place, guard: &LockGuard, command: &[OsString]) -> Command {
+    let mut child = Command::new("/proc/self/exe");
+    child.arg0("lockmgr");
+    child.args([EXEC, &process::id().to_string(), "--"]);
+    child.args(command);
+    set_environment(&mut child, &place.path, guard.tokens());
+    child
+}
+
+fn set_environment(child: &mut Command, db: &Path, tokens: Vec<(String, u64)>) {
+    let (names, tokens): (Vec<_>, Vec<_>) = tokens
+        .into_iter()
+        .map(|(name, token)| (name, token.to_string()))
+        .unzip();
+    child
+        .env(
+            "LOCKMGR_DB",
+            std::path::absolute(db).unwrap_or_else(|_| db.to_owned()),
+        )
+        .env("LOCKMGR_NAMES", names.join("\n"))
+        .env("LOCKMGR_TOKENS", tokens.join("\n"));
+}
+
+/// Becomes the command. Should the parent be gone, or go, so does this process.
+pub(crate) fn become_command(exec: &Exec) -> ExitCode {
+    let dies = set_parent_process_death_signal(Some(Signal::KILL));
+    let parent = getppid().map(|parent| parent.as_raw_nonzero().get().cast_unsigned());
+    if dies.is_ok() && parent != Some(exec.parent) {
+        // It went before it was asked to take this process along.
+        return ExitCode::Software;
+    }
+    let Some((program, arguments)) = exec.command.split_first() else {
+        return ExitCode::Usage;
+    };
+    not_run(program, &Command::new(program).args(arguments).exec())
+}
+
+fn not_run(program: &OsStr, error: &io::Error) -> ExitCode {
+    let shown = program.to_string_lossy();
+    let _ = writeln!(
+        io::stderr(),
+        "lockmgr: cannot run {}: {error}",
+        Printable(&shown)
+    );
+    ExitCode::Command(match error.kind() {
+        io::ErrorKind::NotFound => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
+    })
+}
+
+/// Becomes the command, with the locks bound to this process, whatever it becomes.
+fn become_holder(
+    place: &Place,
+    manager: LockManager,
+    guard: LockGuard,
+    command: &[OsString],
+) -> Result<ExitCode, Failure> {
+    let tokens = guard.tokens();
+    let locks = guard.detach_to(process::id())?;
+    drop(manager);
+    let Some((program, arguments)) = command.split_first() else {
+        return Ok(ExitCode::Usage);
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    set_environment(&mut command, &place.path, tokens);
+    let code = not_run(program, &command.exec());
+    place.to_write()?.unlock_all(&locks)?;
+    Ok(code)
+}
+
+/// Runs the command to its end, whatever happens to it and to its locks.
+fn supervise(
+    command: &mut Command,
+    guard: LockGuard,
+    run: &Run,
+    lease: Timeout,
+    events: Sender<Event>,
+    happened: &Receiver<Event>,
+) -> Result<ExitCode, Failure> {
+    // Caught from before it starts: no signal is lost in between.
+    let forwarded = [
+        SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP,
+    ];
+    let signals = SignalsInfo::<WithOrigin>::new(forwarded)?;
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Ok(not_run(OsStr::new("the command"), &error)),
+    };
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let target = Arc::new(Target { pid, pidfd });
+    forward(signals, Arc::clone(&target));
+    thread::spawn(move || {
+        let _ = events.send(Event::Ended(child.wait()));
+    });
+
+    let mut tamer = Tamer {
+        target: &target,
+        on_lost: run.on_lost,
+        lease,
+        is_told: false,
+        kill_at: None,
+    };
+    let status = loop {
+        match happened.recv_timeout(tamer.next_look(&guard)) {
+            Ok(Event::Ended(status)) => break status,
+            Ok(Event::Lost(lock)) => tamer.lost(&lock),
+            Err(_) => tamer.look(&guard),
+        }
+    };
+    if let Err(error) = guard.release()
+        && !tamer.is_told
+    {
+        let failure = Failure::from(error);
+        let _ = writeln!(io::stderr(), "lockmgr: {}", failure.message());
+    }
+    let status = status?;
+    let code = status.code().or(status.signal().map(|signal| 128 + signal));
+    Ok(ExitCode::Command(
+        code.and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(u8::MAX),
+    ))
+}
+
+/// The command's process, which no later process of its number is taken for.
+struct Target {
+    pid: Option<Pid>,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Target {
+    fn signal(&self, signal: Signal) {
+        // It may have ended; then there is nobody to tell.
+        let _ = match (&self.pidfd, self.pid) {
+            (Some(pidfd), _) => pidfd_send_signal(pidfd, signal),
+            (None, Some(pid)) => kill_process(pid, signal),
+            (None, None) => Ok(()),
+        };
+    }
+}
+
+/// Passes on what is sent to this process. What the terminal sends, the command gets anyway.
+fn forward(mut signals: SignalsInfo<WithOrigin>, target: Arc<Target>) {
+    thread::spawn(move || {
+        for origin in &mut signals {
+            let Some(signal) = Signal::from_named_raw(origin.signal) else {
+                continue;
+            };
+            if !matches!(origin.cause, Cause::Kernel) {
+                target.signal(signal);
+            }
+            if signal == Signal::TSTP {
+                let _ = kill_process(rustix::process::getpid(), Signal::STOP);
+            }
+        }
+    });
+}
+
+/// Ends a command whose locks are gone, or about to go.
+struct Tamer<'a> {
+    target: &'a Target,
+    on_lost: OnLost,
+    lease: Timeout,
+    is_told: bool,
+    /// When it has had its time to end by itself.
+    kill_at: Option<Instant>,
+}
+
+impl Tamer<'_> {
+    /// When to look again how much is left of the lease.
+    fn next_look(&self, guard: &LockGuard) -> Duration {
+        let longest = Duration::from_secs(1);
+        match (self.kill_at, guard.time_left()) {
+            (Some(kill_at), _) => kill_at.saturating_duration_since(Instant::now()),
+            (None, Some(left)) if !self.is_told => {
+                (left / 8).clamp(Duration::from_millis(1), longest)
+            }
+            _ => longest,
+        }
+    }
+
+    /// A lease is renewed when a third of it is gone. With a third left that has failed often:
+    /// the command gets half of what is left to end by itself.
+    fn look(&mut self, guard: &LockGuard) {
+        if self.kill_at.is_some_and(|at| at <= Instant::now()) {
+            self.target.signal(Signal::KILL);
+            self.kill_at = None;
+        }
+        let (Timeout::After(lease), Some(left)) = (self.lease, guard.time_left()) else {
+            return;
+        };
+        if !self.is_told && left < lease / 3 {
+            self.end("the lease cannot be kept", left / 2);
+        }
+    }
+
+    fn lost(&mut self, lock: &Lock) {
+        let name = Printable(lock.name().as_str());
+        self.end(&format!("lost \"{name}\" (token {})", lock.token()), GRACE);
+    }
+
+    fn end(&mut self, why: &str, grace: Duration) {
+        if self.is_told {
+            return;
+        }
+        self.is_told = true;
+        let what = match self.on_lost {
+            OnLost::Kill => "ending the command",
+            OnLost::Warn => "the command goes on without it",
+        };
+        if self.on_lost == OnLost::Kill {
+            self.target.signal(Signal::TERM);
+            self.kill_at = Some(Instant::now() + grace);
+        }
+        let _ = writeln!(io::stderr(), "lockmgr: {why}; {what}");
+    }
+}
