@@ -3,6 +3,7 @@ mod clock;
 mod error;
 mod grant;
 mod guard;
+pub mod guide;
 mod lock;
 mod manager;
 mod process;
