@@ -404,75 +404,97 @@ enum View {
     },
 }
 
+/// How a look at the store went.
+enum Step {
+    /// Granted; or none, where the place is gone.
+    Ended(Option<Vec<Lock>>),
+    Again,
+    Sleep(Duration),
+}
+
 impl Place<'_> {
     /// Waits until the locks are granted; none where the place is gone.
     fn wait(&self) -> Result<Option<Vec<Lock>>> {
-        let inner = &self.asker.manager.0;
-        let result = inner.with_watch(|watch| self.wait_in_place(watch));
-        if matches!(&result, Err(error) if !error.is_contention()) {
-            // Whatever went wrong, nobody shall wait for one that no longer does.
-            if let Ok(Ok(locks)) = self.withdraw() {
-                let _ = self.asker.manager.unlock_all(&locks);
-            }
+        let manager = self.asker.manager;
+        let result = manager.0.with_watch(|watch| self.wait_in_place(watch));
+        match &result {
+            Err(error) if !error.is_contention() => self.abandon(error),
+            _ => {}
         }
         result
     }
 
     fn wait_in_place(&self, watch: &mut Watch) -> Result<Option<Vec<Lock>>> {
-        let manager = self.asker.manager;
-        let store = &manager.0.store;
-        let settle_now = || {
-            let settle = |tx: &mut WriteTx<'_>| settle(tx, manager.now()).map(drop);
-            store.write("lock in", settle)
-        };
+        let path = self.asker.manager.0.store.path();
         let mut has_settled = false;
         let mut was_quiet = false;
         loop {
-            let now = manager.now();
-            let mut sleep = LONGEST_SLEEP;
-            match store.read("wait in", |tx| self.view(tx, now))? {
-                View::Granted(locks) => return self.accept(locks).map(Some),
-                View::Gone => return Ok(None),
-                View::Challenged => {
-                    self.answer()?;
-                    continue;
-                }
-                View::MyTurn if !has_settled => {
-                    settle_now()?;
-                    has_settled = true;
-                    continue;
-                }
-                View::MyTurn => {}
-                View::Waiting {
-                    is_free,
-                    processes,
-                    next,
-                } => {
-                    // Who comes before did not take what was free for a second: it is stopped,
-                    // or cannot be judged.
-                    if is_free && was_quiet && !has_settled {
-                        settle_now()?;
-                        has_settled = true;
-                        continue;
-                    }
-                    watch.watch_processes(&processes);
-                    sleep = next.map_or(sleep, |next| next.min(sleep));
-                }
-            }
+            let now = self.asker.manager.now();
+            let is_over = self.until.is_some_and(|until| until.is_over(now));
+            let mut sleep = match self.step(watch, now, was_quiet, &mut has_settled) {
+                Ok(Step::Ended(locks)) => return Ok(locks),
+                Ok(Step::Again) => continue,
+                Ok(Step::Sleep(_)) if is_over => return self.withdraw()?.map(Some),
+                Ok(Step::Sleep(sleep)) => sleep,
+                // Who waits anyway waits for who keeps the store busy, too.
+                Err(Error::StoreBusy { .. }) if !is_over => LONGEST_SLEEP,
+                Err(error) => return Err(error),
+            };
             if let Some(until) = self.until {
-                if until.is_over(now) {
-                    return self.withdraw()?.map(Some);
-                }
                 sleep = sleep.min(until.time_left(now));
             }
             let woken = watch.sleep(sleep);
             was_quiet = woken == Woken::Slept && sleep == LONGEST_SLEEP;
+            has_settled = false;
             if woken == Woken::Slept {
                 // Should it have been replaced.
-                watch.watch_file(store.path());
+                watch.watch_file(path);
             }
-            has_settled = false;
         }
+    }
+
+    /// Looks where things stand, and does what can be done now.
+    fn step(
+        &self,
+        watch: &mut Watch,
+        now: Moment,
+        was_quiet: bool,
+        has_settled: &mut bool,
+    ) -> Result<Step> {
+        let manager = self.asker.manager;
+        let view = manager.0.store.read("wait in", |tx| self.view(tx, now))?;
+        // Settled without effect it is somebody else's turn to move.
+        let may_settle = !std::mem::replace(has_settled, false);
+        match view {
+            View::Granted(locks) => Ok(Step::Ended(Some(self.accept(locks)?))),
+            View::Gone => Ok(Step::Ended(None)),
+            View::Challenged => self.answer().map(|()| Step::Again),
+            View::MyTurn if may_settle => {
+                *has_settled = true;
+                self.settle().map(|()| Step::Again)
+            }
+            View::MyTurn => Ok(Step::Sleep(LONGEST_SLEEP)),
+            // Who comes before did not take what was free for a second: it is stopped, or cannot
+            // be judged.
+            View::Waiting { is_free: true, .. } if was_quiet && may_settle => {
+                *has_settled = true;
+                self.settle().map(|()| Step::Again)
+            }
+            View::Waiting {
+                processes, next, ..
+            } => {
+                watch.watch_processes(&processes);
+                Ok(Step::Sleep(
+                    next.map_or(LONGEST_SLEEP, |next| next.min(LONGEST_SLEEP)),
+                ))
+            }
+        }
+    }
+
+    fn settle(&self) -> Result<()> {
+        let manager = self.asker.manager;
+        let settle = |tx: &mut WriteTx<'_>| settle(tx, manager.now()).map(drop);
+        manager.0.store.write("lock in", settle)
     }
 
     fn view(&self, tx: &ReadTx<'_>, now: Moment) -> Result<View> {
@@ -567,6 +589,43 @@ impl Place<'_> {
                 None => self.asker.take(tx, self.names, now).map(Ok),
             }
         })
+    }
+
+    /// Takes back the request after an error, and what is granted to it by now: nobody shall wait
+    /// for one that no longer does. Where the store is busy or full it is tried again in the
+    /// background.
+    fn abandon(&self, error: &Error) {
+        let (manager, number) = (self.asker.manager.clone(), self.number);
+        let names = self.names.to_vec();
+        let take_back = move || {
+            manager.0.store.write("stop waiting in", |tx| {
+                let now = manager.now();
+                if tx.request(number)?.is_some() {
+                    tx.remove_request(number)?;
+                }
+                for name in &names {
+                    if tx
+                        .get(name)?
+                        .is_some_and(|lock| lock.request == Some(number))
+                    {
+                        tx.remove(name)?;
+                    }
+                }
+                settle(tx, now).map(drop)
+            })
+        };
+        // This call has waited its bound where the store was busy.
+        if matches!(error, Error::StoreBusy { .. }) || take_back().is_err() {
+            let again = move || {
+                while take_back().is_err() {
+                    thread::sleep(LONGEST_SLEEP);
+                }
+            };
+            // Without a thread the request stays until this process ends.
+            let _ = thread::Builder::new()
+                .name("lockmgr-abandon".into())
+                .spawn(again);
+        }
     }
 
     /// Takes over what was granted. What was granted on a word alone is held for a short time,

@@ -112,8 +112,7 @@
 //! ```text
 //! [Service]
 //! Type=oneshot
-//! ExecStart=lockmgr run -w 1h -E 75 database -- /usr/local/bin/vacuum
-//! SuccessExitStatus=0
+//! ExecStart=/usr/bin/lockmgr run -w 1h -E 75 database -- /usr/local/bin/vacuum
 //! ```
 //!
 //! **A shell script** that holds a lock as long as it lives, however it ends:

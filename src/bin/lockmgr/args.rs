@@ -104,21 +104,6 @@ pub(crate) enum Command {
         #[arg(short, long)]
         force: bool,
     },
-    /// Become a command that dies with its parent; how `run` starts one
-    #[command(name = EXEC, hide = true)]
-    Exec(Exec),
-}
-
-/// The command behind `run`, not for people.
-pub(crate) const EXEC: &str = "__exec";
-
-#[derive(Debug, Args)]
-pub(crate) struct Exec {
-    /// The process to die with
-    pub(crate) parent: u32,
-    /// The command and its arguments
-    #[arg(last = true, required = true)]
-    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use crate::args::{self, Cli, Command, Get, Renew, Set, Unlock, Unreadable};
 use crate::exit_code::{ExitCode, classify};
 use crate::output;
-use crate::run::{become_command, run_command};
+use crate::run::run_command;
 use lockmgr::{
     Builder, Error, GetOptions, Lock, LockManager, LockRef, Printable, RenewOptions, SetOptions,
 };
@@ -133,7 +133,6 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let store = Place::of(&cli)?;
     match &cli.command {
         Command::Run(run) => run_command(&store, run),
-        Command::Exec(exec) => Ok(become_command(exec)),
         Command::Check { name, token } => store.check(name, *token),
         Command::Queue { prefix } => store.queue(prefix.as_deref()),
         Command::Set(set) => store.set(set),

@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use commands::Failure;
 use exit_code::ExitCode;
 use lockmgr::Printable;
+use run::{EXEC, become_command};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -34,6 +35,11 @@ fn main() -> process::ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
+    if let [_, exec, parent, command @ ..] = arguments.as_slice()
+        && exec == EXEC
+    {
+        return Ok(become_command(parent, command));
+    }
     match Cli::try_parse_from(arguments) {
         Ok(cli) => commands::run(cli),
         Err(error) => match error.kind() {

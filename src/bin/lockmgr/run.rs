@@ -1,7 +1,7 @@
 //! `lockmgr run`: takes the locks, runs the command while the lease is kept alive, gives them
 //! back, and ends as the command did.
 
-use crate::args::{self, EXEC, Exec, OnLost, Run};
+use crate::args::{self, OnLost, Run};
 use crate::commands::{Failure, Place, text, texts};
 use crate::exit_code::ExitCode;
 use lockmgr::{Acquire, Error, Lock, LockGuard, LockManager, Printable, Timeout};
@@ -31,6 +31,10 @@ const LEASE: Duration = Duration::from_secs(60);
 
 /// How long a command has to end by itself once its locks are gone.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// The first argument of the process that becomes the command; the next is its parent. Not for
+/// people, and not worth a parser.
+pub(crate) const EXEC: &str = "__exec";
 
 /// What shells exit with where a command was found but cannot be run, and where it was not found.
 const NOT_EXECUTABLE: u8 = 126;
@@ -190,7 +194,7 @@ fn whom(manager: &LockManager, names: &[&str]) -> String {
 fn starting(place: &Place, guard: &LockGuard, command: &[OsString]) -> Command {
     let mut child = Command::new("/proc/self/exe");
     child.arg0("lockmgr");
-    child.args([EXEC, &process::id().to_string(), "--"]);
+    child.args([EXEC, &process::id().to_string()]);
     child.args(command);
     set_environment(&mut child, &place.path, guard.tokens());
     child
@@ -210,15 +214,16 @@ fn set_environment(child: &mut Command, db: &Path, tokens: Vec<(String, u64)>) {
         .env("LOCKMGR_TOKENS", tokens.join("\n"));
 }
 
-/// Becomes the command. Should the parent be gone, or go, so does this process.
-pub(crate) fn become_command(exec: &Exec) -> ExitCode {
+/// Becomes the command, in the process that `run` started for it. Should the parent go, so does
+/// this process: a command must not outlive what holds its locks.
+pub(crate) fn become_command(parent: &OsStr, command: &[OsString]) -> ExitCode {
     let dies = set_parent_process_death_signal(Some(Signal::KILL));
-    let parent = getppid().map(|parent| parent.as_raw_nonzero().get().cast_unsigned());
-    if dies.is_ok() && parent != Some(exec.parent) {
+    let is_parent = |pid: Pid| parent == OsStr::new(&pid.as_raw_nonzero().to_string());
+    if dies.is_ok() && !getppid().is_some_and(is_parent) {
         // It went before it was asked to take this process along.
         return ExitCode::Software;
     }
-    let Some((program, arguments)) = exec.command.split_first() else {
+    let Some((program, arguments)) = command.split_first() else {
         return ExitCode::Usage;
     };
     not_run(program, &Command::new(program).args(arguments).exec())
