@@ -5,10 +5,7 @@ use crate::args::{self, OnLost, Run};
 use crate::commands::{Failure, Place, text, texts};
 use crate::exit_code::ExitCode;
 use lockmgr::{Acquire, Error, Lock, LockGuard, LockManager, Printable, Timeout};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, getppid, kill_process, pidfd_open, pidfd_send_signal,
-    set_parent_process_death_signal,
-};
+use rustix::process::{Pid, Signal, getppid, kill_process};
 use signal_hook::consts::signal::{
     SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
 };
@@ -17,7 +14,6 @@ use signal_hook::iterator::exfiltrator::origin::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{self, Command};
@@ -192,7 +188,12 @@ fn whom(manager: &LockManager, names: &[&str]) -> String {
 
 /// The command, as it will be started: with what it may know, and to die with this process.
 fn starting(place: &Place, guard: &LockGuard, command: &[OsString]) -> Command {
-    let mut child = Command::new("/proc/self/exe");
+    let this = if cfg!(target_os = "linux") {
+        Ok("/proc/self/exe".into())
+    } else {
+        std::env::current_exe()
+    };
+    let mut child = Command::new(this.unwrap_or_else(|_| "lockmgr".into()));
     child.arg0("lockmgr");
     child.args([EXEC, &process::id().to_string()]);
     child.args(command);
@@ -217,9 +218,10 @@ fn set_environment(child: &mut Command, db: &Path, tokens: Vec<(String, u64)>) {
 /// Becomes the command, in the process that `run` started for it. Should the parent go, so does
 /// this process: a command must not outlive what holds its locks.
 pub(crate) fn become_command(parent: &OsStr, command: &[OsString]) -> ExitCode {
-    let dies = set_parent_process_death_signal(Some(Signal::KILL));
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let is_parent = |pid: Pid| parent == OsStr::new(&pid.as_raw_nonzero().to_string());
-    if dies.is_ok() && !getppid().is_some_and(is_parent) {
+    if !getppid().is_some_and(is_parent) {
         // It went before it was asked to take this process along.
         return ExitCode::Software;
     }
@@ -281,9 +283,7 @@ fn supervise(
         Ok(child) => child,
         Err(error) => return Ok(not_run(OsStr::new("the command"), &error)),
     };
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    let target = Arc::new(Target { pid, pidfd });
+    let target = Arc::new(Target::of(child.id()));
     forward(signals, Arc::clone(&target));
     thread::spawn(move || {
         let _ = events.send(Event::Ended(child.wait()));
@@ -317,20 +317,37 @@ fn supervise(
     ))
 }
 
-/// The command's process, which no later process of its number is taken for.
+/// The command's process.
 struct Target {
     pid: Option<Pid>,
-    pidfd: Option<OwnedFd>,
+    /// With it no later process of that number is taken for the command's.
+    #[cfg(target_os = "linux")]
+    pidfd: Option<std::os::fd::OwnedFd>,
 }
 
 impl Target {
+    fn of(pid: u32) -> Self {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        Self {
+            pid,
+            #[cfg(target_os = "linux")]
+            pidfd: pid.and_then(|pid| {
+                let flags = rustix::process::PidfdFlags::empty();
+                rustix::process::pidfd_open(pid, flags).ok()
+            }),
+        }
+    }
+
+    /// It may have ended; then there is nobody to tell.
     fn signal(&self, signal: Signal) {
-        // It may have ended; then there is nobody to tell.
-        let _ = match (&self.pidfd, self.pid) {
-            (Some(pidfd), _) => pidfd_send_signal(pidfd, signal),
-            (None, Some(pid)) => kill_process(pid, signal),
-            (None, None) => Ok(()),
-        };
+        #[cfg(target_os = "linux")]
+        if let Some(pidfd) = &self.pidfd {
+            let _ = rustix::process::pidfd_send_signal(pidfd, signal);
+            return;
+        }
+        if let Some(pid) = self.pid {
+            let _ = kill_process(pid, signal);
+        }
     }
 }
 
