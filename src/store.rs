@@ -264,6 +264,10 @@ impl Store {
 
     /// Repairs what a process that died left behind: opening for writing does, reading may not.
     fn repair(&self, deadline: Instant) -> Result<()> {
+        let at = self.at("repair");
+        if Instant::now() >= deadline {
+            return Err(at.corrupted("it is never left clean"));
+        }
         let writer = Self {
             config: Config {
                 mode: Mode::Shared,
@@ -272,7 +276,8 @@ impl Store {
             handle: RwLock::default(),
             turns: Turns::default(),
         };
-        writer.open_writer(deadline).map(drop)
+        let database = writer.open_writer(deadline)?;
+        database.close().map_err(|error| at.failed(error))
     }
 
     /// Opens the file where it exists, without waiting whatever it is.

@@ -1,0 +1,190 @@
+//! What the tests share: a directory that vanishes with its test, and the command.
+
+use chrono::{DateTime, Utc};
+use lockmgr::{LockManager, ManualClock};
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// No run of the command takes so long, unless it hangs.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A directory for one store, which every user may enter.
+pub(crate) struct Home(TempDir);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        chmod(dir.path(), 0o755);
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    pub(crate) fn db(&self) -> PathBuf {
+        self.join("locks.redb")
+    }
+
+    pub(crate) fn open(&self) -> LockManager {
+        LockManager::open(self.db()).unwrap()
+    }
+
+    /// A manager, and the clock that it reads.
+    pub(crate) fn open_with_clock(&self) -> (LockManager, ManualClock) {
+        let clock = ManualClock::new(noon());
+        let builder = LockManager::builder().locked_by("app").clock(clock.clone());
+        (builder.open(self.db()).unwrap(), clock)
+    }
+
+    /// The command on the store of this directory.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = through(&[]);
+        command.arg("--db").arg(self.db());
+        command
+    }
+
+    pub(crate) fn lockmgr<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Ran {
+        run(self.command().args(args))
+    }
+
+    /// The exit status and the document of the command with `--json`.
+    pub(crate) fn json<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> (Option<i32>, Value) {
+        let ran = run(self.command().arg("--json").args(args));
+        (ran.status, ran.document())
+    }
+
+    /// The store as it is on the disk.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        fs::read(self.db()).unwrap()
+    }
+
+    /// The command as somebody other than root runs it, if need be from a copy that they can
+    /// reach; none where root cannot become somebody else.
+    pub(crate) fn command_of_ordinary_user(&self) -> Option<Command> {
+        if !is_root() {
+            return Some(through(&[]));
+        }
+        let setpriv = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+        ];
+        if !works(&setpriv) {
+            return None;
+        }
+        let (original, reachable) = (env!("CARGO_BIN_EXE_lockmgr"), self.join("lockmgr"));
+        if !reachable.exists() {
+            fs::hard_link(original, &reachable)
+                .or_else(|_| fs::copy(original, &reachable).map(drop))
+                .unwrap();
+        }
+        let reachable = reachable.to_str().unwrap();
+        Some(program(&[&setpriv, &[reachable][..]].concat()))
+    }
+}
+
+pub(crate) fn noon() -> DateTime<Utc> {
+    "2019-11-22T12:00:00Z".parse().unwrap()
+}
+
+pub(crate) fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// Whether a program that runs others is here and may do so; says so where a test is skipped.
+pub(crate) fn works(wrapper: &[&str]) -> bool {
+    let mut probe = Command::new(wrapper[0]);
+    probe.args(&wrapper[1..]).arg("true");
+    let works = probe.output().is_ok_and(|output| output.status.success());
+    if !works {
+        eprintln!("skipped: `{}` does not work here", wrapper.join(" "));
+    }
+    works
+}
+
+/// The command, run by a program that runs others; its arguments are to follow.
+pub(crate) fn through(wrapper: &[&str]) -> Command {
+    program(&[wrapper, &[env!("CARGO_BIN_EXE_lockmgr")]].concat())
+}
+
+fn program(words: &[&str]) -> Command {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env_remove("LOCKMGR_DB");
+    command
+}
+
+/// How the command ended, and what it said.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ran {
+    /// None of its own where a signal ended it.
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// The one JSON document it printed.
+    pub(crate) fn document(&self) -> Value {
+        assert_eq!(self.stderr, "");
+        let document = self
+            .stdout
+            .strip_suffix('\n')
+            .expect("a document and a line feed");
+        serde_json::from_str(document).unwrap_or_else(|error| panic!("{error}: {document}"))
+    }
+}
+
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Runs a command to its end. One that hangs fails the test.
+pub(crate) fn run(command: &mut Command) -> Ran {
+    let began = Instant::now();
+    let mut child = spawn(command);
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > LIMIT {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{command:?} hangs");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    finish(child)
+}
+
+/// What a command said that has ended, or is about to.
+pub(crate) fn finish(child: Child) -> Ran {
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran {
+        status: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
