@@ -1,4 +1,137 @@
-//! docs soon
+//! Named leases for one host, in one [redb](https://docs.rs/redb) file: no server, any number of
+//! threads and processes, sets of locks taken in one transaction, fencing tokens.
+//!
+//! A lock is a lease: a name, a holder, a deadline and a token. A [`LockManager`] is a handle to
+//! the file that holds them, and its methods are the verbs. Each is one transaction, and what it
+//! returned is on the disk.
+//!
+//! # Many locks at once
+//!
+//! [`set_lock`](LockManager::set_lock) creates what is absent and renews what exists, all names or
+//! none. With [`fail`](SetOptions::fail) it takes them only where all are free.
+//!
+//! ```
+//! use lockmgr::{Error, LockManager, SetOptions, Status};
+//!
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let path = directory.path().join("locks.redb");
+//! let manager = LockManager::open(&path)?;
+//!
+//! let result = manager.set_lock(["hello", "world"], SetOptions::new())?;
+//! assert_eq!(result.counts().created, 2);
+//! let again = manager.set_lock(["hello"], SetOptions::new())?;
+//! assert_eq!(again.status("hello").unwrap().status, Status::Extend);
+//!
+//! // "new" is free, "world" is not: nothing is changed.
+//! let refused = manager.set_lock(["new", "world"], SetOptions::new().fail());
+//! assert!(matches!(refused, Err(Error::LockFail(held)) if held.name() == "world"));
+//! assert!(!manager.is_locked("new")?);
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! # One lock, held
+//!
+//! [`get_lock`](LockManager::get_lock) takes one lock. Its holder keeps the [`Lock`] and renews and
+//! releases by it: both act only while the stored lock still bears its token, so nobody renews or
+//! releases a successor's. By name alone they act on whoever holds it, for administrators.
+//!
+//! ```
+//! use lockmgr::{GetOptions, LockManager, RenewOptions};
+//! use std::time::Duration;
+//!
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let manager = LockManager::open(directory.path().join("locks.redb"))?;
+//! let options = GetOptions::new().timeout(Duration::from_secs(60)).locked_by("app-1");
+//! let mine = manager.get_lock("backup", options)?;
+//! let mine = manager.renew_lock(&mine, RenewOptions::new().timeout(Duration::from_secs(120)))?;
+//!
+//! manager.unlock("backup")?; // an administrator
+//! let theirs = manager.get_lock("backup", GetOptions::new().locked_by("app-2"))?;
+//! assert!(theirs.token() > mine.token());
+//! assert!(!manager.unlock(&mine)?);
+//! assert_eq!(manager.find("backup")?, Some(theirs));
+//! # Ok::<(), lockmgr::Error>(())
+//! ```
+//!
+//! A holder may sleep through its deadline and not know. Where that matters, send the
+//! [token](Lock::token) along with each write to what the lock protects, and let that refuse every
+//! token smaller than the largest it has seen.
+//!
+//! # Errors that are answers
+//!
+//! That somebody else holds a lock is no failure, and the answer says who: [`Error::Locked`] and
+//! [`Error::LockFail`] carry the lock. The failures are the store's, and name its file. After any
+//! error the store is as it was, but for a failure amid a commit: see [`Error`].
+//!
+//! ```
+//! use lockmgr::{Error, GetOptions, LockManager};
+//!
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let manager = LockManager::open(directory.path().join("locks.redb"))?;
+//! manager.get_lock("backup", GetOptions::new().locked_by("app-1"))?;
+//! match manager.get_lock("backup", GetOptions::new()) {
+//!     Ok(_) => unreachable!("it is taken"),
+//!     Err(Error::Locked(held)) => assert_eq!(held.locked_by(), "app-1"),
+//!     Err(Error::StoreBusy { .. }) => { /* another process was at work for too long: try again */ }
+//!     Err(failure) => return Err(failure),
+//! }
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! # Deadlines and clocks
+//!
+//! A lock expires once its deadline has come, and is then absent for every call. On Linux the
+//! deadline counts on the clock since boot, so setting the wall clock moves it in neither
+//! direction; [`locked_until`](Lock::locked_until) is for people and for other boots. Tests turn a
+//! [`ManualClock`] instead of sleeping.
+//!
+//! ```
+//! use lockmgr::{GetOptions, LockManager, ManualClock};
+//! use std::time::Duration;
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("locks.redb");
+//! let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
+//! let manager = LockManager::builder().clock(clock.clone()).open(&path)?;
+//! manager.get_lock("backup", GetOptions::new())?; // for 600 s
+//!
+//! clock.set_wall("2029-11-22T02:00:00Z".parse()?);
+//! assert!(manager.is_locked("backup")?);
+//! clock.advance(Duration::from_secs(600));
+//! assert!(!manager.is_locked("backup")?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Many processes
+//!
+//! Any number of managers, in any number of processes, may have the file open; clones and threads
+//! share one. Writers take turns and wait for each other, first come, first served, for at most the
+//! [`busy_timeout`](Builder::busy_timeout); readers see the last committed state. A process killed
+//! at any instant costs the others no more than a repair. An application that is alone may ask for
+//! the [`exclusive`](Builder::exclusive) mode, which is faster; one that only looks, for the
+//! [`read_only`](Builder::read_only) one.
+//!
+//! ```
+//! use lockmgr::{GetOptions, LockManager};
+//!
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let path = directory.path().join("locks.redb");
+//! let application = LockManager::open(&path)?;
+//! let watcher = LockManager::builder().read_only().open(&path)?;
+//! application.get_lock("backup", GetOptions::new())?;
+//! assert_eq!(watcher.locks("")?.len(), 1);
+//! # Ok::<(), lockmgr::Error>(())
+//! ```
+//!
+//! The file must be on a file system of this host, not on a network's. A damaged file is an error:
+//! panics of redb on its bytes are caught, which needs `panic = "unwind"`, the default.
+//!
+//! # Features
+//!
+//! - `cli` (default): the command `lockmgr`. A library user switches it off, with
+//!   `default-features = false`.
+//! - `serde`: serialises [`Lock`] and [`LockSetResult`] in the shape of the command's `--json`.
+
 mod clock;
 mod error;
 mod grant;
@@ -22,3 +155,8 @@ pub use queue::Request;
 pub use set::{
     GetOptions, LockSetCounts, LockSetResult, LockSetStatus, RenewOptions, SetOptions, Status,
 };
+
+/// Compiles and runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

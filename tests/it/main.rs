@@ -1,2 +1,14 @@
-//! The integration tests.
-fn main() {}
+//! The integration tests, a module per subject. They know the public API and the command alone.
+
+mod bad_input;
+mod bound;
+mod command;
+mod guards;
+mod holding_support;
+mod model;
+mod processes;
+mod run;
+mod support;
+mod tidy;
+mod verbs;
+mod waiting;

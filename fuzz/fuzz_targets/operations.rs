@@ -1,0 +1,510 @@
+//! Any sequence of verbs, options, clock moves and reopenings, against a model in memory.
+
+#![no_main]
+
+mod model;
+
+use arbitrary::Arbitrary;
+use chrono::{DateTime, Utc};
+use libfuzzer_sys::fuzz_target;
+use lockmgr::{
+    Error, GetOptions, Lock, LockManager, LockRef, ManualClock, RenewOptions, SetOptions, Timeout,
+};
+use model::{Lease, Model, No, Status};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The holder of a manager's locks where a call names none.
+const HOLDER: &str = "fuzz";
+
+/// The most locks kept to renew and release by.
+const MOST_HELD: usize = 16;
+
+#[derive(Arbitrary, Debug)]
+struct Input<'a> {
+    start: Wall,
+    operations: Vec<Operation<'a>>,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Name<'a> {
+    /// One of a few, so that calls meet.
+    Known(u8),
+    Any(&'a str),
+}
+
+impl<'a> Name<'a> {
+    fn text(self) -> &'a str {
+        match self {
+            Self::Known(known) => {
+                ["a", "b", "c", "job:1", "job:10", "job:2", "é", "名前"][usize::from(known) % 8]
+            }
+            Self::Any(text) => text,
+        }
+    }
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Span {
+    Never,
+    Micros(u16),
+    Seconds(u16),
+    Any(Duration),
+}
+
+impl Span {
+    fn timeout(self) -> Timeout {
+        match self {
+            Self::Never => Timeout::Never,
+            _ => Timeout::After(self.duration()),
+        }
+    }
+
+    fn duration(self) -> Duration {
+        match self {
+            Self::Never => Duration::ZERO,
+            Self::Micros(micros) => Duration::from_micros(micros.into()),
+            Self::Seconds(seconds) => Duration::from_secs(seconds.into()),
+            Self::Any(any) => any,
+        }
+    }
+
+    /// Time that may pass: whole microseconds, and no more than a clock can count.
+    fn passing(self) -> Duration {
+        let micros = self.duration().as_micros() as u64;
+        Duration::from_micros(micros % (1 << 50))
+    }
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Wall {
+    /// Seconds since 1970.
+    Seconds(u32),
+    /// Microseconds since 1970.
+    Any(i64),
+}
+
+impl Wall {
+    fn instant(self) -> DateTime<Utc> {
+        let micros = match self {
+            Self::Seconds(seconds) => i64::from(seconds) * 1_000_000,
+            Self::Any(micros) => micros,
+        };
+        DateTime::from_timestamp_micros(micros).unwrap_or_default()
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+struct Options<'a> {
+    timeout: Option<Span>,
+    locked_by: Option<Name<'a>>,
+    process_id: Option<u32>,
+}
+
+impl Options<'_> {
+    fn lease(&self) -> Lease {
+        Lease {
+            timeout: micros(self.timeout),
+            by: self.locked_by.map_or(HOLDER, Name::text).to_owned(),
+            pid: self.process_id,
+        }
+    }
+}
+
+/// A timeout as the model takes it, or the default one.
+fn micros(timeout: Option<Span>) -> model::Timeout {
+    let Some(timeout) = timeout else {
+        return Some(600_000_000);
+    };
+    let micros = timeout.duration().as_nanos().div_ceil(1_000) as i128;
+    Some(micros).filter(|&micros| micros > 0)
+}
+
+/// Which lock to renew or release.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Of<'a> {
+    Name(Name<'a>),
+    Token(Name<'a>, u64),
+    /// One that an earlier call returned.
+    Held(u8),
+}
+
+impl<'a> Of<'a> {
+    fn lock(self, held: &'a [Lock]) -> LockRef<'a> {
+        match self {
+            Self::Name(name) => name.text().into(),
+            Self::Token(name, token) => LockRef::with_token(name.text(), token),
+            Self::Held(nth) => match held.get(usize::from(nth) % MOST_HELD) {
+                Some(lock) => lock.into(),
+                None => "a".into(),
+            },
+        }
+    }
+
+    fn parts(self, held: &'a [Lock]) -> (&'a str, Option<u64>) {
+        match self {
+            Self::Name(name) => (name.text(), None),
+            Self::Token(name, token) => (name.text(), Some(token)),
+            Self::Held(nth) => match held.get(usize::from(nth) % MOST_HELD) {
+                Some(lock) => (lock.name().as_str(), Some(lock.token())),
+                None => ("a", None),
+            },
+        }
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+enum Operation<'a> {
+    Set(Vec<Name<'a>>, Options<'a>, [bool; 3]),
+    Get(Name<'a>, Options<'a>),
+    Renew(Of<'a>, Option<Span>, [bool; 2]),
+    Unlock(Of<'a>),
+    UnlockAll(Vec<Of<'a>>),
+    Find(Name<'a>),
+    List(&'a str),
+    Clean,
+    Reset,
+    Advance(Span),
+    /// Lets time pass until a lock's deadline, or a microsecond more or less.
+    AdvanceTo(Name<'a>, i8),
+    SetWall(Wall),
+    Reboot(Span),
+    Reopen,
+    ReadOnly,
+}
+
+struct Run {
+    path: PathBuf,
+    clock: ManualClock,
+    manager: LockManager,
+    model: Model,
+    held: Vec<Lock>,
+}
+
+fuzz_target!(|input: Input<'_>| {
+    let directory = tempfile::tempdir_in(memory()).expect("a directory for the store");
+    let path = directory.path().join("locks.redb");
+    let clock = ManualClock::new(input.start.instant());
+    let mut run = Run {
+        manager: open(&path, &clock),
+        model: Model::new(clock.wall().timestamp_micros()),
+        held: Vec::new(),
+        path,
+        clock,
+    };
+    for operation in &input.operations {
+        run.apply(operation);
+    }
+    run.reopen();
+    run.list("");
+});
+
+/// A file system in memory, where there is one.
+fn memory() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    match memory.is_dir() {
+        true => memory.to_owned(),
+        false => std::env::temp_dir(),
+    }
+}
+
+fn open(path: &Path, clock: &ManualClock) -> LockManager {
+    let builder = LockManager::builder().locked_by(HOLDER).exclusive();
+    builder.clock(clock.clone()).open(path).expect("the store")
+}
+
+impl Run {
+    fn apply(&mut self, operation: &Operation<'_>) {
+        match operation {
+            Operation::Set(names, options, flags) => {
+                let names: Vec<&str> = names.iter().map(|name| name.text()).collect();
+                self.set(&names, options, *flags);
+            }
+            Operation::Get(name, options) => self.get(name.text(), options),
+            Operation::Renew(of, timeout, flags) => self.renew(*of, *timeout, *flags),
+            Operation::Unlock(of) => {
+                let (name, token) = of.parts(&self.held);
+                match self.manager.unlock(of.lock(&self.held)) {
+                    Ok(removed) => assert_eq!(removed, self.model.unlock(name, token)),
+                    Err(Error::InvalidName(_)) => assert!(!model::is_valid_name(name)),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            Operation::UnlockAll(all) => {
+                let parts: Vec<_> = all.iter().map(|of| of.parts(&self.held)).collect();
+                match (self.manager).unlock_all(all.iter().map(|of| of.lock(&self.held))) {
+                    Ok(removed) => {
+                        let unlock = |(name, token)| self.model.unlock(name, token);
+                        assert_eq!(removed, parts.into_iter().map(unlock).collect::<Vec<_>>());
+                    }
+                    Err(Error::InvalidName(_)) => {
+                        assert!(!parts.iter().all(|(name, _)| model::is_valid_name(name)));
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            Operation::Find(name) => self.find(name.text()),
+            Operation::List(prefix) => self.list(prefix),
+            Operation::Clean => {
+                let removed = self.manager.clean_locks().expect("clean_locks");
+                assert!(removed <= self.model.clean());
+            }
+            Operation::Reset => {
+                let removed = self.manager.reset_locks().expect("reset_locks");
+                assert_eq!(removed, self.model.reset());
+            }
+            Operation::Advance(span) => self.advance(span.passing()),
+            Operation::AdvanceTo(name, more) => {
+                let live = self.model.live(name.text());
+                if let Some(left) = live.and_then(|row| self.model.left(row)) {
+                    let to = u64::try_from(left + i128::from(more.signum())).unwrap_or_default();
+                    self.advance(Duration::from_micros(to % (1 << 60)));
+                }
+            }
+            Operation::SetWall(wall) => {
+                self.clock.set_wall(wall.instant());
+                self.model.moved(self.clock.wall().timestamp_micros());
+                self.reconcile();
+            }
+            Operation::Reboot(off) => {
+                self.clock.reboot(off.passing());
+                self.model.reboot(self.clock.wall().timestamp_micros());
+                self.reconcile();
+            }
+            Operation::Reopen => self.reopen(),
+            Operation::ReadOnly => self.read_only(),
+        }
+    }
+
+    fn set(&mut self, names: &[&str], options: &Options<'_>, flags: [bool; 3]) {
+        let lease = options.lease();
+        let refusals = self.model.validate(names, &lease);
+        let [fail, renew, create] = flags;
+        let mut asked = SetOptions::new();
+        if let Some(timeout) = options.timeout {
+            asked = asked.timeout(timeout.timeout());
+        }
+        if let Some(by) = options.locked_by {
+            asked = asked.locked_by(by.text());
+        }
+        if let Some(pid) = options.process_id {
+            asked = asked.process_id(pid);
+        }
+        if fail {
+            asked = asked.fail();
+        }
+        if !renew {
+            asked = asked.no_renew();
+        }
+        if !create {
+            asked = asked.only_renew();
+        }
+        let before = self.model.clone();
+        let done = self.manager.set_lock(names, asked);
+        if let Err(no) = is_refused(done.as_ref().err(), &refusals) {
+            panic!("{no:?}: {done:?}, {refusals:?}");
+        }
+        if !refusals.is_empty() {
+            return;
+        }
+        match (self.model.set(names, &lease, flags), done) {
+            (Ok(statuses), Ok(result)) => {
+                let done: Vec<Status> = result
+                    .statuses()
+                    .iter()
+                    .map(|(_, status)| match (status.status, status.was_locked) {
+                        (lockmgr::Status::Create, false) => Status::Create,
+                        (lockmgr::Status::Extend, true) => Status::Extend,
+                        (lockmgr::Status::Skip, true) => Status::SkipRenew,
+                        (lockmgr::Status::Skip, false) => Status::SkipCreate,
+                        other => panic!("{other:?}"),
+                    })
+                    .collect();
+                assert_eq!(done, statuses);
+                for ((named, status), name) in result.statuses().iter().zip(names) {
+                    assert_eq!(named, name);
+                    assert_eq!(status.locked, self.model.live(name).is_some());
+                }
+                let count = |status| statuses.iter().filter(|&done| *done == status).count();
+                let counts = result.counts();
+                assert_eq!(counts.created, count(Status::Create));
+                assert_eq!(counts.renewed, count(Status::Extend));
+                assert_eq!(counts.skip_create, count(Status::SkipCreate));
+                assert_eq!(counts.skip_renew, count(Status::SkipRenew));
+                let locked = names.iter().zip(&statuses);
+                let locked = locked.filter(|(_, status)| **status != Status::SkipCreate);
+                let locked: Vec<&str> = locked.map(|(name, _)| *name).collect();
+                assert_eq!(result.locks().len(), locked.len());
+                for (lock, name) in result.locks().iter().zip(locked) {
+                    self.returned(name, lock);
+                }
+            }
+            (Err((No::LockFail, name)), Err(Error::LockFail(lock))) => {
+                if before.live(&name).is_some() {
+                    self.returned(&name, &lock);
+                } else {
+                    // An earlier mention of the name had created it.
+                    assert_eq!(*lock.name(), name.as_str());
+                }
+                self.find(&name);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn get(&mut self, name: &str, options: &Options<'_>) {
+        let lease = options.lease();
+        let refusals = self.model.validate(&[name], &lease);
+        let mut asked = GetOptions::new();
+        if let Some(timeout) = options.timeout {
+            asked = asked.timeout(timeout.timeout());
+        }
+        if let Some(by) = options.locked_by {
+            asked = asked.locked_by(by.text());
+        }
+        if let Some(pid) = options.process_id {
+            asked = asked.process_id(pid);
+        }
+        let done = self.manager.get_lock(name, asked);
+        if let Err(no) = is_refused(done.as_ref().err(), &refusals) {
+            panic!("{no:?}: {done:?}, {refusals:?}");
+        }
+        if !refusals.is_empty() {
+            return;
+        }
+        match (self.model.get(name, &lease), done) {
+            (Ok(()), Ok(lock)) => self.returned(name, &lock),
+            (Err(No::Locked), Err(Error::Locked(lock))) => self.returned(name, &lock),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn renew(&mut self, of: Of<'_>, timeout: Option<Span>, flags: [bool; 2]) {
+        let held = self.held.clone();
+        let (name, token) = of.parts(&held);
+        let lease = Lease {
+            timeout: micros(timeout),
+            by: HOLDER.to_owned(),
+            pid: None,
+        };
+        let refusals = self.model.validate(&[name], &lease);
+        let [add_time, create] = flags;
+        let mut asked = RenewOptions::new();
+        if let Some(timeout) = timeout {
+            asked = asked.timeout(timeout.timeout());
+        }
+        if add_time {
+            asked = asked.add_time();
+        }
+        if create {
+            asked = asked.create();
+        }
+        let done = self.manager.renew_lock(of.lock(&held), asked);
+        if !refusals.is_empty() {
+            if let Err(no) = is_refused(done.as_ref().err(), &refusals) {
+                panic!("{no:?}: {done:?}, {refusals:?}");
+            }
+            return;
+        }
+        match (self.model.renew(name, token, &lease, flags), done) {
+            (Ok(()), Ok(lock)) => self.returned(name, &lock),
+            (Err(No::Locked), Err(Error::Locked(lock))) => self.returned(name, &lock),
+            (
+                Err(No::LockNotFound),
+                Err(Error::LockNotFound {
+                    name: of,
+                    token: by,
+                }),
+            ) => {
+                assert_eq!((of.as_str(), by), (name, token));
+            }
+            (Err(No::InvalidTimeout), Err(Error::InvalidTimeout(_))) => self.find(name),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn find(&mut self, name: &str) {
+        let found = self.manager.find(name);
+        match found {
+            Ok(Some(lock)) => self.returned(name, &lock),
+            Ok(None) => assert_eq!(self.model.live(name), None),
+            Err(Error::InvalidName(_)) => assert!(!model::is_valid_name(name)),
+            Err(error) => panic!("{error}"),
+        }
+        if let Ok(is_locked) = self.manager.is_locked(name) {
+            assert_eq!(is_locked, self.model.live(name).is_some());
+        }
+    }
+
+    fn list(&mut self, prefix: &str) {
+        let listed = self.manager.locks(prefix).expect("locks");
+        let names: Vec<&str> = listed.iter().map(|lock| lock.name().as_str()).collect();
+        assert_eq!(names, self.model.list(prefix));
+        for lock in &listed {
+            self.returned(lock.name().as_str(), lock);
+        }
+    }
+
+    fn returned(&mut self, name: &str, lock: &Lock) {
+        let time_left = self.manager.time_left(lock);
+        self.model.assert_same(name, lock, time_left);
+        self.held.truncate(MOST_HELD - 1);
+        self.held.insert(0, lock.clone());
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.clock.advance(by);
+        self.model.pass(by, self.clock.wall().timestamp_micros());
+        self.reconcile();
+    }
+
+    /// A lock that had expired may look alive again once the wall clock went back on a later
+    /// boot: its row may be gone by then, or not.
+    fn reconcile(&mut self) {
+        let doubtful = |(name, row): (&String, &model::Row)| {
+            let is_back = row.may_be_gone && self.model.live(name).is_some();
+            is_back.then(|| name.clone())
+        };
+        let doubtful: Vec<String> = self.model.rows.iter().filter_map(doubtful).collect();
+        for name in doubtful {
+            match self.manager.find(&name).expect("find") {
+                Some(lock) => self.returned(&name, &lock),
+                None => drop(self.model.rows.remove(&name)),
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.replace(LockManager::builder().locked_by(HOLDER).exclusive());
+    }
+
+    fn read_only(&mut self) {
+        self.replace(LockManager::builder().read_only());
+        self.list("");
+        self.reopen();
+    }
+
+    /// Closes the store and opens it anew, so that nothing but the file remembers.
+    fn replace(&mut self, builder: lockmgr::Builder) {
+        // A manager that is only there to let go of the other.
+        let nowhere = self.path.with_extension("nowhere");
+        let nothing = LockManager::builder().read_only().open(nowhere);
+        self.manager = nothing.expect("a store that does not exist");
+        let builder = builder.clock(self.clock.clone());
+        self.manager = builder.open(&self.path).expect("the store");
+    }
+}
+
+/// Checks that a call was refused for one of its options if, and only if, it had to be.
+fn is_refused(error: Option<&Error>, refusals: &[No]) -> Result<(), No> {
+    let refused = match error {
+        Some(Error::InvalidName(_)) => Some(No::InvalidName),
+        Some(Error::InvalidTimeout(_)) => Some(No::InvalidTimeout),
+        _ => None,
+    };
+    match refused {
+        Some(no) if !refusals.contains(&no) => Err(no),
+        None if !refusals.is_empty() => Err(refusals[0]),
+        _ => Ok(()),
+    }
+}

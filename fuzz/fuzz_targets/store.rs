@@ -1,0 +1,353 @@
+//! A good store with damaged bytes: every call gives a right answer or an error. It never panics,
+//! never hangs, and never returns a lock that was not written.
+//!
+//! "Right" is as far as the file can tell. redb checks its pages when it repairs, not when it
+//! reads, so a lock whose row the damage hides may be missing from an answer.
+//!
+//! Two limits of redb are known and passed over, so that they do not end the search for others: it
+//! may panic while it unwinds from a panic, and it allocates as much as a damaged page number
+//! claims, up to 4 GiB. Either would end the process. Here it ends the thread that made the calls.
+
+#![feature(alloc_error_hook, panic_can_unwind)]
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use lockmgr::{
+    Builder, GetOptions, Lock, LockManager, ManualClock, RenewOptions, SetOptions, Timeout,
+};
+use std::alloc::{self, GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::ptr;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, LazyLock, Mutex, Once, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    base: u8,
+    damage: Vec<Damage>,
+    mode: Mode,
+    calls: [Call; 3],
+}
+
+#[derive(Arbitrary, Debug)]
+enum Damage {
+    /// Flips bits, so that nobody fabricates a checksum but by luck.
+    Flip {
+        at: u32,
+        bits: u8,
+    },
+    /// The same near the beginning, where the header is.
+    FlipHeader {
+        at: u8,
+        bits: u8,
+    },
+    /// Overwrites some bytes with one, as a lost write does.
+    Fill {
+        at: u32,
+        len: u16,
+        with: u8,
+    },
+    /// Puts one page of the file in the place of another, as a misdirected write does.
+    Copy {
+        from: u8,
+        to: u8,
+    },
+    Truncate {
+        len: u32,
+    },
+    Append {
+        len: u16,
+        with: u8,
+    },
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Mode {
+    Shared,
+    Exclusive,
+    ReadOnly,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Call {
+    Find,
+    List,
+    Set,
+    SetNew,
+    Get,
+    Renew,
+    Unlock,
+    Clean,
+    Reset,
+    Reopen,
+}
+
+/// A file, and every state of a lock that was ever written to it.
+struct Base {
+    bytes: Vec<u8>,
+    written: Vec<Lock>,
+}
+
+static BASES: LazyLock<Vec<Base>> = LazyLock::new(|| {
+    vec![
+        base(0, true),
+        base(3, true),
+        base(3, false),
+        base(400, true),
+        base(400, false),
+    ]
+});
+
+/// A store of so many locks, closed or as a killed process leaves it.
+fn base(locks: usize, is_closed: bool) -> Base {
+    let directory = tempfile::tempdir_in(memory()).expect("a directory for the store");
+    let path = directory.path().join("locks.redb");
+    let mut bytes = Vec::new();
+    let mut written = Vec::new();
+    {
+        let manager = builder(Mode::Shared).open(&path).expect("a new store");
+        let mut set = |names: &[String], timeout: Timeout| {
+            let options = SetOptions::new().timeout(timeout).process_id(4242);
+            let result = manager.set_lock(names, options).expect("set_lock");
+            written.extend_from_slice(result.locks());
+        };
+        let names: Vec<String> = (0..locks).map(|nth| format!("job:{nth:03}")).collect();
+        set(&names, Timeout::DEFAULT);
+        set(&names[..locks / 2], Timeout::Never);
+        for name in names.iter().step_by(3) {
+            assert!(manager.unlock(name).expect("unlock"));
+        }
+        if !is_closed {
+            bytes = fs::read(&path).expect("the store's bytes");
+        }
+    }
+    if is_closed {
+        bytes = fs::read(&path).expect("the store's bytes");
+    }
+    Base { bytes, written }
+}
+
+fn builder(mode: Mode) -> Builder {
+    let clock = ManualClock::new("2019-11-22T02:00:00Z".parse().expect("an instant"));
+    let builder = LockManager::builder().locked_by("fuzz").clock(clock);
+    // Nobody else is there to wait for, whatever the damage says.
+    let builder = builder.busy_timeout(Duration::from_millis(50));
+    match mode {
+        Mode::Shared => builder,
+        Mode::Exclusive => builder.exclusive(),
+        Mode::ReadOnly => builder.read_only(),
+    }
+}
+
+/// A file system in memory, where there is one.
+fn memory() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    match memory.is_dir() {
+        true => memory.to_owned(),
+        false => std::env::temp_dir(),
+    }
+}
+
+impl Damage {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        const PAGE: usize = 4096;
+        let len = bytes.len();
+        let pages = (len / PAGE).max(1);
+        match *self {
+            Self::Flip { at, bits } if len > 0 => bytes[at as usize % len] ^= bits,
+            Self::FlipHeader { at, bits } if len > 255 => bytes[usize::from(at)] ^= bits,
+            Self::Fill { at, len: run, with } if len > 0 => {
+                let from = at as usize % len;
+                let to = len.min(from + usize::from(run) % (2 * PAGE));
+                bytes[from..to].fill(with);
+            }
+            Self::Copy { from, to } if len >= PAGE => {
+                let (from, to) = (usize::from(from) % pages, usize::from(to) % pages);
+                bytes.copy_within(from * PAGE..(from + 1) * PAGE, to * PAGE);
+            }
+            Self::Truncate { len: to } if len > 0 => bytes.truncate(to as usize % len),
+            Self::Append { len: more, with } => bytes.resize(len + usize::from(more), with),
+            _ => {}
+        }
+    }
+}
+
+fuzz_target!(|input: Input| {
+    note_panics();
+    let (ends, end) = mpsc::channel();
+    // Outlives the worker, wherever that ends.
+    let directory = tempfile::tempdir_in(memory()).expect("a directory for the store");
+    let path = directory.path().join("locks.redb");
+    let input = Arc::new(input);
+    let (running, tell) = (Arc::clone(&input), ends.clone());
+    let worker = thread::spawn(move || {
+        LOST.set(Some(ends));
+        let done = panic::catch_unwind(AssertUnwindSafe(|| run(&running, &path)));
+        let _ = tell.send(if done.is_ok() {
+            End::Good
+        } else {
+            End::Escaped
+        });
+    });
+    match end.recv() {
+        Ok(End::Good) => worker.join().expect("nothing is left to panic"),
+        Ok(End::Lost) => {}
+        Ok(End::Escaped) | Err(_) => {
+            let message = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+            eprintln!("a panic escaped: {message}\n{input:?}");
+            process::abort();
+        }
+    }
+});
+
+/// How the calls on one store ended.
+enum End {
+    Good,
+    /// A panic came out of the library, or a check failed.
+    Escaped,
+    /// At a known limit of redb.
+    Lost,
+}
+
+thread_local! {
+    static LOST: Cell<Option<Sender<End>>> = const { Cell::new(None) };
+}
+
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
+/// libFuzzer's hook ends the process at every panic, also at those of redb that the library
+/// catches and reports as damage. This one only notes them.
+fn note_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        panic::set_hook(Box::new(|panic| {
+            if !panic.can_unwind() {
+                sleep_for_ever();
+            }
+            let mut message = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+            *message = panic.to_string();
+        }));
+        alloc::set_alloc_error_hook(|_| sleep_for_ever());
+    });
+}
+
+/// Instead of ending the process, where this thread makes the calls.
+fn sleep_for_ever() {
+    if let Some(lost) = LOST.take() {
+        let _ = lost.send(End::Lost);
+        loop {
+            thread::park();
+        }
+    }
+}
+
+#[global_allocator]
+static BOUNDED: Bounded = Bounded;
+
+/// The system's allocator, but for what no whole store needs.
+struct Bounded;
+
+const MOST_BYTES: usize = 256 * 1024 * 1024;
+
+// SAFETY: all is the system's allocator's, and null is what a failure returns.
+unsafe impl GlobalAlloc for Bounded {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match layout.size() {
+            ..=MOST_BYTES => unsafe { System.alloc(layout) },
+            _ => ptr::null_mut(),
+        }
+    }
+
+    unsafe fn dealloc(&self, allocated: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(allocated, layout) }
+    }
+}
+
+fn run(input: &Input, path: &Path) {
+    let base = &BASES[usize::from(input.base) % BASES.len()];
+    let mut bytes = base.bytes.clone();
+    for damage in &input.damage {
+        damage.apply(&mut bytes);
+    }
+    let is_whole = bytes == base.bytes;
+    fs::write(path, &bytes).expect("the damaged store");
+
+    let mut known = base.written.clone();
+    let mut manager = match builder(input.mode).open(path) {
+        Ok(manager) => manager,
+        Err(error) => return assert!(!is_whole, "{error}"),
+    };
+    for call in input.calls {
+        let done = match call {
+            Call::Reopen => {
+                drop(manager);
+                manager = match builder(input.mode).open(path) {
+                    Ok(manager) => manager,
+                    Err(error) => return assert!(!is_whole, "{error}"),
+                };
+                Ok(())
+            }
+            _ => apply(call, &manager, &mut known),
+        };
+        let is_refused = matches!(input.mode, Mode::ReadOnly);
+        if let Err(error) = done {
+            assert!(!is_whole || is_refused, "{error}");
+        }
+    }
+}
+
+/// Makes a call, and checks that what it returns is known.
+fn apply(call: Call, manager: &LockManager, known: &mut Vec<Lock>) -> lockmgr::Result<()> {
+    // Of any store: kept, renewed, and released in it.
+    let names = ["job:001", "job:199", "job:399", "job:000"];
+    let check = |lock: &Lock, known: &[Lock]| assert!(known.contains(lock), "invented: {lock:?}");
+    match call {
+        Call::Find => {
+            for name in names {
+                if let Some(lock) = manager.find(name)? {
+                    assert_eq!(*lock.name(), name);
+                    check(&lock, known);
+                }
+            }
+        }
+        Call::List => {
+            for prefix in ["", "job:1"] {
+                for lock in manager.locks(prefix)? {
+                    assert!(lock.name().as_str().starts_with(prefix));
+                    check(&lock, known);
+                }
+            }
+        }
+        Call::Set | Call::SetNew => {
+            let names: Vec<String> = match call {
+                Call::Set => names.map(str::to_owned).to_vec(),
+                _ => (0..50).map(|nth| format!("new:{nth}")).collect(),
+            };
+            let result = manager.set_lock(&names, SetOptions::new())?;
+            assert_eq!(result.locks().len(), names.len());
+            known.extend_from_slice(result.locks());
+        }
+        Call::Get => match manager.get_lock("job:001", GetOptions::new()) {
+            Err(lockmgr::Error::Locked(lock)) => check(&lock, known),
+            got => known.push(got?),
+        },
+        Call::Renew => match manager.renew_lock("job:001", RenewOptions::new()) {
+            Err(lockmgr::Error::LockNotFound { .. }) => {}
+            renewed => known.push(renewed?),
+        },
+        Call::Unlock => drop(manager.unlock_all(names)?),
+        Call::Clean => drop(manager.clean_locks()?),
+        Call::Reset => {
+            manager.reset_locks()?;
+        }
+        Call::Reopen => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,646 @@
+//! Bad input and bad stores: each is refused with its own exit status, by name, and without a
+//! trace in the store's file.
+
+use crate::support::{Home, chmod, is_root, run, through, works};
+use lockmgr::{Error, GetOptions, LockManager, SetOptions, Timeout};
+use redb::{Database, TableDefinition};
+use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const USAGE: i32 = 64;
+const DATA: i32 = 65;
+const CANNOT_CREATE: i32 = 73;
+const IO: i32 = 74;
+const PERMISSION: i32 = 77;
+
+/// How a call is refused: the exit status, the kind of the error, and a part of its message.
+type Refusal<'a> = (i32, &'a str, &'a str);
+
+/// Runs a command for machines and for people, and checks that both refuse it so.
+fn refuses(mut command: impl FnMut() -> Command, (status, kind, part): Refusal<'_>) {
+    let ran = run(command().arg("--json"));
+    let document = ran.document();
+    let error = &document["error"];
+    let message = error["message"].as_str().unwrap();
+    assert_eq!(
+        (ran.status, &error["kind"]),
+        (Some(status), &json!(kind)),
+        "{message}"
+    );
+    assert!(message.contains(part), "{message}");
+    assert_eq!(error["lock"], json!(null));
+
+    let ran = run(&mut command());
+    assert_eq!((ran.status, ran.stdout.as_str()), (Some(status), ""));
+    let complaint = ran.stderr.strip_prefix("lockmgr: ").unwrap();
+    assert_eq!(complaint.lines().next(), message.lines().next());
+}
+
+/// A store that holds a lock called `held`.
+fn store() -> Home {
+    let home = Home::new();
+    let manager = home.open();
+    manager.get_lock("held", GetOptions::new()).unwrap();
+    home
+}
+
+/// Checks that these arguments are refused so, and that the file stays as it was.
+fn refuses_args<A: AsRef<OsStr>>(home: &Home, args: &[A], refusal: Refusal<'_>) {
+    let before = home.bytes();
+    let command = || {
+        let mut command = home.command();
+        command.args(args);
+        command
+    };
+    refuses(command, refusal);
+    let args: Vec<_> = args.iter().map(AsRef::as_ref).collect();
+    assert!(home.bytes() == before, "the file has changed: {args:?}");
+}
+
+const VERBS_WITH_A_NAME: [&str; 6] = ["set", "get", "renew", "unlock", "is-locked", "find"];
+
+#[test]
+fn a_bad_name_is_refused() {
+    let home = store();
+    let long = "x".repeat(256);
+    for (bad, shown) in [
+        (OsStr::new(""), "\"\""),
+        (OsStr::new(&long), &long),
+        (OsStr::new("é".repeat(128).as_str()), "é"),
+        (OsStr::new("a\u{1b}[2Jb"), r"a\u{1b}[2Jb"),
+        (OsStr::new("a\nb"), r"a\nb"),
+        (OsStr::new("\u{7f}"), r"\u{7f}"),
+        (OsStr::new("\u{85}"), r"\u{85}"),
+        (OsStr::from_bytes(b"a\xff"), "a\u{fffd}"),
+    ] {
+        let refusal = (USAGE, "InvalidName", shown);
+        for verb in VERBS_WITH_A_NAME {
+            refuses_args(&home, &[OsStr::new(verb), bad], refusal);
+        }
+        for verb in ["set", "get"] {
+            let args = [
+                OsStr::new(verb),
+                OsStr::new("a"),
+                OsStr::new("--locked-by"),
+                bad,
+            ];
+            refuses_args(&home, &args, refusal);
+        }
+    }
+}
+
+#[test]
+fn one_bad_name_among_good_ones_is_refused() {
+    let home = store();
+    for verb in ["set", "unlock"] {
+        for bad in [
+            OsStr::new(""),
+            OsStr::new("b\tc"),
+            OsStr::from_bytes(b"\xc3"),
+        ] {
+            let args = [OsStr::new(verb), OsStr::new("held"), bad, OsStr::new("new")];
+            let shown = if bad.is_empty() { "\"\"" } else { "lock name" };
+            refuses_args(&home, &args, (USAGE, "InvalidName", shown));
+        }
+    }
+}
+
+#[test]
+fn a_bad_name_makes_no_store() {
+    let home = Home::new();
+    for verb in VERBS_WITH_A_NAME {
+        assert_eq!(home.json([verb, ""]).0, Some(USAGE));
+        assert!(!home.db().exists(), "{verb}");
+    }
+}
+
+#[test]
+fn a_bad_timeout_is_refused() {
+    let home = store();
+    for (bad, shown) in [
+        ("-5", "-5"),
+        ("-0.001", "-0.001"),
+        ("-5m", "-5m"),
+        ("nan", "NaN"),
+        ("-inf", "-inf"),
+        ("1e30", "1000000000000000000000000000000"),
+        ("1e12", "1000000000000s"),
+        ("300000y", "300000y"),
+        ("ten", "ten"),
+        ("", "\"\""),
+        ("5 x", "5 x"),
+    ] {
+        let refusal = (USAGE, "InvalidTimeout", shown);
+        for verb in ["set", "get", "renew"] {
+            refuses_args(&home, &[verb, "held", "-t", bad], refusal);
+        }
+    }
+    for bad in ["ten", "-5", "nan", "1e30"] {
+        let refusal = (USAGE, "InvalidTimeout", "invalid timeout");
+        refuses_args(&home, &["list", "--busy-timeout", bad], refusal);
+    }
+}
+
+#[test]
+fn neither_renewing_nor_creating_is_allowed() {
+    let home = store();
+    let (exit, result) = home.json(["set", "--only-renew", "--no-renew", "held", "new"]);
+    let counts = json!({ "created": 0, "renewed": 0, "skip_create": 1, "skip_renew": 1 });
+    assert_eq!((exit, &result["counts"]), (Some(0), &counts));
+    assert_eq!(home.json(["is-locked", "new"]).0, Some(1));
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    let home = store();
+    for (args, shown) in [
+        (&["set", "a", "--frob"][..], "--frob"),
+        (&["frobnicate"], "frobnicate"),
+        (&["set"], "NAME"),
+        (&["get"], "NAME"),
+        (&["get", "a", "b"], "'b'"),
+        (&["list", "a", "b"], "'b'"),
+        (&["is-locked"], "NAME"),
+        (&["set", "a", "--pid", "-1"], "-1"),
+        (&["set", "a", "--pid", "4294967296"], "4294967296"),
+        (&["renew", "a", "--token", "one"], "one"),
+        (&["unlock", "a", "b", "--token", "1"], "--token"),
+        (&["reset"], "--force"),
+        (&["-x", "list"], "-x"),
+        (&[], "subcommand"),
+    ] {
+        refuses_args(&home, args, (USAGE, "Usage", shown));
+    }
+    let json_first = run(through(&[]).args(["--json", "--frob"]));
+    assert_eq!(json_first.document()["error"]["kind"], "Usage");
+}
+
+/// Checks that every verb refuses what stands where the store should.
+fn refuses_store(home: &Home, refusal: Refusal<'_>) {
+    for args in [
+        &["set", "a"][..],
+        &["get", "a"],
+        &["renew", "a"],
+        &["unlock", "a"],
+        &["clean"],
+        &["reset", "-f"],
+        &["is-locked", "a"],
+        &["find", "a"],
+        &["list"],
+    ] {
+        let command = || {
+            let mut command = home.command();
+            command.args(args);
+            command
+        };
+        refuses(command, refusal);
+    }
+}
+
+#[test]
+fn what_is_no_regular_file_is_no_store() {
+    let directory = Home::new();
+    fs::create_dir(directory.db()).unwrap();
+    refuses_store(&directory, (DATA, "NotAStore", "locks.redb"));
+
+    let pipe = Home::new();
+    let made = Command::new("mkfifo").arg(pipe.db()).status();
+    assert!(made.unwrap().success());
+    refuses_store(&pipe, (DATA, "NotAStore", "locks.redb"));
+
+    for args in [["set", "a"], ["find", "a"]] {
+        let device = run(through(&[]).args(["--db", "/dev/null"]).args(args));
+        assert_eq!(device.status, Some(DATA));
+    }
+}
+
+#[test]
+fn a_file_of_something_else_is_no_store() {
+    let long = "a line of text\n".repeat(1_000);
+    for text in ["x", "a line of text\n", &long] {
+        let home = Home::new();
+        fs::write(home.db(), text).unwrap();
+        refuses_store(&home, (DATA, "NotAStore", "locks.redb"));
+        assert_eq!(home.bytes(), text.as_bytes());
+    }
+}
+
+#[test]
+fn a_redb_file_of_another_program_is_no_store() {
+    const THEIRS: TableDefinition<'_, u64, u64> = TableDefinition::new("theirs");
+    const LOCKS: TableDefinition<'_, u64, u64> = TableDefinition::new("locks");
+    for table in [THEIRS, LOCKS] {
+        let home = Home::new();
+        let database = Database::create(home.db()).unwrap();
+        let txn = database.begin_write().unwrap();
+        txn.open_table(table).unwrap().insert(1, 2).unwrap();
+        txn.commit().unwrap();
+        drop(database);
+        refuses_store(&home, (DATA, "NotAStore", "locks.redb"));
+
+        let database = Database::open(home.db()).unwrap();
+        let txn = redb::ReadableDatabase::begin_read(&database).unwrap();
+        assert_eq!(
+            txn.open_table(table)
+                .unwrap()
+                .get(1)
+                .unwrap()
+                .unwrap()
+                .value(),
+            2
+        );
+        assert_eq!(txn.list_tables().unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_none_for_us() {
+    const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lockmgr");
+    let home = store();
+    let database = Database::open(home.db()).unwrap();
+    let txn = database.begin_write().unwrap();
+    let newer = 2u32.to_le_bytes();
+    txn.open_table(META)
+        .unwrap()
+        .insert("format", &newer[..])
+        .unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    refuses_store(&home, (DATA, "NotAStore", "format 2"));
+}
+
+const WRITERS: [&[&str]; 6] = [
+    &["set", "a"],
+    &["get", "a"],
+    &["renew", "held"],
+    &["unlock", "held"],
+    &["clean"],
+    &["reset", "-f"],
+];
+
+/// Checks that who reads the store still finds the lock called `held`.
+fn is_readable(command: impl Fn() -> Command) {
+    for (args, status) in [
+        (&["is-locked", "held"][..], 0),
+        (&["find", "held"], 0),
+        (&["list"], 0),
+        (&["is-locked", "absent"], 1),
+    ] {
+        let ran = run(command().args(args));
+        assert_eq!((ran.status, ran.stderr.as_str()), (Some(status), ""));
+        let is_there = ran.stdout.contains("held") || ran.stdout == "true\n";
+        assert_eq!(is_there, status == 0, "{args:?}");
+    }
+}
+
+#[test]
+fn a_store_in_no_directory_cannot_be_created() {
+    let home = Home::new();
+    let db = home.join("missing/locks.redb");
+    let at = |args: &[&str]| {
+        let mut command = through(&[]);
+        command.arg("--db").arg(&db).args(args);
+        command
+    };
+    for args in WRITERS {
+        refuses(|| at(args), (CANNOT_CREATE, "Io", "missing/locks.redb"));
+    }
+    assert_eq!(run(&mut at(&["--json", "list"])).document(), json!([]));
+    assert_eq!(run(&mut at(&["is-locked", "a"])).status, Some(1));
+    assert!(!home.join("missing").exists());
+}
+
+#[test]
+fn a_store_without_permission_is_refused() {
+    let home = store();
+    let Some(probe) = home.command_of_ordinary_user() else {
+        return;
+    };
+    drop(probe);
+    let command = |db: &Path, args: &[&str]| {
+        let mut command = home.command_of_ordinary_user().unwrap();
+        command.arg("--db").arg(db).args(args);
+        command
+    };
+    let denied = (PERMISSION, "Permission", "locks.redb");
+
+    chmod(&home.db(), 0o444);
+    is_readable(|| command(&home.db(), &[]));
+    for args in WRITERS {
+        refuses(|| command(&home.db(), args), denied);
+    }
+    chmod(&home.db(), 0o000);
+    for args in WRITERS
+        .into_iter()
+        .chain([&["find", "held"][..], &["list"]])
+    {
+        refuses(|| command(&home.db(), args), denied);
+    }
+
+    let closed = home.join("closed");
+    let db = closed.join("locks.redb");
+    fs::create_dir(&closed).unwrap();
+    chmod(&closed, 0o555);
+    for args in WRITERS {
+        refuses(|| command(&db, args), denied);
+    }
+    assert_eq!(run(&mut command(&db, &["is-locked", "a"])).status, Some(1));
+    chmod(&closed, 0o000);
+    for args in WRITERS
+        .into_iter()
+        .chain([&["find", "held"][..], &["list"]])
+    {
+        refuses(|| command(&db, args), denied);
+    }
+    chmod(&closed, 0o755);
+    assert_eq!(fs::read_dir(closed).unwrap().count(), 0);
+}
+
+/// A file system of its own for one store, which vanishes with the shell that keeps it.
+struct Disk {
+    home: Home,
+    shell: Child,
+}
+
+impl Disk {
+    /// None where this user or this system cannot have one.
+    fn new() -> Option<Self> {
+        if !is_root() {
+            eprintln!("skipped: only root can mount a file system");
+            return None;
+        }
+        if !works(&["unshare", "--mount"]) {
+            return None;
+        }
+        let home = Home::new();
+        let mount = "mount -t tmpfs -o size=1m tmpfs \"$0\" && echo mounted && read -r _";
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "sh", "-c", mount]).arg(home.path());
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        let mut line = String::new();
+        let mut said = BufReader::new(shell.stdout.as_mut().unwrap());
+        said.read_line(&mut line).unwrap();
+        let disk = Self { home, shell };
+        if line != "mounted\n" {
+            eprintln!("skipped: nothing can be mounted here");
+            return None;
+        }
+        Some(disk)
+    }
+
+    fn db(&self) -> PathBuf {
+        self.home.db()
+    }
+
+    /// Runs a shell command in the directory of the disk.
+    fn shell(&self, script: &str) -> bool {
+        let mut command = Command::new("nsenter");
+        command.args([
+            "--mount",
+            "--target",
+            &self.shell.id().to_string(),
+            "sh",
+            "-c",
+        ]);
+        let script = format!("cd '{}' && {script}", self.home.path().display());
+        command
+            .arg(script)
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+    }
+
+    fn command(&self) -> Command {
+        let id = self.shell.id().to_string();
+        let mut command = through(&["nsenter", "--mount", "--target", &id]);
+        command.arg("--db").arg(self.db());
+        command
+    }
+
+    fn json(&self, args: &[&str]) -> (Option<i32>, Value) {
+        let ran = run(self.command().arg("--json").args(args));
+        (ran.status, ran.document())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        self.shell.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writing_and_loses_nothing() {
+    let Some(disk) = Disk::new() else {
+        return;
+    };
+    let mut refusals = 0;
+    for free in (0..20).map(|pages| pages * 4096) {
+        let (_, set) = disk.json(&["set", "held"]);
+        let mut acknowledged = set["locks"].as_array().unwrap().clone();
+        disk.shell("cat /dev/zero > filler");
+        assert!(disk.shell(&format!("truncate -s -{free} filler")));
+        for round in 0..6 {
+            let names: Vec<_> = (0..5)
+                .map(|i| format!("{}{i}", "x".repeat(200 + round)))
+                .collect();
+            let names = names.iter().map(String::as_str);
+            let (exit, set) = disk.json(&["set"].into_iter().chain(names).collect::<Vec<_>>());
+            if exit == Some(0) {
+                acknowledged.extend_from_slice(set["locks"].as_array().unwrap());
+            } else {
+                assert_eq!(
+                    (exit, &set["error"]["kind"]),
+                    (Some(IO), &json!("Io")),
+                    "{set}"
+                );
+                refusals += 1;
+            }
+        }
+        let (exit, list) = disk.json(&["list"]);
+        assert!(exit == Some(0) || exit == Some(IO), "{list}");
+
+        assert!(disk.shell("rm filler"));
+        let (exit, list) = disk.json(&["list"]);
+        assert_eq!(exit, Some(0), "{list}");
+        for lock in &acknowledged {
+            assert!(
+                list.as_array().unwrap().contains(lock),
+                "{lock} is not in {list}"
+            );
+        }
+        let (exit, set) = disk.json(&["set", "new"]);
+        assert_eq!((exit, &set["counts"]["created"]), (Some(0), &json!(1)));
+        assert!(disk.shell("rm locks.redb"));
+    }
+    assert!(refusals > 20, "the disk was full for {refusals} calls");
+
+    disk.shell("cat /dev/zero > filler");
+    let (exit, refused) = disk.json(&["set", "held"]);
+    assert_eq!((exit, &refused["error"]["kind"]), (Some(IO), &json!("Io")));
+    assert_eq!(disk.json(&["list"]), (Some(0), json!([])));
+}
+
+#[test]
+fn a_read_only_file_system_is_for_reading() {
+    let Some(disk) = Disk::new() else {
+        return;
+    };
+    assert_eq!(disk.json(&["set", "held"]).0, Some(0));
+    assert!(disk.shell("mount -o remount,ro \"$PWD\""));
+    is_readable(|| disk.command());
+    let with = |args: &[&str]| {
+        let mut command = disk.command();
+        command.args(args);
+        command
+    };
+    for args in WRITERS {
+        refuses(|| with(args), (IO, "Io", "locks.redb"));
+    }
+    let new = disk.home.join("new.redb");
+    let args = ["set", "a", "--db", new.to_str().unwrap()];
+    let elsewhere = || {
+        let id = disk.shell.id().to_string();
+        let mut command = through(&["nsenter", "--mount", "--target", &id]);
+        command.args(args);
+        command
+    };
+    refuses(elsewhere, (CANNOT_CREATE, "Io", "new.redb"));
+}
+
+/// A store with locks of every kind, the same bytes each time, and its list.
+fn full_store() -> (Home, Value) {
+    let home = Home::new();
+    let (manager, _) = home.open_with_clock();
+    let names: Vec<_> = (0..60).map(|i| format!("lock {i}")).collect();
+    let century = SetOptions::new().timeout(Duration::from_secs(36_525 * 86_400));
+    manager.set_lock(&names, century.clone()).unwrap();
+    let for_ever = SetOptions::new().timeout(Timeout::Never);
+    manager.set_lock(&names[..30], for_ever).unwrap();
+    manager.unlock_all(&names[20..25]).unwrap();
+    manager
+        .set_lock(["with process"], century.process_id(42))
+        .unwrap();
+    drop(manager);
+    let (_, list) = home.json(["list"]);
+    (home, list)
+}
+
+/// Runs verbs on a damaged store. Each answers rightly or says that the store is damaged.
+fn is_right_or_refused(bytes: &[u8], list: &Value, what: &str) {
+    let home = Home::new();
+    fs::write(home.db(), bytes).unwrap();
+    let answer = |args: &[&str]| {
+        let (exit, document) = home.json(args);
+        let kind = &document["error"]["kind"];
+        match exit {
+            Some(0) => Some(document),
+            Some(DATA) if kind == "Corrupted" || kind == "NotAStore" => None,
+            _ => panic!("{what}: {args:?}: {exit:?} {document}"),
+        }
+    };
+    let before = answer(&["list"]);
+    assert!(
+        before.is_none_or(|before| before == *list),
+        "{what}: another list"
+    );
+    let first = &list[0];
+    let found = answer(&["find", first["name"].as_str().unwrap()]);
+    assert!(
+        found.is_none_or(|found| found == *first),
+        "{what}: another lock"
+    );
+    let set = answer(&["set", "new"]);
+    if let (Some(set), Some(mut after)) = (set, answer(&["list"])) {
+        let new = &set["locks"][0];
+        let after = after.as_array_mut().unwrap();
+        let tokens = after.iter().map(|lock| lock["token"].as_u64());
+        assert_eq!(tokens.max(), Some(new["token"].as_u64()), "{what}");
+        after.retain(|lock| lock != new);
+        assert!(
+            after == list.as_array().unwrap(),
+            "{what}: another list after writing"
+        );
+    }
+}
+
+#[test]
+fn a_truncated_store_is_read_rightly_or_refused() {
+    let (home, list) = full_store();
+    let whole = home.bytes();
+    let pages = (4096..whole.len()).step_by(4096);
+    let others = [1, 9, 63, 64, 319, 320, 4095, 4097, whole.len() - 1];
+    for length in pages.chain(others) {
+        is_right_or_refused(&whole[..length], &list, &format!("cut at {length}"));
+    }
+}
+
+#[test]
+fn a_store_with_flipped_bits_is_read_rightly_or_refused() {
+    let (home, list) = full_store();
+    let whole = home.bytes();
+    let header = (0..320).step_by(3);
+    let used = (320..whole.len()).filter(|&at| whole[at] != 0).step_by(251);
+    for at in header.chain(used) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        is_right_or_refused(&flipped, &list, &format!("flipped at {at}"));
+    }
+}
+
+/// The positions of these bytes in the file.
+fn positions(whole: &[u8], of: &[u8]) -> Vec<usize> {
+    let found = whole.windows(of.len()).enumerate();
+    let positions: Vec<_> = found
+        .filter(|(_, bytes)| *bytes == of)
+        .map(|(at, _)| at)
+        .collect();
+    assert!(!positions.is_empty());
+    positions
+}
+
+#[test]
+fn a_store_beyond_repair_is_not_repaired_for_ever() {
+    let (home, list) = full_store();
+    let whole = home.bytes();
+    // A table of redb's own, of which a writer finds out amid its transaction.
+    for at in positions(&whole, b"redb::TransactionIdWithPagination") {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        is_right_or_refused(&flipped, &list, &format!("flipped at {at}"));
+    }
+}
+
+#[test]
+fn a_damaged_name_hides_no_other_lock() {
+    let (home, list) = full_store();
+    let whole = home.bytes();
+    let damaged = Home::new();
+    let first = list[0]["name"].as_str().unwrap();
+    let mut hidden = Vec::new();
+    for at in positions(&whole, b"lock 0lock 1lock 10") {
+        // The offsets and the names of a page's rows: redb checks neither as it reads.
+        let page = at / 4096 * 4096;
+        for at in page..page + 900 {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::write(damaged.db(), flipped).unwrap();
+            let reader = LockManager::builder().read_only().open(damaged.db());
+            match reader.and_then(|reader| reader.find(first)) {
+                Ok(found) => hidden.extend(found.is_none().then_some(at)),
+                Err(Error::Corrupted { .. } | Error::NotAStore { .. }) => {}
+                Err(error) => panic!("flipped at {at}: {error:?}"),
+            }
+        }
+    }
+    assert_eq!(hidden, [0; 0]);
+}

@@ -1,0 +1,425 @@
+//! Locks bound to a process: gone at once when it has provably ended, and not before.
+
+use crate::holding_support::{DONE, Kept, NO, USAGE, millis, secs, until, until_queued};
+use crate::support::{Home, chmod, is_root, run, works};
+use chrono::Utc;
+use lockmgr::{Error, GetOptions, LockManager, ManualClock, SetOptions};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+const ELSEWHERE: [&str; 5] = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+
+/// Whether processes can be started in a namespace of their own; says so where not.
+fn is_elsewhere_possible() -> bool {
+    if !is_root() {
+        eprintln!("skipped: only root can make a pid namespace");
+        return false;
+    }
+    works(&ELSEWHERE)
+}
+
+/// The command on that store, as the first process of another pid namespace.
+fn elsewhere(home: &Home, args: &[&str]) -> Command {
+    let mut command = Command::new(ELSEWHERE[0]);
+    command.args(&ELSEWHERE[1..]);
+    let inner = home.command();
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.args(args).env_remove("LOCKMGR_DB");
+    command
+}
+
+/// The document that the command prints there.
+fn json_elsewhere(home: &Home, args: &[&str]) -> (Option<i32>, Value) {
+    let ran = run(elsewhere(home, args).arg("--json"));
+    (ran.status, ran.document())
+}
+
+fn get_while<'a>(name: &'a str, pid: &'a str) -> [&'a str; 5] {
+    ["get", name, "-k", "--while", pid]
+}
+
+fn alive(pid: u32) -> Value {
+    json!({ "pid": pid, "alive": true })
+}
+
+#[test]
+fn a_lock_of_get_goes_when_its_process_ends_and_not_before() {
+    let home = Home::new();
+    let manager = home.open();
+    let process = Kept::idle();
+    let pid = process.pid().to_string();
+    let (exit, lock) = home.json(get_while("x", &pid));
+    assert_eq!((exit, &lock["bound_to"]), (DONE, &alive(process.pid())));
+    assert_eq!(lock["process_id"], json!(null));
+    assert_eq!(lock["locked_until"], json!(null));
+    assert_eq!(home.json(["find", "x"]).1["bound_to"], alive(process.pid()));
+    assert_eq!(home.json(["list"]).1[0]["bound_to"], alive(process.pid()));
+    let bound_to = manager.find("x").unwrap().unwrap().bound_to();
+    assert_eq!(bound_to, Some(process.pid()));
+    assert_eq!(home.json(["get", "x"]).0, NO);
+
+    // A zombie has ended.
+    process.kill_into_zombie();
+    assert!(!manager.is_locked("x").unwrap());
+    assert_eq!(home.json(["is-locked", "x"]).0, NO);
+    assert_eq!(home.json(["find", "x"]), (NO, json!(null)));
+    assert_eq!(home.json(["list"]), (DONE, json!([])));
+    drop(process);
+    assert!(!manager.is_locked("x").unwrap());
+    assert_eq!(home.json(["unlock", "x"]).1, json!([["x", false]]));
+    let lock = home.json(["get", "x"]).1;
+    assert_eq!(
+        (&lock["token"], &lock["bound_to"]),
+        (&json!(2), &json!(null))
+    );
+}
+
+#[test]
+fn the_locks_of_set_and_of_a_wait_go_with_their_process_too() {
+    let home = Home::new();
+    let manager = home.open();
+    let process = Kept::idle();
+    let pid = process.pid().to_string();
+    let (exit, result) = home.json(["set", "a", "b", "-k", "--while", &pid]);
+    assert_eq!(exit, DONE);
+    for lock in result["locks"].as_array().unwrap() {
+        assert_eq!(lock["bound_to"], alive(process.pid()));
+    }
+    let (exit, lock) = home.json(["get", "c", "-w", "20", "-k", "--while", &pid]);
+    assert_eq!((exit, &lock["bound_to"]), (DONE, &alive(process.pid())));
+    let options = GetOptions::new().bound_to(process.pid());
+    manager.get_lock("d", options).unwrap();
+    assert_eq!(manager.locks("").unwrap().len(), 4);
+    process.kill_into_zombie();
+    assert!(manager.locks("").unwrap().is_empty());
+    // What is gone is renewed by nobody.
+    let fail = SetOptions::new().fail();
+    assert_eq!(
+        manager.set_lock(["a", "b"], fail).unwrap().counts().created,
+        2
+    );
+}
+
+#[test]
+fn a_renewal_leaves_a_lock_bound_as_it_is() {
+    let home = Home::new();
+    let manager = home.open();
+    let process = Kept::idle();
+    let pid = process.pid().to_string();
+    home.json(["get", "x", "--while", &pid]);
+    let other = std::process::id().to_string();
+    let (_, result) = home.json(["set", "x", "--while", &other]);
+    assert_eq!(result["locks"][0]["bound_to"], alive(process.pid()));
+    home.json(["renew", "x"]);
+    process.kill_into_zombie();
+    assert!(!manager.is_locked("x").unwrap());
+}
+
+#[test]
+fn a_lock_also_goes_with_its_lease_where_its_process_lives() {
+    let home = Home::new();
+    let process = Kept::idle();
+    let pid = process.pid().to_string();
+    home.json(["get", "x", "-t", "0.3", "--while", &pid]);
+    until("the lease ends", || home.json(["is-locked", "x"]).0 == NO);
+}
+
+#[test]
+fn a_process_that_is_not_there_is_refused() {
+    let home = Home::new();
+    let manager = home.open();
+    let process = Kept::idle();
+    process.kill_into_zombie();
+    let zombie = process.pid().to_string();
+    for pid in ["0", "4294967295", "4194305", &zombie] {
+        for args in [&["get", "x"][..], &["set", "x"], &["get", "x", "-w", "1"]] {
+            let args = [args, &["--while", pid]].concat();
+            let (exit, refused) = home.json(&args);
+            assert_eq!(exit, USAGE, "{args:?}");
+            assert_eq!(refused["error"]["kind"], "Usage");
+            let message = refused["error"]["message"].as_str().unwrap();
+            assert!(message.contains(pid), "{message}");
+        }
+        let pid: u32 = pid.parse().unwrap();
+        let refused = manager.get_lock("x", GetOptions::new().bound_to(pid));
+        assert!(matches!(refused, Err(Error::NoSuchProcess { pid: of }) if of == pid));
+        let refused = manager.set_lock(["x"], SetOptions::new().bound_to(pid));
+        assert!(matches!(refused, Err(Error::NoSuchProcess { .. })));
+    }
+    for pid in ["", "-1", "self", "4294967296"] {
+        assert_eq!(home.json(["get", "x", "--while", pid]).0, USAGE, "{pid}");
+    }
+    assert!(manager.locks("").unwrap().is_empty());
+}
+
+#[test]
+fn a_process_that_is_only_noted_frees_nothing() {
+    let home = Home::new();
+    let process = Kept::idle();
+    let pid = process.pid().to_string();
+    let (_, lock) = home.json(["get", "x", "--pid", &pid]);
+    assert_eq!(lock["process_id"], process.pid());
+    assert_eq!(lock["bound_to"], json!(null));
+    drop(process);
+    assert_eq!(home.json(["find", "x"]), (DONE, lock));
+}
+
+#[test]
+fn a_stopped_process_is_alive() {
+    let home = Home::new();
+    let manager = home.open();
+    let process = Kept::idle();
+    let pid = process.pid().to_string();
+    home.json(get_while("x", &pid));
+    process.stop();
+    assert!(manager.is_locked("x").unwrap());
+    assert_eq!(home.json(["get", "x"]).0, NO);
+    assert_eq!(home.json(["clean"]).1, json!({ "removed": 0 }));
+    let (exit, lock) = home.json(get_while("y", &pid));
+    assert_eq!((exit, &lock["bound_to"]), (DONE, &alive(process.pid())));
+    process.signal(Signal::CONT);
+}
+
+#[test]
+fn a_shell_script_holds_locks_as_long_as_it_lives() {
+    let home = Home::new();
+    let manager = home.open();
+    let inner = home.command();
+    let mut script = Command::new("sh");
+    script.args(["-c", "\"$@\" -k --while $$ && echo held && read line", "sh"]);
+    script.arg(inner.get_program()).args(inner.get_args());
+    let mut script = Kept::start_open(script.args(["--json", "get", "x"]));
+    script.line();
+    assert_eq!(script.line(), "held");
+    assert!(manager.is_locked("x").unwrap());
+    assert_eq!(script.end().status, NO);
+    assert!(!manager.is_locked("x").unwrap());
+}
+
+#[test]
+fn a_killed_holder_makes_nobody_wait_for_its_lease() {
+    let home = Home::new();
+    let manager = home.open();
+    let holder = Kept::holder(&home, &["-t", "3600", "x"]);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let guard = manager.acquire(["x"]).wait(secs(25)).lock().unwrap();
+            (guard.tokens(), Instant::now())
+        });
+        until_queued(&manager, "x", 1);
+        let began = Instant::now();
+        holder.kill_into_zombie();
+        let (tokens, at) = waiter.join().unwrap();
+        assert_eq!(tokens, [("x".to_owned(), 2)]);
+        assert!(at - began < secs(1), "{:?}", at - began);
+    });
+}
+
+#[test]
+fn clean_removes_what_was_bound_to_a_process_that_is_gone() {
+    let home = Home::new();
+    let process = Kept::idle();
+    let pid = process.pid().to_string();
+    home.json(["set", "a", "b", "-k", "--while", &pid]);
+    home.json(["get", "c"]);
+    drop(process);
+    assert_eq!(home.json(["clean"]).1, json!({ "removed": 2 }));
+    assert_eq!(home.json(["list"]).1.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn another_users_process_is_alive() {
+    let home = Home::new();
+    let manager = home.open();
+    let mine = Kept::idle();
+    let pid = mine.pid().to_string();
+    home.json(get_while("mine", &pid));
+    chmod(&home.db(), 0o666);
+    if let Some(mut other) = home.command_of_ordinary_user() {
+        other.arg("--db").arg(home.db()).args(["is-locked", "mine"]);
+        assert_eq!(run(&mut other).status, DONE);
+    }
+
+    let setpriv = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    if !is_root() || !works(&setpriv) {
+        eprintln!("skipped: cannot start a process of another user");
+        return;
+    }
+    let mut command = Command::new(setpriv[0]);
+    command.args(&setpriv[1..]);
+    let mut theirs = Kept::start_open(command.args(["sh", "-c", "echo ready; exec cat"]));
+    assert_eq!(theirs.line(), "ready");
+    let pid = theirs.pid().to_string();
+    let (exit, lock) = home.json(get_while("theirs", &pid));
+    assert_eq!((exit, &lock["bound_to"]), (DONE, &alive(theirs.pid())));
+    assert!(manager.is_locked("theirs").unwrap());
+    theirs.kill_into_zombie();
+    assert!(!manager.is_locked("theirs").unwrap());
+}
+
+#[test]
+fn a_holder_in_another_pid_namespace_is_left_to_its_lease() {
+    if !is_elsewhere_possible() {
+        return;
+    }
+    let home = Home::new();
+    let manager = home.open();
+    let args = ["run", "-t", "2", "x", "-c", "echo held; exec cat"];
+    let mut holder = Kept::start_open(&mut elsewhere(&home, &args));
+    assert_eq!(holder.line(), "held");
+    // A process of that number is here too, and is another.
+    assert_eq!(manager.find("x").unwrap().unwrap().bound_to(), Some(1));
+    assert_eq!(home.json(["get", "x"]).0, NO);
+    assert_eq!(home.json(["clean"]).1, json!({ "removed": 0 }));
+    thread::sleep(millis(2_100));
+    assert!(manager.is_locked("x").unwrap());
+    let until_at = manager.find("x").unwrap().unwrap().locked_until().unwrap();
+
+    // Nobody here can tell that it ended.
+    holder.child().kill().unwrap();
+    holder.child().wait().unwrap();
+    let is_locked = manager.is_locked("x").unwrap();
+    assert!(is_locked || Utc::now() >= until_at);
+    let guard = manager.acquire(["x"]).wait(secs(20)).lock().unwrap();
+    assert!(Utc::now() >= until_at);
+    guard.release().unwrap();
+}
+
+#[test]
+fn a_holder_here_is_alive_as_seen_from_another_pid_namespace() {
+    if !is_elsewhere_possible() {
+        return;
+    }
+    let home = Home::new();
+    let process = Kept::idle();
+    let pid = process.pid().to_string();
+    home.json(get_while("x", &pid));
+    let is_locked = || json_elsewhere(&home, &["is-locked", "x"]).0;
+    assert_eq!(is_locked(), DONE);
+    let (exit, refused) = json_elsewhere(&home, &["get", "x"]);
+    assert_eq!((exit, &refused["error"]["kind"]), (NO, &json!("Locked")));
+    let cleaned = json_elsewhere(&home, &["clean"]);
+    assert_eq!(cleaned, (DONE, json!({ "removed": 0 })));
+    // It is not to be seen from there, so nothing can be bound to it there.
+    assert_eq!(json_elsewhere(&home, &get_while("y", "32000")).0, USAGE);
+
+    process.kill_into_zombie();
+    assert_eq!(is_locked(), DONE);
+    assert_eq!(home.json(["is-locked", "x"]).0, NO);
+}
+
+#[test]
+fn a_living_waiter_in_another_pid_namespace_is_granted_its_turn_and_keeps_it() {
+    if !is_elsewhere_possible() {
+        return;
+    }
+    let home = Home::new();
+    let manager = home.open();
+    let held = manager.acquire(["x"]).lock().unwrap();
+    let mut there = elsewhere(&home, &["run", "x", "-c", "echo held; exec cat"]);
+    let mut there = Kept::start_open(&mut there);
+    until_queued(&manager, "x", 1);
+    thread::scope(|scope| {
+        let next = scope.spawn(|| {
+            let guard = manager.acquire(["x"]).wait(secs(25)).lock().unwrap();
+            guard.tokens()
+        });
+        until_queued(&manager, "x", 2);
+        held.release().unwrap();
+        assert_eq!(there.line(), "held");
+        let lock = manager.find("x").unwrap().unwrap();
+        assert_eq!((lock.bound_to(), lock.waiting()), (Some(1), 1));
+        // For the whole of its lease, as it gave word.
+        let lease = lock.locked_until().unwrap() - lock.updated_at();
+        assert_eq!(lease.num_seconds(), 60);
+        assert_eq!(there.end().status, DONE);
+        assert_eq!(next.join().unwrap(), [("x".to_owned(), 3)]);
+    });
+}
+
+/// One that waits for `x` and `y`, of which `y` is held, and dies where it cannot be seen.
+fn leave_a_dead_waiter(home: &Home, manager: &LockManager) {
+    let there = Kept::start(&mut elsewhere(home, &["run", "x", "y", "--", "true"]));
+    until_queued(manager, "x", 1);
+    drop(there);
+}
+
+#[test]
+fn a_waiter_that_died_in_another_pid_namespace_is_in_the_way_of_nobody_for_ever() {
+    if !is_elsewhere_possible() {
+        return;
+    }
+    // By a clock that makes minutes pass at once.
+    let home = Home::new();
+    let clock = ManualClock::new(Utc::now());
+    let later = LockManager::builder().clock(clock.clone());
+    let later = later.open(home.db()).unwrap();
+    let _y = home.open().acquire(["y"]).lock().unwrap();
+    leave_a_dead_waiter(&home, &later);
+    for minutes in 0.. {
+        if later.get_lock("x", GetOptions::new()).is_ok() {
+            break;
+        }
+        assert!(minutes < 5, "refused for {minutes} minutes");
+        clock.advance(secs(60));
+    }
+}
+
+#[test]
+fn a_waiter_that_died_in_another_pid_namespace_is_found_out_by_whoever_writes() {
+    if !is_elsewhere_possible() {
+        return;
+    }
+    let home = Home::new();
+    let clock = ManualClock::new(Utc::now());
+    let later = LockManager::builder().clock(clock.clone());
+    let later = later.open(home.db()).unwrap();
+    let _y = home.open().acquire(["y"]).lock().unwrap();
+    leave_a_dead_waiter(&home, &later);
+    assert!(later.get_lock("x", GetOptions::new()).is_err());
+    for name in ["one", "two"] {
+        clock.advance(secs(31));
+        later.get_lock(name, GetOptions::new()).unwrap();
+    }
+    clock.advance(secs(31));
+    later.get_lock("x", GetOptions::new()).unwrap();
+}
+
+#[test]
+fn a_waiter_that_died_in_another_pid_namespace_delays_nobody_for_long() {
+    if !is_elsewhere_possible() {
+        return;
+    }
+    if std::env::var_os("LOCKMGR_SLOW_TESTS").is_none() {
+        eprintln!("skipped: takes half a minute; set LOCKMGR_SLOW_TESTS");
+        return;
+    }
+    let home = Home::new();
+    let manager = home.open();
+    let longest = millis(31_500);
+    let held = manager.acquire(["y"]).lock().unwrap();
+    leave_a_dead_waiter(&home, &manager);
+    // One that wants a name that is free, and one that comes when all are free.
+    let began = Instant::now();
+    let partly = manager.acquire(["x"]).wait(2 * longest).lock();
+    let took = began.elapsed();
+    drop(partly.unwrap());
+    held.release().unwrap();
+
+    let held = manager.acquire(["x", "y"]).lock().unwrap();
+    leave_a_dead_waiter(&home, &manager);
+    let began = Instant::now();
+    held.release().unwrap();
+    let wholly = manager.acquire(["x"]).wait(2 * longest).lock();
+    let times = [took, began.elapsed()];
+    drop(wholly.unwrap());
+    assert!(times.iter().all(|&took| took < longest), "{times:?}");
+}

@@ -1,0 +1,671 @@
+//! Guards: what holds locks gives them back, whatever happens, and tells when it lost them.
+
+use crate::holding_support::{DONE, Kept, NO, millis, secs, until, until_queued};
+use crate::support::{Home, noon};
+use chrono::{DateTime, TimeDelta, Utc};
+use lockmgr::{Acquire, Error, GetOptions, Lock, LockGuard, LockManager, LockRef, Timeout};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+fn get() -> GetOptions {
+    GetOptions::new()
+}
+
+fn after(span: Duration) -> Option<DateTime<Utc>> {
+    Some(noon() + TimeDelta::from_std(span).unwrap())
+}
+
+fn locked(manager: &LockManager) -> Vec<String> {
+    let locks = manager.locks("").unwrap();
+    locks.iter().map(|lock| lock.name().to_string()).collect()
+}
+
+/// The lock that a guard lost, and who has it now.
+fn lost<T: std::fmt::Debug>(result: Result<T, Error>) -> (Lock, Option<Lock>) {
+    match result {
+        Err(Error::Lost { lock, by }) => (*lock, by.map(|by| *by)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What `on_lost` was called for, in order.
+#[derive(Clone, Default)]
+struct Losses(Arc<Mutex<Vec<(String, u64)>>>);
+
+impl Losses {
+    fn tell<'a>(&self, acquire: Acquire<'a>) -> Acquire<'a> {
+        let losses = self.clone();
+        acquire.on_lost(move |lock| {
+            let loss = (lock.name().to_string(), lock.token());
+            losses.0.lock().unwrap().push(loss);
+        })
+    }
+
+    fn told(&self) -> Vec<(String, u64)> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+fn token(name: &str, token: u64) -> (String, u64) {
+    (name.to_owned(), token)
+}
+
+#[test]
+fn a_guard_holds_all_its_names_or_none() {
+    let home = Home::new();
+    let manager = home.open();
+    let b = manager.get_lock("b", get()).unwrap();
+    let refused = manager.acquire(["a", "b", "c"]).lock().unwrap_err();
+    assert!(matches!(refused, Error::Locked(held) if *held == b));
+    assert_eq!(locked(&manager), ["b"]);
+
+    manager.unlock("b").unwrap();
+    let guard = manager.acquire(["a", "b", "c"]).lock().unwrap();
+    assert_eq!(locked(&manager), ["a", "b", "c"]);
+    assert!(guard.is_held().unwrap());
+    assert_eq!(home.json(["get", "c"]).0, NO);
+}
+
+#[test]
+fn a_guard_bears_its_options() {
+    let home = Home::new();
+    let (manager, _) = home.open_with_clock();
+    let guard = manager.acquire(["a"]).lock().unwrap();
+    let a = manager.find("a").unwrap().unwrap();
+    assert_eq!(a.locked_by(), "app");
+    assert_eq!(a.locked_until(), after(secs(600)));
+    assert_eq!(
+        (a.process_id(), a.bound_to()),
+        (None, Some(std::process::id()))
+    );
+    drop(guard);
+
+    let acquire = manager.acquire(["a"]).timeout(secs(7));
+    let mut guard = acquire.locked_by("x").process_id(42).lock().unwrap();
+    guard.lock("b").unwrap();
+    for lock in manager.locks("").unwrap() {
+        assert_eq!(lock.locked_by(), "x");
+        assert_eq!(lock.locked_until(), after(secs(7)));
+        assert_eq!(
+            (lock.process_id(), lock.bound_to()),
+            (Some(42), Some(std::process::id()))
+        );
+    }
+    drop(guard);
+
+    let guard = manager.acquire(["a"]).timeout(Timeout::Never);
+    let guard = guard.lock().unwrap();
+    assert_eq!((guard.deadline(), guard.time_left()), (None, None));
+}
+
+#[test]
+fn a_guard_releases_its_locks_when_it_is_dropped_released_or_unwound() {
+    let home = Home::new();
+    let manager = home.open();
+    let hold = || manager.acquire(["a", "b"]).keep_alive().lock().unwrap();
+
+    let guard = hold();
+    assert_eq!(locked(&manager), ["a", "b"]);
+    drop(guard);
+    assert!(locked(&manager).is_empty());
+
+    hold().release().unwrap();
+    assert!(locked(&manager).is_empty());
+
+    let unwound = catch_unwind(AssertUnwindSafe(|| {
+        let _guard = hold();
+        assert_eq!(locked(&manager), ["a", "b"]);
+        resume_unwind(Box::new("thrown"));
+    }));
+    assert_eq!(*unwound.unwrap_err().downcast::<&str>().unwrap(), "thrown");
+    assert!(locked(&manager).is_empty());
+}
+
+#[test]
+fn a_guard_may_go_to_another_thread() {
+    fn may_be_shared<T: Send + Sync>(_: &T) {}
+    let home = Home::new();
+    let manager = home.open();
+    let guard = manager.acquire(["a"]).keep_alive().lock().unwrap();
+    may_be_shared(&guard);
+    thread::spawn(move || drop(guard)).join().unwrap();
+    assert!(locked(&manager).is_empty());
+}
+
+#[test]
+fn a_guard_outlives_every_other_handle_of_its_manager() {
+    let home = Home::new();
+    let guard = home.open().acquire(["a"]).lock().unwrap();
+    assert!(guard.is_held().unwrap());
+    drop(guard);
+    assert!(!home.open().is_locked("a").unwrap());
+}
+
+#[test]
+fn a_guard_never_touches_a_successors_lock() {
+    let home = Home::new();
+    let manager = home.open();
+    type End = fn(LockGuard);
+    let ends: [End; 5] = [
+        drop,
+        |guard| drop(lost(guard.release())),
+        |mut guard| drop(lost(guard.unlock("a"))),
+        |guard| drop(lost(guard.detach())),
+        |mut guard| drop(lost(guard.renew())),
+    ];
+    for end in ends {
+        for keeps in [false, true] {
+            // The first lock was forced open by name, and now another has it.
+            let acquire = manager.acquire(["a", "b"]).timeout(secs(60));
+            let acquire = if keeps { acquire.keep_alive() } else { acquire };
+            let guard = acquire.lock().unwrap();
+            assert!(manager.unlock("a").unwrap());
+            let successor = manager.get_lock("a", get()).unwrap();
+            end(guard);
+            assert_eq!(manager.find("a").unwrap(), Some(successor.clone()));
+            assert_eq!(locked(&manager), ["a"]);
+            assert!(manager.unlock(&successor).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_ran_out_and_was_taken_is_told_in_every_way() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let losses = Losses::default();
+    let acquire = losses.tell(manager.acquire(["a"])).timeout(secs(10));
+    let mut guard = acquire.lock().unwrap();
+    assert!(guard.is_held().unwrap());
+    let a = manager.find("a").unwrap().unwrap();
+
+    clock.advance(secs(10));
+    assert!(!guard.is_held().unwrap());
+    assert_eq!(guard.time_left(), Some(Duration::ZERO));
+    // Nobody has it: it can still be renewed, and is not lost.
+    assert_eq!(losses.told(), []);
+
+    let other = manager.get_lock("a", get()).unwrap();
+    assert!(!guard.is_held().unwrap());
+    assert_eq!(losses.told(), [token("a", 1)]);
+    assert_eq!(lost(guard.renew()), (a.clone(), Some(other.clone())));
+    assert_eq!(lost(guard.renew_by(secs(1))).0, a);
+    assert_eq!(lost(guard.lock("c")).0, a);
+    assert_eq!(lost(guard.try_lock("c")).0, a);
+    assert_eq!(lost(guard.unlock("c")).0, a);
+    assert_eq!(lost(guard.unlock("a")).0, a);
+    assert!(!guard.is_held().unwrap());
+    assert_eq!((guard.tokens(), guard.deadline()), (vec![], None));
+    assert_eq!(lost(guard.release()).1, Some(other.clone()));
+    assert_eq!(losses.told(), [token("a", 1)]);
+    assert_eq!(manager.locks("").unwrap(), [other]);
+}
+
+#[test]
+fn a_lock_that_was_forced_away_is_told_in_every_way() {
+    let home = Home::new();
+    let (manager, _) = home.open_with_clock();
+    type Call = fn(&mut LockGuard) -> Result<(), Error>;
+    let calls: [(&str, Call); 4] = [
+        ("renew", |guard| guard.renew()),
+        ("unlock", |guard| guard.unlock("a").map(drop)),
+        ("is_held", |guard| {
+            assert!(!guard.is_held()?);
+            guard.try_lock("b")
+        }),
+        ("is_held, lock", |guard| {
+            assert!(!guard.is_held()?);
+            guard.lock("b")
+        }),
+    ];
+    for (what, call) in calls {
+        let losses = Losses::default();
+        let mut guard = losses.tell(manager.acquire(["a"])).lock().unwrap();
+        let a = manager.find("a").unwrap().unwrap();
+        // Somebody else had it meanwhile.
+        manager.unlock("a").unwrap();
+        let other = manager.get_lock("a", get()).unwrap();
+        let told = lost(call(&mut guard));
+        assert_eq!(told.0, a, "{what}");
+        assert!(told.1.is_none_or(|by| by == other), "{what}");
+        assert!(!guard.is_held().unwrap(), "{what}");
+        assert_eq!(losses.told(), [token("a", a.token())], "{what}");
+        assert!(matches!(guard.release(), Err(Error::Lost { .. })), "{what}");
+        assert_eq!(losses.told().len(), 1, "{what}");
+        manager.unlock(&other).unwrap();
+    }
+    assert!(locked(&manager).is_empty());
+}
+
+#[test]
+fn every_lost_lock_is_told_of_once() {
+    let home = Home::new();
+    let manager = home.open();
+    let losses = Losses::default();
+    let guard = losses.tell(manager.acquire(["a", "b", "c"]));
+    let guard = guard.lock().unwrap();
+    manager.unlock("c").unwrap();
+    assert!(!guard.is_held().unwrap());
+    manager.unlock("a").unwrap();
+    assert!(!guard.is_held().unwrap());
+    assert!(!guard.is_held().unwrap());
+    assert_eq!(losses.told(), [token("c", 3), token("a", 1)]);
+    assert_eq!(guard.tokens(), [token("b", 2)]);
+    drop(guard);
+    assert_eq!(losses.told().len(), 2);
+    assert!(locked(&manager).is_empty());
+}
+
+#[test]
+fn a_loss_found_by_the_release_is_told_too() {
+    let home = Home::new();
+    let manager = home.open();
+    for end in [
+        (|guard| assert!(guard.release().is_err())) as fn(LockGuard),
+        drop,
+    ] {
+        let losses = Losses::default();
+        let guard = losses.tell(manager.acquire(["a"])).lock().unwrap();
+        let tokens = guard.tokens();
+        manager.unlock("a").unwrap();
+        end(guard);
+        assert_eq!(losses.told(), tokens);
+    }
+}
+
+#[test]
+fn a_kept_lease_finds_its_loss_by_itself_and_its_callback_may_use_the_locks() {
+    let home = Home::new();
+    let manager = home.open();
+    let found = Arc::new(Mutex::new(None));
+    let (in_callback, note) = (manager.clone(), Arc::clone(&found));
+    let acquire = manager.acquire(["a"]).timeout(millis(900)).keep_alive();
+    let acquire = acquire.on_lost(move |lock| {
+        let again = in_callback.get_lock("found", GetOptions::new());
+        let by = thread::current().name().map(str::to_owned);
+        *note.lock().unwrap() = Some((lock.token(), again.is_ok(), by));
+    });
+    let guard = acquire.lock().unwrap();
+    manager.unlock("a").unwrap();
+    until("the loss is found", || found.lock().unwrap().is_some());
+    let (token, could_lock, by) = found.lock().unwrap().take().unwrap();
+    assert_eq!((token, could_lock), (1, true));
+    assert_ne!(by.as_deref(), thread::current().name());
+    assert_eq!(lost(guard.release()).0.token(), 1);
+    assert_eq!(locked(&manager), ["found"]);
+}
+
+#[test]
+fn a_renewal_adds_two_minutes() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let acquire = manager.acquire(["a", "b"]).timeout(secs(60));
+    let mut guard = acquire.lock().unwrap();
+    guard.renew().unwrap();
+    assert_eq!(guard.deadline(), after(secs(180)));
+    clock.advance(secs(100));
+    guard.renew().unwrap();
+    assert_eq!(guard.deadline(), after(secs(300)));
+    assert_eq!(guard.time_left(), Some(secs(200)));
+    guard.renew_by(secs(1)).unwrap();
+    for lock in manager.locks("").unwrap() {
+        assert_eq!(lock.locked_until(), after(secs(301)));
+        assert_eq!(lock.updated_at(), noon() + TimeDelta::seconds(100));
+        assert_eq!(lock.created_at(), noon());
+    }
+    assert_eq!(guard.tokens(), [token("a", 1), token("b", 2)]);
+
+    let refused = guard.renew_by(Duration::MAX);
+    assert!(matches!(refused, Err(Error::InvalidTimeout(_))));
+    assert_eq!(guard.deadline(), after(secs(301)));
+    guard.renew_by(Timeout::Never).unwrap();
+    guard.renew().unwrap();
+    assert_eq!(guard.deadline(), None);
+    assert_eq!(manager.find("a").unwrap().unwrap().locked_until(), None);
+}
+
+#[test]
+fn a_renewal_begins_a_lease_that_ran_out_anew() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let mut guard = manager.acquire(["a"]).timeout(secs(10)).lock().unwrap();
+    clock.advance(secs(1_000));
+    assert!(!guard.is_held().unwrap());
+    guard.renew().unwrap();
+    assert!(guard.is_held().unwrap());
+    assert_eq!(guard.time_left(), Some(secs(120)));
+    let now = manager.find("a").unwrap().unwrap();
+    assert_eq!(guard.tokens(), [token("a", now.token())]);
+    assert_eq!(now.bound_to(), Some(std::process::id()));
+}
+
+#[test]
+fn to_ask_for_a_lease_that_ran_out_and_was_swept_does_not_lose_it() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let losses = Losses::default();
+    let acquire = losses.tell(manager.acquire(["a"])).timeout(secs(10));
+    let mut guard = acquire.lock().unwrap();
+    clock.advance(secs(10));
+    // Whether a row is still there is never visible.
+    assert_eq!(manager.clean_locks().unwrap(), 1);
+    assert!(!guard.is_held().unwrap());
+    assert_eq!(losses.told(), []);
+    guard.renew().unwrap();
+    assert!(guard.is_held().unwrap());
+}
+
+#[test]
+fn a_lease_that_ran_out_and_was_swept_begins_anew() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let mut guard = manager.acquire(["a"]).timeout(secs(10)).lock().unwrap();
+    clock.advance(secs(10));
+    assert_eq!(manager.clean_locks().unwrap(), 1);
+    guard.renew().unwrap();
+    assert!(guard.is_held().unwrap());
+    assert_eq!(guard.time_left(), Some(secs(120)));
+    // It may have been somebody else's in between.
+    assert_eq!(guard.tokens(), [token("a", 2)]);
+}
+
+#[test]
+fn a_renewal_does_not_take_what_somebody_else_has_or_waits_for() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let acquire = manager.acquire(["a", "b"]).timeout(secs(10));
+    let mut guard = acquire.lock().unwrap();
+    clock.advance(secs(10));
+    let other = manager.get_lock("a", get()).unwrap();
+    assert_eq!(lost(guard.renew()).1, Some(other.clone()));
+    // The other lock was renewed.
+    let b = manager.find("b").unwrap().unwrap();
+    assert_eq!(guard.tokens(), [token("b", b.token())]);
+    assert_eq!(b.locked_until(), after(secs(130)));
+    drop(guard);
+    manager.unlock(&other).unwrap();
+
+    let mut guard = manager.acquire(["a"]).timeout(secs(10)).lock().unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| manager.acquire(["a"]).wait_forever().lock().unwrap());
+        until_queued(&manager, "a", 1);
+        clock.advance(secs(10));
+        lost(guard.renew());
+        let waiter = waiter.join().unwrap();
+        assert!(waiter.is_held().unwrap());
+    });
+}
+
+#[test]
+fn a_kept_lease_outlives_its_time_and_another_does_not() {
+    let home = Home::new();
+    let manager = home.open();
+    let lease = millis(1_500);
+    let began = Instant::now();
+    let kept = manager.acquire(["kept"]).timeout(lease).keep_alive();
+    let kept = kept.lock().unwrap();
+    let unkept = manager.acquire(["unkept"]).timeout(lease).lock().unwrap();
+    let first = (kept.deadline(), unkept.deadline());
+    thread::sleep(lease);
+    until("the lease of nobody's care ends", || {
+        !unkept.is_held().unwrap()
+    });
+    assert!(began.elapsed() >= lease);
+    assert!(!manager.is_locked("unkept").unwrap());
+    assert_eq!(unkept.deadline(), first.1);
+    assert!(kept.is_held().unwrap());
+    assert!(kept.deadline() > first.0);
+    assert_eq!(kept.tokens(), [token("kept", 1)]);
+    kept.release().unwrap();
+    // Nothing renews it any more.
+    assert!(!manager.is_locked("kept").unwrap());
+}
+
+#[test]
+fn a_guard_adds_and_gives_back_single_locks() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let mut guard = manager.acquire(["a"]).timeout(secs(10)).lock().unwrap();
+    clock.advance(secs(4));
+    guard.lock("b").unwrap();
+    guard.try_lock("c").unwrap();
+    let tokens = [token("a", 1), token("b", 2), token("c", 3)];
+    assert_eq!(guard.tokens(), tokens);
+    // Each for the whole of the lease from its own beginning; the first ends first.
+    assert_eq!(guard.deadline(), after(secs(10)));
+    assert_eq!(
+        manager.find("c").unwrap().unwrap().locked_until(),
+        after(secs(14))
+    );
+
+    for own in ["a", "b"] {
+        let refused = guard.try_lock(own);
+        assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == own));
+    }
+    let d = manager.get_lock("d", get()).unwrap();
+    for refused in [guard.lock("d"), guard.try_lock("d")] {
+        assert!(matches!(refused, Err(Error::Locked(lock)) if *lock == d));
+    }
+    assert_eq!(guard.tokens(), tokens);
+
+    assert!(guard.unlock("a").unwrap());
+    assert!(!guard.unlock("a").unwrap());
+    // It is not this guard's.
+    assert!(!guard.unlock("d").unwrap());
+    assert_eq!(locked(&manager), ["b", "c", "d"]);
+    assert_eq!(guard.deadline(), after(secs(14)));
+    drop(guard);
+    assert_eq!(locked(&manager), ["d"]);
+}
+
+#[test]
+fn a_guard_that_gave_all_back_holds_nothing_and_may_lock_again() {
+    let home = Home::new();
+    let manager = home.open();
+    let mut guard = manager.acquire(["a"]).lock().unwrap();
+    assert!(guard.unlock("a").unwrap());
+    assert_eq!((guard.tokens(), guard.deadline()), (vec![], None));
+    let other = manager.acquire(["a"]).lock().unwrap();
+    guard.renew().unwrap();
+    assert!(other.is_held().unwrap());
+    drop(other);
+    guard.lock("a").unwrap();
+    assert_eq!(guard.tokens(), [token("a", 3)]);
+    guard.release().unwrap();
+    assert!(locked(&manager).is_empty());
+}
+
+#[test]
+fn a_lock_to_add_is_waited_for_as_the_first_was() {
+    let home = Home::new();
+    let manager = home.open();
+    let b = manager.acquire(["b"]).lock().unwrap();
+    let mut hasty = manager.acquire(["a"]).lock().unwrap();
+    assert!(matches!(hasty.lock("b"), Err(Error::Locked(_))));
+    drop(hasty);
+
+    let mut patient = manager.acquire(["a"]).wait_forever().lock().unwrap();
+    assert!(matches!(patient.try_lock("b"), Err(Error::Locked(_))));
+    assert!(manager.requests("").unwrap().is_empty());
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| patient.lock("b").map(|()| patient.tokens()));
+        until_queued(&manager, "b", 1);
+        b.release().unwrap();
+        let tokens = waiter.join().unwrap().unwrap();
+        assert_eq!(tokens.len(), 2);
+    });
+    assert!(patient.is_held().unwrap());
+    drop(patient);
+    assert!(locked(&manager).is_empty());
+}
+
+#[test]
+fn a_kept_guard_keeps_what_it_waits_with() {
+    let home = Home::new();
+    let manager = home.open();
+    let b = manager.acquire(["b"]).lock().unwrap();
+    let acquire = manager.acquire(["a"]).timeout(millis(1_200));
+    let mut guard = acquire.wait_forever().keep_alive().lock().unwrap();
+    let first = guard.deadline().unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| guard.lock("b").map(|()| guard.is_held()));
+        until("the lease was renewed amid the wait", || {
+            let a = manager.find("a").unwrap();
+            a.is_some_and(|a| a.locked_until() > Some(first))
+        });
+        drop(b);
+        assert!(waiter.join().unwrap().unwrap().unwrap());
+    });
+}
+
+#[test]
+fn tokens_are_in_the_order_of_the_names_and_those_of_the_store() {
+    let home = Home::new();
+    let manager = home.open();
+    let guard = manager.acquire(["b", "c", "a"]).lock().unwrap();
+    assert_eq!(
+        guard.tokens(),
+        [token("b", 1), token("c", 2), token("a", 3)]
+    );
+    for (name, token) in guard.tokens() {
+        assert_eq!(manager.find(&name).unwrap().unwrap().token(), token);
+    }
+    drop(guard);
+    let guard = manager.acquire(["a"]).lock().unwrap();
+    assert_eq!(guard.tokens(), [token("a", 4)]);
+}
+
+#[test]
+fn a_guard_that_is_forgotten_releases_nothing() {
+    let home = Home::new();
+    let manager = home.open();
+    std::mem::forget(manager.acquire(["a"]).lock().unwrap());
+    assert!(manager.is_locked("a").unwrap());
+    drop(manager);
+    assert_eq!(home.json(["is-locked", "a"]).0, DONE);
+    assert_eq!(home.json(["get", "a"]).0, NO);
+    assert!(home.open().unlock("a").unwrap());
+}
+
+#[test]
+fn a_name_given_twice_counts_once() {
+    let home = Home::new();
+    let manager = home.open();
+    let guard = manager.acquire(["a", "b", "a", "a"]).lock().unwrap();
+    assert_eq!(guard.tokens(), [token("a", 1), token("b", 2)]);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| manager.acquire(["a", "a"]).wait_forever().lock().unwrap());
+        until_queued(&manager, "", 1);
+        assert_eq!(manager.requests("").unwrap()[0].names(), ["a"]);
+        assert_eq!(manager.find("a").unwrap().unwrap().waiting(), 1);
+        drop(guard);
+        assert_eq!(waiter.join().unwrap().tokens(), [token("a", 3)]);
+    });
+    assert!(locked(&manager).is_empty());
+}
+
+#[test]
+fn no_names_are_held_without_the_store() {
+    let home = Home::new();
+    let manager = home.open();
+    let before = home.bytes();
+    let none: [&str; 0] = [];
+    let mut guard = manager.acquire(none).wait_forever().lock().unwrap();
+    assert!(guard.is_held().unwrap());
+    assert_eq!((guard.tokens(), guard.deadline()), (vec![], None));
+    guard.renew().unwrap();
+    assert!(!guard.unlock("a").unwrap());
+    assert_eq!(home.bytes(), before);
+    guard.lock("a").unwrap();
+    assert_eq!(locked(&manager), ["a"]);
+    guard.release().unwrap();
+    let kept = manager.acquire(none).timeout(millis(30)).keep_alive();
+    assert!(kept.lock().unwrap().detach().unwrap().is_empty());
+}
+
+#[test]
+fn a_guard_holds_ten_thousand_names() {
+    let home = Home::new();
+    let manager = home.open();
+    let names: Vec<String> = (0..10_000).map(|i| format!("lock {i:05}")).collect();
+    let mut guard = manager.acquire(&names).lock().unwrap();
+    assert_eq!(guard.tokens().len(), names.len());
+    assert!(guard.is_held().unwrap());
+    guard.renew().unwrap();
+    assert_eq!(locked(&manager), names);
+    assert!(guard.unlock(&names[5_000]).unwrap());
+    guard.release().unwrap();
+    assert!(locked(&manager).is_empty());
+}
+
+#[test]
+fn what_is_invalid_is_refused_before_anything_is_asked() {
+    let home = Home::new();
+    let manager = home.open();
+    let before = home.bytes();
+    let long = "x".repeat(256);
+    for name in ["", "a\nb", "\u{7f}", &long] {
+        let refused = manager.acquire(["a", name]).wait_forever().lock();
+        assert!(matches!(refused, Err(Error::InvalidName(_))), "{refused:?}");
+        let refused = manager.acquire(["a"]).locked_by(name).lock();
+        assert!(matches!(refused, Err(Error::InvalidName(_))), "{refused:?}");
+    }
+    let refused = manager.acquire(["a"]).timeout(Duration::MAX).lock();
+    assert!(matches!(refused, Err(Error::InvalidTimeout(_))));
+    assert_eq!(home.bytes(), before);
+
+    let mut guard = manager.acquire(["a"]).wait_forever().lock().unwrap();
+    for name in ["", "a\nb", &long] {
+        assert!(matches!(guard.lock(name), Err(Error::InvalidName(_))));
+        assert!(matches!(guard.try_lock(name), Err(Error::InvalidName(_))));
+        assert!(!guard.unlock(name).unwrap());
+    }
+    assert!(guard.is_held().unwrap());
+}
+
+#[test]
+fn detached_locks_are_left_to_their_lease() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let guard = manager.acquire(["b", "a"]).timeout(secs(10)).keep_alive();
+    let locks = guard.lock().unwrap().detach().unwrap();
+    let names: Vec<&str> = locks.iter().map(|lock| lock.name().as_str()).collect();
+    assert_eq!(names, ["b", "a"]);
+    for lock in &locks {
+        assert_eq!(lock.bound_to(), None);
+        assert_eq!(manager.find(lock.name()).unwrap().as_ref(), Some(lock));
+    }
+    clock.advance(secs(10));
+    assert!(locked(&manager).is_empty());
+}
+
+#[test]
+fn locks_detached_to_a_process_go_with_it() {
+    let home = Home::new();
+    let manager = home.open();
+    let process = Kept::idle();
+    let guard = manager.acquire(["a"]).timeout(Timeout::Never);
+    let locks = guard.lock().unwrap().detach_to(process.pid()).unwrap();
+    assert_eq!(locks[0].bound_to(), Some(process.pid()));
+    assert!(manager.is_locked("a").unwrap());
+    process.kill_into_zombie();
+    assert!(!manager.is_locked("a").unwrap());
+    assert!(!manager.unlock(LockRef::from(&locks[0])).unwrap());
+}
+
+#[test]
+fn locks_are_released_that_cannot_be_detached() {
+    let home = Home::new();
+    let manager = home.open();
+    let guard = manager.acquire(["a"]).lock().unwrap();
+    let refused = guard.detach_to(u32::MAX);
+    assert!(matches!(refused, Err(Error::NoSuchProcess { pid }) if pid == u32::MAX));
+    assert!(locked(&manager).is_empty());
+
+    let guard = manager.acquire(["a", "b"]).lock().unwrap();
+    manager.unlock("a").unwrap();
+    assert_eq!(lost(guard.detach()).0.name(), "a");
+    assert!(locked(&manager).is_empty());
+}

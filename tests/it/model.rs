@@ -1,0 +1,682 @@
+//! Whole sequences of verbs against a model that knows the specification and nothing of the code.
+
+use crate::support::{Home, noon};
+use chrono::{DateTime, Utc};
+use lockmgr::{
+    Error, GetOptions, Lock, LockManager, LockRef, LockSetResult, ManualClock, RenewOptions,
+    SetOptions, Status, Timeout,
+};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const NAMES: [&str; 5] = ["a", "ab", "b", "ba", "é"];
+const PREFIXES: [&str; 4] = ["", "a", "b", "é"];
+const HOLDER: &str = "app";
+
+/// An instant, or a deadline, on both clocks, in microseconds.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    wall: i64,
+    boot: u32,
+    since_boot: i64,
+}
+
+impl Moment {
+    /// On one boot its clock decides, else the wall clock.
+    fn left(self, now: Self) -> i64 {
+        if self.boot == now.boot {
+            self.since_boot - now.since_boot
+        } else {
+            self.wall - now.wall
+        }
+    }
+
+    fn plus(self, micros: i64) -> Self {
+        Self {
+            wall: self.wall + micros,
+            since_boot: self.since_boot + micros,
+            ..self
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Row {
+    locked_by: String,
+    process_id: Option<u32>,
+    until: Option<Moment>,
+    created_at: i64,
+    updated_at: i64,
+    token: u64,
+}
+
+impl Row {
+    fn is_live(&self, now: Moment) -> bool {
+        self.until.is_none_or(|until| until.left(now) > 0)
+    }
+}
+
+/// A lock as its user sees it.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    name: String,
+    locked_by: String,
+    process_id: Option<u32>,
+    locked_until: Option<i64>,
+    created_at: i64,
+    updated_at: i64,
+    token: u64,
+    left: Option<Duration>,
+}
+
+/// What a call came to.
+#[derive(Clone, Debug, PartialEq)]
+enum Answer {
+    Lock(Seen),
+    Set {
+        locks: Vec<Seen>,
+        /// Created, renewed, creations skipped, renewals skipped.
+        counts: [usize; 4],
+        /// Name, was locked, status, is locked.
+        statuses: Vec<(String, bool, Status, bool)>,
+    },
+    Removed(Vec<bool>),
+    Count(usize),
+    Locked(Seen),
+    LockFail(Seen),
+    NotFound(String, Option<u64>),
+    InvalidTimeout,
+}
+
+#[derive(Clone, Debug)]
+struct Lease {
+    timeout: Timeout,
+    locked_by: Option<&'static str>,
+    process_id: Option<u32>,
+}
+
+/// Which lock an administrator means, or a holder.
+#[derive(Clone, Debug)]
+enum Which {
+    Name(usize),
+    /// A name and its token, of those that were issued; the first name where none was.
+    Issued(Index),
+}
+
+/// A name, and the token that it has to bear.
+type Meant = (&'static str, Option<u64>);
+
+#[derive(Clone, Debug)]
+enum Op {
+    Set {
+        names: Vec<usize>,
+        lease: Lease,
+        how: How,
+    },
+    Get {
+        name: usize,
+        lease: Lease,
+    },
+    Renew {
+        which: Which,
+        timeout: Timeout,
+        add_time: bool,
+        create: bool,
+    },
+    Unlock(Which),
+    UnlockAll(Vec<Which>),
+    Clean,
+    Reset,
+    Advance(Duration),
+    StepWall {
+        micros: i64,
+    },
+    Reboot {
+        off: Duration,
+    },
+    Reopen {
+        exclusive: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct How {
+    fail: bool,
+    renew: bool,
+    create: bool,
+}
+
+fn timeouts() -> impl Strategy<Value = Timeout> {
+    let until_the_end = (latest() - noon()).to_std().unwrap();
+    prop_oneof![
+        12 => (1..9u64).prop_map(|secs| Timeout::After(Duration::from_secs(secs))),
+        2 => (1..3_000u64).prop_map(|nanos| Timeout::After(Duration::from_nanos(nanos))),
+        1 => Just(Timeout::Never),
+        1 => Just(Timeout::After(Duration::ZERO)),
+        1 => Just(Timeout::After(until_the_end)),
+        1 => Just(Timeout::After(Duration::MAX)),
+    ]
+}
+
+fn latest() -> DateTime<Utc> {
+    "9999-12-31T23:59:59.999999Z".parse().unwrap()
+}
+
+fn pauses() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        6 => (1..9u64).prop_map(Duration::from_secs),
+        1 => (1..3u64).prop_map(Duration::from_micros),
+    ]
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    let name = || 0..NAMES.len();
+    let lease = || {
+        let locked_by = prop::option::of(Just("edge-7"));
+        let lease = (timeouts(), locked_by, any::<Option<u32>>());
+        lease.prop_map(|(timeout, locked_by, process_id)| Lease {
+            timeout,
+            locked_by,
+            process_id,
+        })
+    };
+    let which = || {
+        prop_oneof![
+            name().prop_map(Which::Name),
+            any::<Index>().prop_map(Which::Issued)
+        ]
+    };
+    let how = any::<[bool; 3]>().prop_map(|[fail, renew, create]| How {
+        fail,
+        renew,
+        create,
+    });
+    let renewal = (which(), timeouts(), any::<[bool; 2]>());
+    prop_oneof![
+        6 => (prop::collection::vec(name(), 0..5), lease(), how)
+            .prop_map(|(names, lease, how)| Op::Set { names, lease, how }),
+        4 => (name(), lease()).prop_map(|(name, lease)| Op::Get { name, lease }),
+        6 => renewal.prop_map(|(which, timeout, [add_time, create])| {
+            Op::Renew { which, timeout, add_time, create }
+        }),
+        3 => which().prop_map(Op::Unlock),
+        1 => prop::collection::vec(which(), 0..4).prop_map(Op::UnlockAll),
+        1 => Just(Op::Clean),
+        1 => Just(Op::Reset),
+        5 => pauses().prop_map(Op::Advance),
+        3 => (-20_000_000..20_000_000i64).prop_map(|micros| Op::StepWall { micros }),
+        2 => pauses().prop_map(|off| Op::Reboot { off }),
+        2 => any::<bool>().prop_map(|exclusive| Op::Reopen { exclusive }),
+    ]
+}
+
+struct Model {
+    rows: BTreeMap<String, Row>,
+    /// Tokens count up by one.
+    last_token: u64,
+    now: Moment,
+}
+
+impl Model {
+    fn live(&self, name: &str) -> Option<&Row> {
+        self.rows.get(name).filter(|row| row.is_live(self.now))
+    }
+
+    fn see(&self, name: &str, row: &Row) -> Seen {
+        let left = |until: Moment| until.left(self.now).max(0).unsigned_abs();
+        Seen {
+            name: name.to_owned(),
+            locked_by: row.locked_by.clone(),
+            process_id: row.process_id,
+            locked_until: row.until.map(|until| until.wall),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            token: row.token,
+            left: row.until.map(|until| Duration::from_micros(left(until))),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<Seen> {
+        Some(self.see(name, self.live(name)?))
+    }
+
+    fn deadline(from: Moment, timeout: Timeout) -> Result<Option<Moment>, Answer> {
+        let Timeout::After(timeout) = timeout else {
+            return Ok(None);
+        };
+        if timeout.is_zero() {
+            return Ok(None);
+        }
+        // A part of a microsecond counts as a whole one.
+        let micros = timeout.as_nanos().div_ceil(1_000);
+        let longest = latest().timestamp_micros() - from.wall;
+        match i64::try_from(micros) {
+            Ok(micros) if micros <= longest => Ok(Some(from.plus(micros))),
+            _ => Err(Answer::InvalidTimeout),
+        }
+    }
+
+    fn create(&mut self, name: &str, lease: &Lease) -> Result<Seen, Answer> {
+        self.last_token += 1;
+        let row = Row {
+            locked_by: lease.locked_by.unwrap_or(HOLDER).to_owned(),
+            process_id: lease.process_id,
+            until: Self::deadline(self.now, lease.timeout)?,
+            created_at: self.now.wall,
+            updated_at: self.now.wall,
+            token: self.last_token,
+        };
+        let seen = self.see(name, &row);
+        self.rows.insert(name.to_owned(), row);
+        Ok(seen)
+    }
+
+    /// Renews to the timeout from now, never shorter, or by the timeout.
+    fn extend(&mut self, name: &str, timeout: Timeout, add_time: bool) -> Result<Seen, Answer> {
+        let now = self.now;
+        let mut row = self.rows[name].clone();
+        row.until = match (row.until, Self::deadline(now, timeout)?) {
+            (None, _) | (_, None) => None,
+            (Some(old), Some(new)) => {
+                let old = Moment {
+                    wall: old.wall,
+                    ..now.plus(old.left(now))
+                };
+                if add_time {
+                    Self::deadline(old, timeout)?
+                } else if old.left(now) < new.left(now) {
+                    Some(new)
+                } else {
+                    Some(old)
+                }
+            }
+        };
+        row.updated_at = now.wall;
+        let seen = self.see(name, &row);
+        self.rows.insert(name.to_owned(), row);
+        Ok(seen)
+    }
+
+    /// Runs a transaction: what fails has not happened.
+    fn transaction(&mut self, body: impl FnOnce(&mut Self) -> Result<Answer, Answer>) -> Answer {
+        let (rows, last_token) = (self.rows.clone(), self.last_token);
+        body(self).unwrap_or_else(|refusal| {
+            (self.rows, self.last_token) = (rows, last_token);
+            refusal
+        })
+    }
+
+    fn set(&mut self, names: &[&'static str], lease: &Lease, how: How) -> Answer {
+        self.transaction(|model| {
+            Self::deadline(model.now, lease.timeout)?;
+            let mut locks = Vec::new();
+            let mut counts = [0; 4];
+            let mut statuses = Vec::new();
+            for &name in names {
+                let present = model.find(name);
+                let was_locked = present.is_some();
+                let (count, status, lock) = match present {
+                    None if how.create => (0, Status::Create, Some(model.create(name, lease)?)),
+                    None => (2, Status::Skip, None),
+                    Some(lock) if how.fail => return Err(Answer::LockFail(lock)),
+                    Some(_) if how.renew => (
+                        1,
+                        Status::Extend,
+                        Some(model.extend(name, lease.timeout, false)?),
+                    ),
+                    Some(lock) => (3, Status::Skip, Some(lock)),
+                };
+                counts[count] += 1;
+                statuses.push((name.to_owned(), was_locked, status, lock.is_some()));
+                locks.extend(lock);
+            }
+            Ok(Answer::Set {
+                locks,
+                counts,
+                statuses,
+            })
+        })
+    }
+
+    fn get(&mut self, name: &str, lease: &Lease) -> Answer {
+        self.transaction(|model| {
+            Self::deadline(model.now, lease.timeout)?;
+            match model.find(name) {
+                Some(lock) => Err(Answer::Locked(lock)),
+                None => model.create(name, lease).map(Answer::Lock),
+            }
+        })
+    }
+
+    fn renew(&mut self, meant: Meant, timeout: Timeout, add_time: bool, create: bool) -> Answer {
+        let (name, token) = meant;
+        let lease = Lease {
+            timeout,
+            locked_by: None,
+            process_id: None,
+        };
+        self.transaction(|model| {
+            Self::deadline(model.now, timeout)?;
+            match model.find(name) {
+                Some(lock) if token.is_none_or(|token| token == lock.token) => {
+                    model.extend(name, timeout, add_time).map(Answer::Lock)
+                }
+                Some(lock) if create => Err(Answer::Locked(lock)),
+                None if create => model.create(name, &lease).map(Answer::Lock),
+                _ => Err(Answer::NotFound(name.to_owned(), token)),
+            }
+        })
+    }
+
+    fn unlock(&mut self, (name, token): Meant) -> bool {
+        let is_meant = |row: &Row| token.is_none_or(|token| token == row.token);
+        let is_there = self.live(name).is_some_and(is_meant);
+        if is_there {
+            self.rows.remove(name);
+        }
+        is_there
+    }
+
+    /// Removes what has expired; how many rows at most are still there, for housekeeping may have
+    /// removed some.
+    fn clean(&mut self) -> usize {
+        let before = self.rows.len();
+        let now = self.now;
+        self.rows.retain(|_, row| row.is_live(now));
+        before - self.rows.len()
+    }
+
+    fn reset(&mut self) -> usize {
+        let rows = std::mem::take(&mut self.rows);
+        rows.values().filter(|row| row.is_live(self.now)).count()
+    }
+}
+
+/// The model and the real thing, side by side.
+struct Pair {
+    home: Home,
+    clock: ManualClock,
+    manager: Option<LockManager>,
+    model: Model,
+    /// Every name with every token that it was given.
+    issued: Vec<(&'static str, u64)>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let now = Moment {
+            wall: noon().timestamp_micros(),
+            boot: 0,
+            since_boot: 0,
+        };
+        let mut pair = Self {
+            home: Home::new(),
+            clock: ManualClock::new(noon()),
+            manager: None,
+            model: Model {
+                rows: BTreeMap::new(),
+                last_token: 0,
+                now,
+            },
+            issued: Vec::new(),
+        };
+        pair.reopen(false);
+        pair
+    }
+
+    fn manager(&self) -> &LockManager {
+        self.manager.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self, exclusive: bool) {
+        self.manager = None;
+        let builder = LockManager::builder()
+            .clock(self.clock.clone())
+            .locked_by(HOLDER);
+        let builder = if exclusive {
+            builder.exclusive()
+        } else {
+            builder
+        };
+        self.manager = Some(builder.open(self.home.db()).unwrap());
+    }
+
+    fn meant(&self, which: &Which) -> Meant {
+        match which {
+            Which::Name(name) => (NAMES[*name], None),
+            Which::Issued(_) if self.issued.is_empty() => (NAMES[0], None),
+            Which::Issued(index) => {
+                let &(name, token) = index.get(&self.issued);
+                (name, Some(token))
+            }
+        }
+    }
+
+    fn see(&self, lock: &Lock) -> Seen {
+        Seen {
+            name: lock.name().to_string(),
+            locked_by: lock.locked_by().to_string(),
+            process_id: lock.process_id(),
+            locked_until: lock.locked_until().map(|until| until.timestamp_micros()),
+            created_at: lock.created_at().timestamp_micros(),
+            updated_at: lock.updated_at().timestamp_micros(),
+            token: lock.token(),
+            left: self.manager().time_left(lock),
+        }
+    }
+
+    fn answer<T>(&self, result: Result<T, Error>, answer: impl FnOnce(T) -> Answer) -> Answer {
+        match result {
+            Ok(value) => answer(value),
+            Err(Error::Locked(lock)) => Answer::Locked(self.see(&lock)),
+            Err(Error::LockFail(lock)) => Answer::LockFail(self.see(&lock)),
+            Err(Error::LockNotFound { name, token }) => Answer::NotFound(name, token),
+            Err(Error::InvalidTimeout(_)) => Answer::InvalidTimeout,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn lock_answer(&self, result: Result<Lock, Error>) -> Answer {
+        self.answer(result, |lock| Answer::Lock(self.see(&lock)))
+    }
+
+    fn set_answer(&self, result: Result<LockSetResult, Error>) -> Answer {
+        self.answer(result, |result| {
+            let counts = result.counts();
+            let statuses = result.statuses().iter();
+            Answer::Set {
+                locks: result.locks().iter().map(|lock| self.see(lock)).collect(),
+                counts: [
+                    counts.created,
+                    counts.renewed,
+                    counts.skip_create,
+                    counts.skip_renew,
+                ],
+                statuses: statuses
+                    .map(|(name, of)| (name.to_string(), of.was_locked, of.status, of.locked))
+                    .collect(),
+            }
+        })
+    }
+
+    /// Does the same to both, and compares what comes of it.
+    fn apply(&mut self, op: Op) {
+        let manager = self.manager().clone();
+        let (answer, expected) = match op {
+            Op::Set { names, lease, how } => {
+                let names: Vec<_> = names.iter().map(|&name| NAMES[name]).collect();
+                let result = manager.set_lock(&names, set_options(&lease, how));
+                (self.set_answer(result), self.model.set(&names, &lease, how))
+            }
+            Op::Get { name, lease } => {
+                let result = manager.get_lock(NAMES[name], get_options(&lease));
+                (
+                    self.lock_answer(result),
+                    self.model.get(NAMES[name], &lease),
+                )
+            }
+            Op::Renew {
+                which,
+                timeout,
+                add_time,
+                create,
+            } => {
+                let meant = self.meant(&which);
+                let options = renew_options(timeout, add_time, create);
+                let result = manager.renew_lock(lock_ref(meant), options);
+                let expected = self.model.renew(meant, timeout, add_time, create);
+                (self.lock_answer(result), expected)
+            }
+            Op::Unlock(which) => {
+                let meant = self.meant(&which);
+                let removed = manager.unlock(lock_ref(meant)).unwrap();
+                let expected = self.model.unlock(meant);
+                (
+                    Answer::Removed(vec![removed]),
+                    Answer::Removed(vec![expected]),
+                )
+            }
+            Op::UnlockAll(all) => {
+                let all: Vec<_> = all.iter().map(|which| self.meant(which)).collect();
+                let removed = manager.unlock_all(all.iter().copied().map(lock_ref));
+                let expected = all.iter().map(|&meant| self.model.unlock(meant)).collect();
+                (Answer::Removed(removed.unwrap()), Answer::Removed(expected))
+            }
+            Op::Reset => (
+                Answer::Count(manager.reset_locks().unwrap()),
+                Answer::Count(self.model.reset()),
+            ),
+            Op::Clean => return self.clean(),
+            Op::Advance(by) => {
+                self.clock.advance(by);
+                self.model.now = self.model.now.plus(micros(by));
+                return;
+            }
+            Op::StepWall { micros } => {
+                self.clean();
+                let now = &mut self.model.now;
+                now.wall += micros;
+                let wall = DateTime::from_timestamp_micros(now.wall);
+                self.clock.set_wall(wall.unwrap());
+                return;
+            }
+            Op::Reboot { off } => {
+                self.clean();
+                self.clock.reboot(off);
+                let now = &mut self.model.now;
+                *now = Moment {
+                    wall: now.wall + micros(off),
+                    boot: now.boot + 1,
+                    since_boot: 0,
+                };
+                return;
+            }
+            Op::Reopen { exclusive } => {
+                drop(manager);
+                return self.reopen(exclusive);
+            }
+        };
+        assert_eq!(answer, expected);
+        for (name, row) in &self.model.rows {
+            let name = NAMES.iter().find(|known| *known == name).unwrap();
+            if !self.issued.contains(&(name, row.token)) {
+                self.issued.push((name, row.token));
+            }
+        }
+    }
+
+    /// Cleans both. Where the clock that decides changes, an expired lock could live again, and
+    /// whether housekeeping had removed it by then is nobody's business.
+    fn clean(&mut self) {
+        let removed = self.manager().clean_locks().unwrap();
+        assert!(removed <= self.model.clean());
+        assert_eq!(self.manager().clean_locks().unwrap(), 0);
+    }
+
+    /// Compares all that can be read.
+    fn compare(&self) {
+        for name in NAMES {
+            let found = self.manager().find(name).unwrap();
+            let found = found.map(|lock| self.see(&lock));
+            assert_eq!(found, self.model.find(name));
+            assert_eq!(self.manager().is_locked(name).unwrap(), found.is_some());
+        }
+        for prefix in PREFIXES {
+            let listed = self.manager().locks(prefix).unwrap();
+            let listed: Vec<_> = listed.iter().map(|lock| self.see(lock)).collect();
+            let names = NAMES.iter().filter(|name| name.starts_with(prefix));
+            let expected: Vec<_> = names.filter_map(|name| self.model.find(name)).collect();
+            assert_eq!(listed, expected);
+        }
+    }
+}
+
+fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap()
+}
+
+fn lock_ref((name, token): Meant) -> LockRef<'static> {
+    match token {
+        Some(token) => LockRef::with_token(name, token),
+        None => LockRef::new(name),
+    }
+}
+
+fn get_options(lease: &Lease) -> GetOptions {
+    let mut options = GetOptions::new().timeout(lease.timeout);
+    if let Some(holder) = lease.locked_by {
+        options = options.locked_by(holder);
+    }
+    if let Some(process_id) = lease.process_id {
+        options = options.process_id(process_id);
+    }
+    options
+}
+
+fn set_options(lease: &Lease, how: How) -> SetOptions {
+    let mut options = SetOptions::new().timeout(lease.timeout);
+    if let Some(holder) = lease.locked_by {
+        options = options.locked_by(holder);
+    }
+    if let Some(process_id) = lease.process_id {
+        options = options.process_id(process_id);
+    }
+    if how.fail {
+        options = options.fail();
+    }
+    if !how.renew {
+        options = options.no_renew();
+    }
+    if !how.create {
+        options = options.only_renew();
+    }
+    options
+}
+
+fn renew_options(timeout: Timeout, add_time: bool, create: bool) -> RenewOptions {
+    let mut options = RenewOptions::new().timeout(timeout);
+    if add_time {
+        options = options.add_time();
+    }
+    if create {
+        options = options.create();
+    }
+    options
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_sequence_of_verbs_does_what_the_model_does(
+        ops in prop::collection::vec(ops(), 1..40),
+    ) {
+        let mut pair = Pair::new();
+        for op in ops {
+            pair.apply(op);
+            pair.compare();
+        }
+    }
+}

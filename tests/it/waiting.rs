@@ -1,0 +1,783 @@
+//! Waiting: first come, first served, across threads and processes, and nobody is in the way who
+//! no longer waits.
+
+use crate::holding_support::{DONE, Dice, Kept, LOCK_FAIL, NO, lines, millis, secs, until_queued};
+use crate::support::{Home, Ran};
+use lockmgr::{Error, GetOptions, LockManager, RenewOptions, Request, SetOptions, Status};
+use rustix::process::Signal;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a thread waits that would keep a failing test from ending.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+fn get() -> GetOptions {
+    GetOptions::new()
+}
+
+/// Notes a line in a file that several processes note lines in.
+fn note(path: &Path, line: &str) {
+    let mut file = File::options()
+        .append(true)
+        .create(true)
+        .open(path)
+        .unwrap();
+    file.write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+/// A process that waits for the locks and then notes this line.
+fn noting(home: &Home, names: &[&str], line: &str) -> Kept {
+    let history = home.join("history");
+    let script = format!("echo {line} $LOCKMGR_TOKENS >> '{}'", history.display());
+    let mut command = home.command();
+    command.args(["run", "-t", "60"]).args(names);
+    Kept::start(command.args(["--", "sh", "-c", &script]))
+}
+
+/// The first words of what was noted, and the tokens beside them.
+fn history(home: &Home) -> (Vec<usize>, Vec<u64>) {
+    let history = lines(&home.join("history"));
+    let words = history.iter().map(|line| line.split_once(' ').unwrap());
+    let numbers = words.map(|(who, tokens)| {
+        let first = tokens.split(' ').next().unwrap();
+        (who.parse::<usize>().unwrap(), first.parse::<u64>().unwrap())
+    });
+    numbers.unzip()
+}
+
+fn overlap(some: &[&str], others: &[&str]) -> bool {
+    some.iter().any(|name| others.contains(name))
+}
+
+#[test]
+fn ten_waiting_threads_and_processes_are_served_as_they_came() {
+    for round in 0..3 {
+        let home = Home::new();
+        let manager = home.open();
+        let first = manager.acquire(["x"]).lock().unwrap();
+        let history_file = home.join("history");
+        thread::scope(|scope| {
+            let mut processes = Vec::new();
+            for i in 0..10 {
+                if (i + round) % 2 == 0 {
+                    processes.push((i, noting(&home, &["x"], &i.to_string())));
+                } else {
+                    let (manager, history_file) = (&manager, &history_file);
+                    scope.spawn(move || {
+                        let guard = manager.acquire(["x"]).wait_forever().lock().unwrap();
+                        let (_, token) = guard.tokens()[0].clone();
+                        note(history_file, &format!("{i} {token}"));
+                    });
+                }
+                until_queued(&manager, "x", i + 1);
+            }
+            let requests = manager.requests("").unwrap();
+            for (i, process) in &processes {
+                assert_eq!(requests[*i].process_id(), Some(process.pid()));
+            }
+            assert_eq!(manager.find("x").unwrap().unwrap().waiting(), 10);
+            drop(first);
+            for (_, process) in processes {
+                assert_eq!(process.end().status, DONE);
+            }
+        });
+        let (order, tokens) = history(&home);
+        assert_eq!(order, Vec::from_iter(0..10));
+        assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
+        assert!(!manager.is_locked("x").unwrap());
+        assert!(manager.requests("").unwrap().is_empty());
+    }
+}
+
+#[test]
+fn nobody_is_granted_before_an_earlier_request_for_one_of_its_names() {
+    const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+    const WAITERS: usize = 20;
+    let home = Home::new();
+    let manager = home.open();
+    let mut dice = Dice(7);
+    let sets: Vec<Vec<&str>> = (0..WAITERS).map(|_| dice.some_of(&NAMES)).collect();
+    let all = manager.acquire(NAMES).lock().unwrap();
+    let history_file = home.join("history");
+    let is_held = NAMES.map(|name| (name, AtomicBool::new(false)));
+    thread::scope(|scope| {
+        let mut processes = Vec::new();
+        for (i, names) in sets.iter().enumerate() {
+            if i % 3 == 0 {
+                processes.push(noting(&home, names, &i.to_string()));
+            } else {
+                let (manager, history_file, is_held) = (&manager, &history_file, &is_held);
+                scope.spawn(move || {
+                    let guard = manager.acquire(names).wait_forever().lock().unwrap();
+                    let mine = is_held.iter().filter(|(name, _)| names.contains(name));
+                    for (_, is_held) in mine.clone() {
+                        assert!(!is_held.swap(true, Ordering::SeqCst));
+                    }
+                    note(history_file, &format!("{i} {}", guard.tokens()[0].1));
+                    thread::yield_now();
+                    for (_, is_held) in mine {
+                        is_held.store(false, Ordering::SeqCst);
+                    }
+                });
+            }
+            until_queued(&manager, "", i + 1);
+        }
+        for (request, names) in manager.requests("").unwrap().iter().zip(&sets) {
+            assert_eq!(request.names(), names.as_slice());
+        }
+        drop(all);
+        for process in processes {
+            assert_eq!(process.end().status, DONE);
+        }
+    });
+    let (order, _) = history(&home);
+    assert_eq!(order.len(), WAITERS);
+    let mut place = [0; WAITERS];
+    for (at, who) in order.into_iter().enumerate() {
+        place[who] = at;
+    }
+    let mut overlapping = 0;
+    for later in 0..WAITERS {
+        for earlier in 0..later {
+            if overlap(&sets[earlier], &sets[later]) {
+                overlapping += 1;
+                assert!(place[earlier] < place[later], "{earlier}, {later}");
+            }
+        }
+    }
+    assert!((1..WAITERS * (WAITERS - 1) / 2).contains(&overlapping));
+}
+
+#[test]
+fn arrival_decides_amid_constant_coming_and_going() {
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    let home = Home::new();
+    let managers = [home.open(), home.open()];
+    let is_over = &AtomicBool::new(false);
+    let mut seen: BTreeMap<u64, Request> = BTreeMap::new();
+    let tokens: BTreeMap<String, u64> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..6)
+            .map(|worker| {
+                let manager = &managers[worker % 2];
+                scope.spawn(move || {
+                    let mut dice = Dice(worker as u64);
+                    let grant = |turn: usize| {
+                        let who = format!("{worker}/{turn}");
+                        let acquire = manager.acquire(dice.some_of(&NAMES)).locked_by(&who);
+                        let guard = acquire.wait_forever().lock().unwrap();
+                        (who, guard.tokens()[0].1)
+                    };
+                    let grants: Vec<_> = (0..20).map(grant).collect();
+                    is_over.store(true, Ordering::Relaxed);
+                    grants
+                })
+            })
+            .collect();
+        while !is_over.load(Ordering::Relaxed) {
+            let requests = managers[0].requests("").unwrap();
+            assert!(requests.is_sorted_by(|one, next| one.number() < next.number()));
+            seen.extend(requests.into_iter().map(|it| (it.number(), it)));
+        }
+        let grants = workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap());
+        grants.collect()
+    });
+    let seen: Vec<_> = seen.into_values().collect();
+    let mut overlapping = 0;
+    for (i, later) in seen.iter().enumerate() {
+        for earlier in &seen[..i] {
+            if earlier
+                .names()
+                .iter()
+                .any(|name| later.names().contains(name))
+            {
+                overlapping += 1;
+                let [one, next] = [earlier, later].map(|of| tokens[of.locked_by().as_str()]);
+                assert!(one < next, "{earlier:?}: {one}, {later:?}: {next}");
+            }
+        }
+    }
+    assert!(overlapping > 0);
+}
+
+#[test]
+fn nobody_slips_in_before_one_who_waits_for_a_free_name_and_another() {
+    let home = Home::new();
+    let manager = home.open();
+    let b = manager.acquire(["b"]).lock().unwrap();
+    thread::scope(|scope| {
+        let acquire = manager.acquire(["a", "b"]).locked_by("first");
+        let waiter = scope.spawn(|| acquire.wait(PATIENCE).lock().unwrap());
+        until_queued(&manager, "", 1);
+        let is_reserved = |error: Error| {
+            matches!(&error, Error::Reserved { name, request }
+                if name == "a" && request.locked_by() == "first" && request.names() == ["a", "b"])
+        };
+        assert!(is_reserved(manager.get_lock("a", get()).unwrap_err()));
+        assert!(is_reserved(manager.acquire(["a"]).lock().unwrap_err()));
+        assert!(is_reserved(manager.acquire(["c", "a"]).lock().unwrap_err()));
+        let create = RenewOptions::new().create();
+        assert!(is_reserved(manager.renew_lock("a", create).unwrap_err()));
+        let fail = SetOptions::new().fail();
+        assert!(is_reserved(manager.set_lock(["c", "a"], fail).unwrap_err()));
+        let result = manager.set_lock(["a"], SetOptions::new()).unwrap();
+        let status = result.status("a").unwrap();
+        assert_eq!(
+            (status.was_locked, status.status, status.locked),
+            (false, Status::Skip, false)
+        );
+        assert_eq!((result.counts().skip_create, result.locks().len()), (1, 0));
+        assert!(!manager.is_locked("a").unwrap());
+
+        let (exit, refused) = home.json(["get", "a"]);
+        assert_eq!(exit, NO);
+        assert_eq!(refused["error"]["kind"], "Locked");
+        assert_eq!(refused["error"]["lock"], json!(null));
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.contains("first"), "{message}");
+        let (exit, refused) = home.json(["set", "--fail", "c", "a"]);
+        assert_eq!(
+            (exit, &refused["error"]["kind"]),
+            (LOCK_FAIL, &json!("LockFail"))
+        );
+        let (exit, result) = home.json(["set", "a"]);
+        assert_eq!((exit, &result["counts"]["skip_create"]), (DONE, &json!(1)));
+        let status = json!({ "was_locked": false, "status": "skip", "locked": false });
+        assert_eq!(result["statuses"], json!([["a", status]]));
+        assert_eq!(home.json(["renew", "--create", "a"]).0, NO);
+        assert_eq!(home.lockmgr(["run", "-n", "a", "--", "true"]).status, NO);
+
+        assert_eq!(manager.locks("").unwrap().len(), 1);
+        b.release().unwrap();
+        let waiter = waiter.join().unwrap();
+        assert_eq!(waiter.tokens().len(), 2);
+        assert!(waiter.is_held().unwrap());
+    });
+    assert_eq!(home.json(["get", "a"]).0, DONE);
+}
+
+#[test]
+fn a_newcomer_for_other_names_is_not_held_up() {
+    let home = Home::new();
+    let manager = home.open();
+    let _b = manager.acquire(["b"]).lock().unwrap();
+    let waiter = Kept::start(home.command().args(["run", "a", "b", "--", "true"]));
+    until_queued(&manager, "", 1);
+    let c = manager.acquire(["c"]).lock().unwrap();
+    assert_eq!(home.json(["get", "d"]).0, DONE);
+    drop(waiter);
+    until_queued(&manager, "", 0);
+    // Nor by one that is no more.
+    assert_eq!(home.json(["get", "a"]).0, DONE);
+    drop(c);
+}
+
+#[test]
+fn sets_asked_for_in_opposite_order_cannot_deadlock() {
+    let home = Home::new();
+    let managers = [home.open(), home.open()];
+    let sets = [["a", "b"], ["b", "a"]];
+    let command = home.command();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "for i in 1 2 3 4 5; do \"$@\" || exit; done", "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    let processes = Kept::start(shell.args(["run", "b", "a", "--", "true"]));
+    let count = thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|i| {
+                let (manager, set) = (&managers[i / 2], sets[i % 2]);
+                let grant = move |_: &u32| manager.acquire(set).wait(secs(20)).lock().is_ok();
+                scope.spawn(move || (0..25).filter(grant).count())
+            })
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap())
+            .sum::<usize>()
+    });
+    assert_eq!(count, 100);
+    assert_eq!(processes.end().status, DONE);
+}
+
+/// How long a wait in vain took that has this bound: never less, and not much more, unless the
+/// machine is held up every time.
+fn assert_ends_at_its_bound(bound: Duration, wait: impl Fn()) {
+    let is_prompt = (0..4).any(|_| {
+        let began = Instant::now();
+        wait();
+        let took = began.elapsed();
+        assert!(took >= bound, "{took:?}");
+        took < bound + millis(500)
+    });
+    assert!(is_prompt);
+}
+
+#[test]
+fn a_wait_ends_at_its_bound_and_leaves_the_queue() {
+    let home = Home::new();
+    let manager = home.open();
+    let _held = manager.acquire(["x"]).locked_by("holder").lock().unwrap();
+    let bound = millis(300);
+    assert_ends_at_its_bound(bound, || {
+        let refused = manager.acquire(["y", "x"]).wait(bound).lock();
+        assert!(matches!(refused, Err(Error::Locked(lock)) if lock.locked_by() == "holder"));
+        assert!(manager.requests("").unwrap().is_empty());
+    });
+    for args in [
+        &["get", "x", "--wait", "0.3"][..],
+        &["run", "-w", "300ms", "x", "y", "--", "true"],
+    ] {
+        assert_ends_at_its_bound(bound, || {
+            let (exit, refused) = home.json(args);
+            assert_eq!((exit, &refused["error"]["kind"]), (NO, &json!("Locked")));
+            assert_eq!(refused["error"]["lock"]["locked_by"], "holder");
+            assert!(manager.requests("").unwrap().is_empty());
+        });
+    }
+    assert_eq!(manager.locks("").unwrap().len(), 1);
+}
+
+#[test]
+fn a_bound_of_zero_does_not_wait() {
+    let home = Home::new();
+    let manager = home.open();
+    let _held = manager.acquire(["x"]).lock().unwrap();
+    let before = home.bytes();
+    let refused = manager.acquire(["x"]).wait(Duration::ZERO).lock();
+    assert!(matches!(refused, Err(Error::Locked(_))));
+    assert_eq!(home.bytes(), before);
+    assert_eq!(home.json(["get", "x", "-w", "0"]).0, NO);
+    assert_eq!(
+        home.lockmgr(["run", "-w", "0", "x", "--", "true"]).status,
+        NO
+    );
+    // A bound past the calendar is as good as none.
+    drop(manager.acquire(["y"]).wait(Duration::MAX).lock().unwrap());
+}
+
+#[test]
+fn an_end_of_the_wait_lets_those_behind_go_on() {
+    let home = Home::new();
+    let manager = home.open();
+    let b = manager.acquire(["b"]).lock().unwrap();
+    thread::scope(|scope| {
+        let acquire = manager.acquire(["a", "b"]).wait(millis(400));
+        let first = scope.spawn(|| acquire.lock().map(drop));
+        until_queued(&manager, "", 1);
+        // The name is free, but promised.
+        let second = scope.spawn(|| manager.acquire(["a"]).wait(PATIENCE).lock().unwrap());
+        assert!(matches!(first.join().unwrap(), Err(Error::Locked(_))));
+        assert!(second.join().unwrap().is_held().unwrap());
+    });
+    assert!(b.is_held().unwrap());
+}
+
+/// Frees what is held, and checks that the one waiter gets it promptly.
+fn assert_prompt(manager: &LockManager, free: impl FnOnce()) {
+    thread::scope(|scope| {
+        let before = manager.requests("x").unwrap().len();
+        let waiter = scope.spawn(|| {
+            let guard = manager.acquire(["x"]).wait(PATIENCE).lock().unwrap();
+            assert!(guard.is_held().unwrap());
+            Instant::now()
+        });
+        until_queued(manager, "x", before + 1);
+        let began = Instant::now();
+        free();
+        let took = waiter.join().unwrap() - began;
+        assert!(took < secs(1), "{took:?}");
+    });
+}
+
+#[test]
+fn a_killed_waiter_delays_nobody() {
+    let home = Home::new();
+    let manager = home.open();
+    for is_reaped in [false, true] {
+        let held = manager.acquire(["x"]).lock().unwrap();
+        let mut dead = Kept::start(home.command().args(["run", "x", "y", "--", "true"]));
+        until_queued(&manager, "x", 1);
+        dead.kill_into_zombie();
+        if is_reaped {
+            dead.child().wait().unwrap();
+        }
+        assert!(manager.requests("").unwrap().is_empty());
+        assert_prompt(&manager, || held.release().unwrap());
+        assert_eq!(home.json(["get", "y"]).0, DONE);
+        home.json(["unlock", "y"]);
+    }
+}
+
+#[test]
+fn a_waiter_killed_at_the_head_frees_what_was_kept_for_it() {
+    let home = Home::new();
+    let manager = home.open();
+    let _y = manager.acquire(["y"]).lock().unwrap();
+    let head = Kept::start(home.command().args(["run", "x", "y", "--", "true"]));
+    until_queued(&manager, "x", 1);
+    // The name is free, but nobody will come to say that its claimant is no more.
+    assert_prompt(&manager, || head.kill_into_zombie());
+}
+
+#[test]
+fn a_stopped_waiter_has_its_turn_and_its_lease_and_no_more() {
+    let home = Home::new();
+    let manager = home.open();
+    let held = manager.acquire(["x"]).lock().unwrap();
+    let witness = home.join("witness");
+    let mut command = home.command();
+    command.args(["run", "-t", "1", "x", "--", "touch"]);
+    let stopped = Kept::start(command.arg(&witness));
+    until_queued(&manager, "x", 1);
+    stopped.stop();
+    thread::scope(|scope| {
+        let next = scope.spawn(|| {
+            let guard = manager.acquire(["x"]).wait(PATIENCE).lock().unwrap();
+            (guard, Instant::now())
+        });
+        until_queued(&manager, "x", 2);
+        let began = Instant::now();
+        held.release().unwrap();
+        let granted = manager.find("x").unwrap().unwrap();
+        assert_eq!(granted.bound_to(), Some(stopped.pid()));
+        assert_eq!(granted.waiting(), 1);
+        let (next, at) = next.join().unwrap();
+        let took = at - began;
+        assert!((millis(990)..secs(3)).contains(&took), "{took:?}");
+
+        // It comes too late, and asks anew.
+        stopped.signal(Signal::CONT);
+        until_queued(&manager, "x", 1);
+        assert!(next.is_held().unwrap());
+        assert!(!witness.exists());
+        next.release().unwrap();
+        assert_eq!(stopped.end().status, DONE);
+        assert!(witness.exists());
+    });
+}
+
+#[test]
+fn a_signal_ends_a_wait() {
+    let home = Home::new();
+    let manager = home.open();
+    let held = manager.acquire(["x"]).lock().unwrap();
+    for (signal, number) in [
+        (Signal::INT, 2),
+        (Signal::TERM, 15),
+        (Signal::HUP, 1),
+        (Signal::USR1, 10),
+    ] {
+        for args in [&["run", "x", "--", "true"][..], &["get", "x", "-w", "60"]] {
+            let waiter = Kept::start(home.command().args(args));
+            until_queued(&manager, "x", 1);
+            waiter.signal(signal);
+            let ran = waiter.end();
+            let of_signal = Some(128 + number);
+            assert!(ran.status.is_none() || ran.status == of_signal, "{ran:?}");
+            assert!(manager.requests("").unwrap().is_empty());
+        }
+    }
+    assert_prompt(&manager, || held.release().unwrap());
+}
+
+#[test]
+fn the_end_of_a_lease_hands_over() {
+    let home = Home::new();
+    let manager = home.open();
+    let lease = secs(1);
+    let began = Instant::now();
+    let expiring = manager.get_lock("x", get().timeout(lease)).unwrap();
+    let by_thread = manager.acquire(["x"]).wait(secs(20)).lock().unwrap();
+    let took = began.elapsed();
+    assert!(took >= lease && took < lease + secs(1), "{took:?}");
+    assert!(by_thread.tokens()[0].1 > expiring.token());
+    by_thread.release().unwrap();
+
+    let began = Instant::now();
+    home.json(["get", "x", "-t", "1"]);
+    let (exit, lock) = home.json(["get", "x", "-w", "20"]);
+    let took = began.elapsed();
+    assert_eq!((exit, &lock["bound_to"]), (DONE, &json!(null)));
+    assert!(took >= lease && took < lease + secs(2), "{took:?}");
+}
+
+/// Lets somebody wait for `x`, does something that frees it, and checks that it was handed over
+/// by that very call.
+fn assert_hands_over(manager: &LockManager, what: &str, free: impl FnOnce()) {
+    thread::scope(|scope| {
+        let (finish, is_finished) = mpsc::channel::<()>();
+        let acquire = manager.acquire(["x"]).locked_by("waiter");
+        let waiter = scope.spawn(move || {
+            let guard = acquire.wait(PATIENCE).lock().unwrap();
+            assert!(is_finished.recv().is_err());
+            guard.release().unwrap();
+        });
+        until_queued(manager, "x", 1);
+        free();
+        let granted = manager.find("x").unwrap().expect(what);
+        assert_eq!(granted.locked_by(), "waiter", "{what}");
+        assert_eq!(granted.bound_to(), Some(std::process::id()), "{what}");
+        assert!(manager.requests("").unwrap().is_empty(), "{what}");
+        drop(finish);
+        waiter.join().unwrap();
+    });
+}
+
+#[test]
+fn whatever_frees_a_lock_hands_it_over() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let hold = || {
+        let acquire = manager.acquire(["x", "y"]).timeout(secs(10));
+        acquire.lock().unwrap()
+    };
+    type Free<'a> = &'a dyn Fn();
+    let by_name: [(&str, Free<'_>); 5] = [
+        ("unlock by name", &|| assert!(manager.unlock("x").unwrap())),
+        ("unlock by lock", &|| {
+            let lock = manager.find("x").unwrap().unwrap();
+            assert!(manager.unlock(&lock).unwrap());
+        }),
+        ("reset", &|| assert_eq!(manager.reset_locks().unwrap(), 2)),
+        ("clean", &|| {
+            clock.advance(secs(10));
+            assert!(manager.clean_locks().unwrap() <= 2);
+        }),
+        ("get of another, past the lease", &|| {
+            clock.advance(secs(10));
+            manager.get_lock("other", get()).unwrap();
+            manager.unlock("other").unwrap();
+        }),
+    ];
+    for (what, free) in by_name {
+        let held = hold();
+        assert_hands_over(&manager, what, free);
+        drop(held);
+    }
+    let mut held = hold();
+    assert_hands_over(&manager, "unlock of a guard", || {
+        assert!(held.unlock("x").unwrap());
+    });
+    drop(held);
+    let held = hold();
+    assert_hands_over(&manager, "drop", || drop(held));
+    let held = hold();
+    assert_hands_over(&manager, "release", || held.release().unwrap());
+}
+
+#[test]
+fn who_is_refused_at_the_end_of_a_lease_learns_of_a_lock_that_is_there() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    type Ask<'a> = &'a dyn Fn() -> Error;
+    let asks: [(&str, Ask<'_>); 2] = [
+        ("get", &|| manager.get_lock("x", get()).unwrap_err()),
+        ("set --fail", &|| {
+            let fail = SetOptions::new().fail();
+            manager.set_lock(["x"], fail).unwrap_err()
+        }),
+    ];
+    for (what, ask) in asks {
+        let acquire = manager.acquire(["x"]).timeout(secs(10));
+        let held = acquire.lock().unwrap();
+        assert_hands_over(&manager, what, || {
+            clock.advance(secs(10));
+            let (Error::Locked(by) | Error::LockFail(by)) = ask() else {
+                panic!("{what}");
+            };
+            assert_eq!(by.locked_by(), "waiter");
+        });
+        drop(held);
+    }
+}
+
+#[test]
+fn the_command_hands_over_too() {
+    let home = Home::new();
+    let manager = home.open();
+    for args in [&["unlock", "x"][..], &["reset", "-f"]] {
+        manager.get_lock("x", get()).unwrap();
+        assert_hands_over(&manager, args[0], || {
+            assert_eq!(home.json(args).0, DONE);
+        });
+    }
+    let mut holder = Kept::holder(&home, &["x"]);
+    assert_hands_over(&manager, "run", || {
+        holder.close();
+        holder.child().wait().unwrap();
+    });
+}
+
+/// The columns of a table, row by row.
+fn table(ran: &Ran) -> Vec<Vec<&str>> {
+    let cells = |row| str::split(row, "  ").map(str::trim);
+    let rows = ran
+        .stdout
+        .lines()
+        .map(|row| cells(row).filter(|cell| !cell.is_empty()).collect());
+    rows.collect()
+}
+
+#[test]
+fn everybody_is_told_who_holds_and_who_waits() {
+    let home = Home::new();
+    let manager = home.open();
+    let holder = Kept::holder(&home, &["--locked-by", "edge 7", "x", "free"]);
+    let since = manager.find("x").unwrap().unwrap().created_at();
+    let mut command = home.command();
+    command.args(["run", "-v", "--locked-by", "patient", "x", "y"]);
+    let first = Kept::start(command.args(["-w", "600", "--", "true"]));
+    until_queued(&manager, "x", 1);
+    let second = Kept::start(home.command().args(["run", "-v", "x", "--", "true"]));
+    until_queued(&manager, "x", 2);
+
+    let refused = manager.get_lock("x", get()).unwrap_err().to_string();
+    let since = since.format("%Y-%m-%dT%H:%M:%SZ");
+    let expected = format!(
+        "cannot lock \"x\": edge 7 (process {}) holds it since {since} until ",
+        holder.pid()
+    );
+    assert!(refused.starts_with(&expected), "{refused}");
+    assert!(refused.ends_with(", 2 waiting"), "{refused}");
+    let (_, error) = home.json(["set", "-e", "x"]);
+    assert_eq!(error["error"]["lock"]["waiting"], 2);
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("edge 7") && message.contains("2 waiting"));
+    // It is free, but promised.
+    let refused = manager.get_lock("y", get()).unwrap_err().to_string();
+    let expected = format!("patient (process {})", first.pid());
+    assert!(refused.contains(&expected), "{refused}");
+
+    let (_, list) = home.json(["list"]);
+    let shown: Vec<_> = list.as_array().unwrap().iter().collect();
+    let bound_to = json!({ "pid": holder.pid(), "alive": true });
+    assert_eq!(
+        (&shown[0]["name"], &shown[0]["waiting"]),
+        (&json!("free"), &json!(0))
+    );
+    assert_eq!(
+        (&shown[1]["name"], &shown[1]["waiting"]),
+        (&json!("x"), &json!(2))
+    );
+    assert!(shown.iter().all(|lock| lock["bound_to"] == bound_to));
+    let ran = home.lockmgr(["list"]);
+    let rows = table(&ran);
+    assert_eq!(rows[0].last(), Some(&"WAITING"));
+    assert_eq!(rows[2][..3], ["x", "1", "edge 7"]);
+    assert!(rows[2][3].starts_with(&holder.pid().to_string()));
+    assert_eq!(rows[2].last(), Some(&"2"));
+
+    let (exit, queue) = home.json(["queue"]);
+    assert_eq!((exit, queue.as_array().unwrap().len()), (DONE, 2));
+    assert_eq!(queue[0]["names"], json!(["x", "y"]));
+    assert_eq!(queue[0]["locked_by"], "patient");
+    assert_eq!(queue[0]["process_id"], first.pid());
+    assert!(queue[0]["waits_until"].is_string() && queue[1]["waits_until"].is_null());
+    assert!(queue[0]["asked_at"].as_str() < queue[1]["asked_at"].as_str());
+    assert!(queue[0]["number"].as_u64() < queue[1]["number"].as_u64());
+    assert_eq!(home.json(["queue", "y"]).1, json!([queue[0]]));
+    assert_eq!(home.json(["queue", "z"]), (DONE, json!([])));
+    let ran = home.lockmgr(["queue"]);
+    let rows = table(&ran);
+    assert_eq!(rows[1][..3], ["x y", "patient", &first.pid().to_string()]);
+    assert_eq!(rows[2][0], "x");
+    assert_eq!(home.lockmgr(["queue", "z"]).stdout, "nobody waits\n");
+
+    let holder_pid = holder.pid();
+    assert_eq!(holder.end().status, DONE);
+    let said = [first, second].map(|waiter| waiter.end().stderr);
+    for (stderr, ahead) in said.iter().zip(["", ", 1 ahead"]) {
+        let of = format!("\"x\": edge 7 (process {holder_pid}) holds it since {since}{ahead}\n");
+        assert!(stderr.starts_with("lockmgr: waiting "), "{stderr}");
+        assert!(stderr.ends_with(&of), "{stderr}");
+    }
+}
+
+#[test]
+fn names_of_those_who_wait_are_never_printed_raw() {
+    let home = Home::new();
+    let manager = home.open();
+    let name = "a\u{202e}b";
+    let _held = manager.acquire([name]).lock().unwrap();
+    let mut command = home.command();
+    command.args(["run", "-v", name, "--locked-by", name]);
+    let waiter = Kept::start(command.args(["--", "true"]));
+    until_queued(&manager, "", 1);
+    for args in [&["queue"][..], &["list"], &["get", name]] {
+        let ran = home.lockmgr(args);
+        assert!(!(ran.stdout + &ran.stderr).contains('\u{202e}'), "{args:?}");
+    }
+    manager.unlock(name).unwrap();
+    assert!(!waiter.end().stderr.contains('\u{202e}'));
+}
+
+#[test]
+fn requests_are_listed_by_any_of_their_names_in_order() {
+    let home = Home::new();
+    let manager = home.open();
+    let all = manager.acquire(["job:1", "job:2", "other"]);
+    let all = all.lock().unwrap();
+    let sets: [&[&str]; 3] = [&["other", "job:2"], &["other"], &["job:1"]];
+    let manager = &manager;
+    thread::scope(|scope| {
+        for (i, &set) in sets.iter().enumerate() {
+            scope.spawn(move || manager.acquire(set).wait(PATIENCE).lock().map(drop));
+            until_queued(manager, "", i + 1);
+        }
+        let listed = |prefix: &str| -> Vec<Vec<String>> {
+            let requests = manager.requests(prefix).unwrap();
+            assert!(requests.is_sorted_by(|one, next| one.number() < next.number()));
+            let names = |of: &Request| of.names().iter().map(ToString::to_string).collect();
+            requests.iter().map(names).collect()
+        };
+        assert_eq!(listed("job:"), [&["other", "job:2"][..], &["job:1"]]);
+        assert_eq!(listed("o"), [&["other", "job:2"][..], &["other"]]);
+        assert_eq!(listed("job:1"), [["job:1"]]);
+        assert!(listed("b").is_empty());
+        assert_eq!(listed("").len(), 3);
+        drop(all);
+    });
+    assert!(manager.requests("").unwrap().is_empty());
+}
+
+#[test]
+fn a_wait_goes_on_in_the_new_file_where_the_store_is_deleted() {
+    let home = Home::new();
+    let manager = home.open();
+    manager.get_lock("x", get()).unwrap();
+    let process = Kept::holder_in_waiting(&home, "x");
+    until_queued(&manager, "x", 1);
+    thread::scope(|scope| {
+        let mine = home.open();
+        let thread = scope.spawn(move || mine.acquire(["x"]).wait(secs(20)).lock().map(drop));
+        until_queued(&manager, "x", 2);
+        fs::remove_file(home.db()).unwrap();
+        assert_eq!(process.end().status, DONE);
+        thread.join().unwrap().unwrap();
+    });
+    assert!(!home.open().is_locked("x").unwrap());
+}
+
+#[test]
+fn a_wait_goes_on_in_the_new_file_where_the_store_is_replaced() {
+    let (home, new) = (Home::new(), Home::new());
+    home.open().get_lock("x", get()).unwrap();
+    let process = Kept::holder_in_waiting(&home, "x");
+    until_queued(&home.open(), "x", 1);
+    new.json(["get", "x", "--locked-by", "new"]);
+    fs::rename(new.db(), home.db()).unwrap();
+    let manager = home.open();
+    until_queued(&manager, "x", 1);
+    assert_eq!(manager.find("x").unwrap().unwrap().locked_by(), "new");
+    manager.unlock("x").unwrap();
+    assert_eq!(process.end().status, DONE);
+}
