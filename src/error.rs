@@ -123,9 +123,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether somebody else's lock or request is in the way.
-    pub(crate) fn is_contention(&self) -> bool {
-        matches!(self, Self::Locked(_) | Self::Reserved { .. })
+    /// Whether it is an answer, by a store that works.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Locked(_)
+                | Self::LockFail(_)
+                | Self::LockNotFound { .. }
+                | Self::Reserved { .. }
+                | Self::Lost { .. }
+        )
     }
 }
 

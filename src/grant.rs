@@ -4,16 +4,37 @@
 //! Whoever frees a name grants it in the same transaction, to the first request that can have
 //! it, so that a hand-over costs one commit and nobody slips in between.
 
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
 use crate::lock::{Lock, LockName, Timeout};
 use crate::queue::{self, PATIENCE, Request, Verdict};
-use crate::store::WriteTx;
+use crate::store::{Store, WriteTx};
 use std::collections::HashMap;
 
 /// The lock of that name, where it is live.
 pub(crate) fn live(tx: &WriteTx<'_>, name: &LockName, now: Moment) -> Result<Option<Lock>> {
     Ok(tx.get(name)?.filter(|lock| lock.is_live(now)))
+}
+
+/// Runs `body` as one write transaction, after the queue was settled. What that did stays where
+/// `body` is refused: in a transaction of its own, as its own was aborted.
+pub(crate) fn write_settled<T>(
+    store: &Store,
+    clock: &Clock,
+    action: &'static str,
+    body: impl FnOnce(&mut WriteTx<'_>, &Queue, Moment) -> Result<T>,
+) -> Result<T> {
+    let mut has_settled = false;
+    let result = store.write(action, |tx| {
+        let now = clock.now();
+        let queue = settle(tx, now)?;
+        has_settled = tx.is_changed();
+        body(tx, &queue, now)
+    });
+    if has_settled && matches!(&result, Err(error) if error.is_refusal()) {
+        store.write(action, |tx| settle(tx, clock.now()).map(drop))?;
+    }
+    result
 }
 
 /// Those who go on waiting.

@@ -329,10 +329,8 @@ impl Asker<'_> {
 
     /// Takes the locks where that can be, and else a place in the queue where one is wanted.
     fn enqueue(&self, names: &[LockName], until: Option<Deadline>) -> Result<Answer> {
-        self.manager.0.store.write("lock in", |tx| {
-            let now = self.manager.now();
-            let queue = settle(tx, now)?;
-            let Some(obstacle) = first_obstacle(tx, &queue, names, now)? else {
+        self.manager.write("lock in", |tx, queue, now| {
+            let Some(obstacle) = first_obstacle(tx, queue, names, now)? else {
                 return self.take(tx, names, now).map(Answer::Granted);
             };
             if matches!(self.wait, Wait::Not) || until.is_some_and(|until| until.is_over(now)) {
@@ -418,7 +416,7 @@ impl Place<'_> {
         let manager = self.asker.manager;
         let result = manager.0.with_watch(|watch| self.wait_in_place(watch));
         match &result {
-            Err(error) if !error.is_contention() => self.abandon(error),
+            Err(error) if !error.is_refusal() => self.abandon(error),
             _ => {}
         }
         result
@@ -689,12 +687,10 @@ fn renew(
     if locks.is_empty() {
         return Ok(Vec::new());
     }
-    manager.0.store.write("renew locks in", |tx| {
-        let now = manager.now();
-        let queue = settle(tx, now)?;
+    manager.write("renew locks in", |tx, queue, now| {
         let mut fates = Vec::with_capacity(locks.len());
         for lock in locks {
-            let fate = decide(tx, &queue, lock, now)?;
+            let fate = decide(tx, queue, lock, now)?;
             if let Fate::Held(lock) = &fate {
                 tx.put(lock)?;
             }
@@ -776,6 +772,11 @@ impl Shared {
         let working = self.work();
         let locks = self.held().locks.clone();
         let fates = work(&locks)?;
+        self.note(working, locks, fates);
+        Ok(())
+    }
+
+    fn note(&self, working: MutexGuard<'_, ()>, locks: Vec<Lock>, fates: Vec<Fate>) {
         let mut lost = Vec::new();
         {
             let mut held = self.held();
@@ -796,7 +797,6 @@ impl Shared {
         if let Some(call) = &self.on_lost {
             lost.iter().for_each(|lock| call(lock));
         }
-        Ok(())
     }
 
     /// Fails where a lock was lost.
@@ -1048,24 +1048,32 @@ impl LockGuard {
     pub fn is_held(&self) -> Result<bool> {
         let shared = &self.shared;
         let mut is_held = true;
-        shared.update(|locks| {
-            shared.manager.0.store.read("read", |tx| {
-                let now = shared.manager.now();
-                let fate = |lock: &Lock| {
-                    let row = tx.get(&lock.name)?;
-                    let is_live = row.as_ref().is_some_and(|row| row.is_live(now));
-                    Ok(match row {
-                        // One that ran out may yet be renewed.
-                        Some(row) if row.token == lock.token => {
-                            is_held &= is_live;
-                            Fate::Held(row)
-                        }
-                        row => Fate::Lost(row.filter(|_| is_live)),
-                    })
-                };
-                locks.iter().map(fate).collect()
-            })
+        // Noted only where nobody is at work for this guard: a look does not wait for a renewal.
+        let working = shared.work.try_lock();
+        let locks = shared.held().locks.clone();
+        let fates: Vec<Fate> = shared.manager.0.store.read("read", |tx| {
+            let now = shared.manager.now();
+            let fate = |lock: &Lock| {
+                let row = tx.get(&lock.name)?;
+                let is_live = row.as_ref().is_some_and(|row| row.is_live(now));
+                Ok(match row {
+                    Some(row) if row.token == lock.token => {
+                        is_held &= is_live;
+                        Fate::Held(row)
+                    }
+                    // One that ran out, and was nobody's since, may yet be renewed.
+                    None if lock.is_expired(now) => {
+                        is_held = false;
+                        Fate::Held(lock.clone())
+                    }
+                    row => Fate::Lost(row.filter(|_| is_live)),
+                })
+            };
+            locks.iter().map(fate).collect()
         })?;
+        if let Ok(working) = working {
+            shared.note(working, locks, fates);
+        }
         Ok(is_held && shared.held().lost.is_none())
     }
 

@@ -88,8 +88,8 @@
 //! | `flock --verbose FILE COMMAND` | `lockmgr run -v NAME -- COMMAND` |
 //! | `flock 9` on a script's descriptor | `lockmgr get NAME -k --wait 1h --while $$` |
 //! | `flock -u 9` | `lockmgr unlock NAME` |
-//! | `flock -o FILE COMMAND` | always: the command inherits no descriptor of the store |
-//! | `flock -s FILE COMMAND` | there are no shared locks |
+//! | `flock -o FILE COMMAND` | always so: the command inherits no descriptor of the store |
+//! | `flock -x FILE COMMAND` | always so; `-s` is refused: there are no shared locks |
 //! | two locks: `flock A flock B COMMAND` | `lockmgr run A B -- COMMAND`, without the deadlock |
 //! | who holds it: `fuser FILE`, `lslocks` | `lockmgr list`, `lockmgr queue` |
 //!

@@ -194,6 +194,16 @@ pub struct InvalidTimeout {
 }
 
 impl InvalidTimeout {
+    /// Returns what is wrong with it, and what to give instead.
+    ///
+    /// ```
+    /// let refused = lockmgr::Timeout::from_secs_f64(-1.0).unwrap_err();
+    /// assert_eq!(refused.rule(), "it is negative; 0 means that the lock never expires");
+    /// ```
+    pub fn rule(&self) -> &str {
+        self.rule
+    }
+
     fn too_late(timeout: Duration) -> Self {
         Self {
             timeout: format!("{timeout:?}"),
@@ -249,6 +259,34 @@ impl Timeout {
         } else {
             timeout.into()
         })
+    }
+
+    /// Returns when a lease that begins then would end, by the wall clock; none where it never
+    /// does.
+    ///
+    /// # Errors
+    /// [`InvalidTimeout`] where that is past the year 9999.
+    ///
+    /// ```
+    /// use lockmgr::Timeout;
+    /// use std::time::Duration;
+    /// let minute = Timeout::After(Duration::from_secs(60));
+    /// let ends_at = minute.ends_at("2019-11-22T02:00:00Z".parse()?)?;
+    /// assert_eq!(ends_at, Some("2019-11-22T02:01:00Z".parse()?));
+    /// assert!(minute.ends_at("9999-12-31T23:59:30Z".parse()?).is_err());
+    /// assert_eq!(Timeout::Never.ends_at("9999-12-31T23:59:30Z".parse()?)?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ends_at(
+        self,
+        begins_at: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>, InvalidTimeout> {
+        let begin = Moment {
+            wall: begins_at.timestamp_micros(),
+            boot: None,
+        };
+        let deadline = self.deadline(begin)?;
+        Ok(deadline.map(|deadline| instant(deadline.wall)))
     }
 
     /// The deadline of a lease that begins now; none where it never ends.

@@ -5,13 +5,13 @@ use crate::clock::{Clock, Moment};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::grant::{live, settle};
+use crate::grant::{Queue, live, settle, write_settled};
 use crate::lock::{Holder, Lock, LockName, LockRef};
 use crate::queue::{Request, State};
 use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, decide, decide_renewal,
 };
-use crate::store::{Config, Mode, Store};
+use crate::store::{Config, Mode, Store, WriteTx};
 use crate::wait::Watch;
 use std::collections::HashMap;
 use std::path::Path;
@@ -315,9 +315,7 @@ impl LockManager {
         if names.is_empty() {
             return Ok(LockSetResult::default());
         }
-        self.0.store.write("set locks in", |tx| {
-            let now = self.now();
-            let queue = settle(tx, now)?;
+        self.write("set locks in", |tx, queue, now| {
             let mut result = LockSetResult::with_capacity(names.len());
             for name in names {
                 match decide(queue.live(tx, &name, now)?, &request, now)? {
@@ -366,9 +364,7 @@ impl LockManager {
     pub fn get_lock(&self, name: impl AsRef<str>, options: GetOptions) -> Result<Lock> {
         let name = LockName::new(name.as_ref())?;
         let lease = options.into_lease(&self.0.locked_by, self.now())?;
-        self.0.store.write("get a lock in", |tx| {
-            let now = self.now();
-            let queue = settle(tx, now)?;
+        self.write("get a lock in", |tx, queue, now| {
             if let Some(obstacle) = queue.obstacle(tx, &name, now)? {
                 return Err(obstacle);
             }
@@ -412,10 +408,9 @@ impl LockManager {
         let of = lock.into();
         let name = LockName::new(of.name)?;
         let renewal = options.into_renewal(&self.0.locked_by, self.now())?;
-        self.0.store.write("renew a lock in", |tx| {
-            let now = self.now();
-            let queue = settle(tx, now)?;
-            match decide_renewal(queue.live(tx, &name, now)?, of, &renewal, now)? {
+        self.write("renew a lock in", |tx, queue, now| {
+            let present = queue.live(tx, &name, now)?;
+            match decide_renewal(present, of, &renewal, now)? {
                 Decision::Extend(lock) => {
                     tx.put(&lock)?;
                     Ok(lock)
@@ -691,6 +686,15 @@ impl LockManager {
     /// ```
     pub fn time_left(&self, lock: &Lock) -> Option<Duration> {
         lock.time_left(self.now())
+    }
+
+    /// Runs `body` as one write transaction, after the queue was settled.
+    pub(crate) fn write<T>(
+        &self,
+        action: &'static str,
+        body: impl FnOnce(&mut WriteTx<'_>, &Queue, Moment) -> Result<T>,
+    ) -> Result<T> {
+        write_settled(&self.0.store, &self.0.clock, action, body)
     }
 
     pub(crate) fn now(&self) -> Moment {

@@ -13,9 +13,10 @@ use chrono::{DateTime, Utc};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How long a request whose process cannot be judged stands without a word from it, and how long
-/// it has to answer when somebody asks whether it still lives.
-pub(crate) const PATIENCE: Timeout = Timeout::After(Duration::from_secs(30));
+/// How long a request whose process cannot be judged stands on its word that it lives, and how
+/// long it has to give its word anew when it is asked. Dead, it delays nobody for longer than
+/// both together: 30 s.
+pub(crate) const PATIENCE: Timeout = Timeout::After(Duration::from_secs(15));
 
 /// One that waits for locks: who asks, for what, since when.
 ///

@@ -124,15 +124,45 @@ pub(crate) struct State {
     pub(crate) last_token: u64,
     /// The number of the last request.
     pub(crate) last_request: u64,
+    /// All rows of locks.
+    pub(crate) rows: Digest,
     /// The last name housekeeping looked at; empty at the beginning of a round.
     pub(crate) swept_to: String,
 }
 
-/// The layout: checksum (4 bytes), last token (8), last request (8), the name to the end.
+/// How many rows there are, and the sum of their checksums: changed with every row, and enough to
+/// notice that one is missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Digest {
+    pub(crate) count: u64,
+    pub(crate) sum: u64,
+}
+
+impl Digest {
+    pub(crate) fn add(&mut self, row: &[u8]) {
+        self.count = self.count.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(checksum_of(row));
+    }
+
+    pub(crate) fn remove(&mut self, row: &[u8]) {
+        self.count = self.count.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(checksum_of(row));
+    }
+}
+
+fn checksum_of(row: &[u8]) -> u64 {
+    let sum = row.first_chunk().copied().map(u32::from_le_bytes);
+    sum.unwrap_or_default().into()
+}
+
+/// The layout: checksum (4 bytes), last token (8), last request (8), count of rows (8), sum of
+/// their checksums (8), the name to the end.
 pub(crate) fn encode_state(key: &str, state: &State) -> Vec<u8> {
     let mut row = Row::new(64);
     row.put(&state.last_token.to_le_bytes());
     row.put(&state.last_request.to_le_bytes());
+    row.put(&state.rows.count.to_le_bytes());
+    row.put(&state.rows.sum.to_le_bytes());
     row.put(state.swept_to.as_bytes());
     row.sealed(key.as_bytes())
 }
@@ -142,6 +172,10 @@ pub(crate) fn decode_state(key: &str, row: &[u8]) -> Result<State, BadRow> {
     Ok(State {
         last_token: u64::from_le_bytes(rest.take()?),
         last_request: u64::from_le_bytes(rest.take()?),
+        rows: Digest {
+            count: u64::from_le_bytes(rest.take()?),
+            sum: u64::from_le_bytes(rest.take()?),
+        },
         swept_to: std::str::from_utf8(rest.0)
             .map_err(|_| BadRow("the store's own row is not UTF-8"))?
             .to_owned(),
@@ -453,8 +487,22 @@ mod tests {
         }
 
         #[test]
-        fn the_state_reads_back_as_it_was_written(last_token: u64, last_request: u64, swept_to: String) {
-            let state = State { last_token, last_request, swept_to };
+        fn a_digest_forgets_a_row_that_was_removed(kept in locks(), removed in locks()) {
+            let (kept, removed) = (encode(&kept), encode(&removed));
+            let mut alone = Digest::default();
+            alone.add(&kept);
+            let mut both = alone;
+            both.add(&removed);
+            prop_assert_ne!(both, alone);
+            both.remove(&removed);
+            prop_assert_eq!(both, alone);
+        }
+
+        #[test]
+        fn the_state_reads_back_as_it_was_written(
+            last_token: u64, last_request: u64, count: u64, sum: u64, swept_to: String,
+        ) {
+            let state = State { last_token, last_request, rows: Digest { count, sum }, swept_to };
             prop_assert_eq!(decode_state("state", &encode_state("state", &state)), Ok(state));
         }
     }
@@ -470,7 +518,7 @@ mod tests {
             let row = sealed(b"a", &vec![ROW; len]);
             assert!(decode("a", &row).is_err());
             assert!(decode_request(7, &sealed(&7u64.to_le_bytes(), &vec![ROW; len])).is_err());
-            assert!(decode_state("a", &sealed(b"a", &vec![0; len.min(15)])).is_err());
+            assert!(decode_state("a", &sealed(b"a", &vec![0; len])).is_err());
             assert!(decode("a", &row[..len.min(3)]).is_err());
         }
     }

@@ -11,7 +11,7 @@ use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::lock::{Lock, LockName};
 use crate::queue::Request;
-use crate::record::{self, BadRow, State};
+use crate::record::{self, BadRow, Digest, State};
 use crate::wait::announce;
 use bounded::BoundedFile;
 use redb::backends::FileBackend;
@@ -51,6 +51,9 @@ const JUDGED_PER_CREATED: usize = 2;
 
 /// How long a file may have been deleted or replaced before who only reads it takes notice.
 const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
+
+/// The largest number of rows that opening a store looks through, in less than a millisecond.
+const MOST_CHECKED: u64 = 1_000;
 
 /// The longest pause between two attempts to open a store that another process has to itself.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
@@ -321,6 +324,7 @@ impl Store {
     fn open_reader(&self, deadline: Instant) -> Result<Option<Handle>> {
         let at = self.at("open");
         let mut pause = Pause::until(deadline);
+        let mut was_repaired = false;
         loop {
             let Some(file) = self.open_file(File::options().read(true))? else {
                 return Ok(None);
@@ -335,11 +339,21 @@ impl Store {
                 Ok(database) => {
                     let txn = database.begin_read().map_err(|error| at.failed(error))?;
                     return match at.format_of(&txn)? {
-                        Format::Ours => at.opened(Opened::Reader(database), copy).map(Some),
+                        Format::Ours => {
+                            at.check_rows(&txn)?;
+                            at.opened(Opened::Reader(database), copy).map(Some)
+                        }
                         Format::None => Ok(None),
                     };
                 }
-                Err(DatabaseError::RepairAborted) => self.repair(deadline)?,
+                // Once more, as another process may have died since.
+                Err(DatabaseError::RepairAborted) if !was_repaired || Instant::now() < deadline => {
+                    self.repair(deadline)?;
+                    was_repaired = true;
+                }
+                Err(DatabaseError::RepairAborted) => {
+                    return Err(at.corrupted("no repair leaves it clean"));
+                }
                 Err(error) => pause.after(error, at)?,
             }
         }
@@ -348,9 +362,6 @@ impl Store {
     /// Repairs what a process that died left behind: opening for writing does, reading may not.
     fn repair(&self, deadline: Instant) -> Result<()> {
         let at = self.at("repair");
-        if Instant::now() >= deadline {
-            return Err(at.corrupted("it is never left clean"));
-        }
         let writer = Self {
             config: Config {
                 mode: Mode::Shared,
@@ -547,8 +558,33 @@ impl At<'_> {
     fn check_format(&self, database: &Database) -> Result<()> {
         let txn = database.begin_read().map_err(|error| self.failed(error))?;
         match self.format_of(&txn)? {
-            Format::Ours => Ok(()),
+            Format::Ours => self.check_rows(&txn),
             Format::None => self.begin_format(database),
+        }
+    }
+
+    /// Looks through a store that is small, whether every row is there and found by its name:
+    /// redb does not check the pages it reads, and a lock that damage hides looks free.
+    fn check_rows(&self, txn: &ReadTransaction) -> Result<()> {
+        let meta = txn.open_table(META).map_err(|error| self.failed(error))?;
+        let state = state_in(&meta, *self)?;
+        if state.rows.count > MOST_CHECKED {
+            return Ok(());
+        }
+        let locks = txn.open_table(LOCKS).map_err(|error| self.failed(error))?;
+        let mut rows = Digest::default();
+        for entry in ReadableTable::iter(&locks).map_err(|error| self.failed(error))? {
+            let (name, row) = entry.map_err(|error| self.failed(error))?;
+            let lock = decode(name.value(), row.value(), *self)?;
+            if get(&locks, &lock.name, *self)?.as_ref() != Some(&lock) {
+                return Err(self.corrupted("a row is not found by its name"));
+            }
+            rows.add(row.value());
+        }
+        if rows == state.rows {
+            Ok(())
+        } else {
+            Err(self.corrupted("rows are missing"))
         }
     }
 
@@ -704,8 +740,9 @@ enum Outcome {
 pub(crate) struct WriteTx<'a> {
     txn: &'a WriteTransaction,
     locks: Table<'a, &'static str, &'static [u8]>,
-    /// Loaded where a token is issued.
+    /// What the store remembers, loaded before the first change, and as it was then.
     state: Option<State>,
+    old_state: Option<State>,
     /// Opened where the queue is looked at.
     requests: Option<Table<'a, u64, &'static [u8]>>,
     is_changed: bool,
@@ -724,6 +761,7 @@ impl<'a> WriteTx<'a> {
             txn,
             locks: txn.open_table(LOCKS).map_err(|error| at.failed(error))?,
             state: None,
+            old_state: None,
             requests: None,
             is_changed: false,
             is_awaited: false,
@@ -739,34 +777,50 @@ impl<'a> WriteTx<'a> {
         Ok((value, outcome))
     }
 
-    /// The row of that name, expired or not.
+    /// Whether there is something to commit.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.is_changed || self.state != self.old_state
+    }
+
+    /// The row of that name, live or not.
     pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
         get(&self.locks, name, self.at)
     }
 
     pub(crate) fn put(&mut self, lock: &Lock) -> Result<()> {
-        self.is_changed = true;
-        self.locks
-            .insert(lock.name.as_str(), record::encode(lock).as_slice())
-            .map_err(|error| self.at.failed(error))?;
+        let at = self.at;
+        self.state()?;
+        let row = record::encode(lock);
+        let old = self.locks.insert(lock.name.as_str(), row.as_slice());
+        if let Some(state) = &mut self.state {
+            if let Some(old) = old.map_err(|error| at.failed(error))? {
+                state.rows.remove(old.value());
+            }
+            state.rows.add(&row);
+        }
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, name: &LockName) -> Result<()> {
-        self.is_changed = true;
-        self.locks
-            .remove(name.as_str())
-            .map_err(|error| self.at.failed(error))?;
+        let at = self.at;
+        self.state()?;
+        let old = self.locks.remove(name.as_str());
+        if let (Some(state), Some(old)) = (&mut self.state, old.map_err(|e| at.failed(e))?) {
+            state.rows.remove(old.value());
+        }
         Ok(())
     }
 
     /// Removes the rows for which `is_removed` answers so, and says how many those were.
     pub(crate) fn remove_where(&mut self, is_removed: impl Fn(&Lock) -> bool) -> Result<usize> {
+        let at = self.at;
         let mut removed = 0;
         let mut bad_row = None;
+        let mut rows = self.state()?.rows;
         let keep = |name: &str, row: &[u8]| match record::decode(name, row) {
             Ok(lock) if is_removed(&lock) => {
                 removed += 1;
+                rows.remove(row);
                 false
             }
             Ok(_) => true,
@@ -775,28 +829,24 @@ impl<'a> WriteTx<'a> {
                 true
             }
         };
-        self.locks
-            .retain(keep)
-            .map_err(|error| self.at.failed(error))?;
+        self.locks.retain(keep).map_err(|error| at.failed(error))?;
         if let Some(bad) = bad_row {
-            return Err(self.at.bad_row(bad));
+            return Err(at.bad_row(bad));
         }
-        self.is_changed |= removed > 0;
+        self.state()?.rows = rows;
         Ok(removed)
     }
 
     /// Removes every row, damaged ones too, and says how many of them `is_counted`.
     pub(crate) fn remove_all(&mut self, is_counted: impl Fn(&Lock) -> bool) -> Result<usize> {
+        let at = self.at;
         let mut counted = 0;
-        let rows = self.locks.len().map_err(|error| self.at.failed(error))?;
-        self.is_changed |= rows > 0;
-        self.locks
-            .retain(|name, row| {
-                counted +=
-                    usize::from(record::decode(name, row).is_ok_and(|lock| is_counted(&lock)));
-                false
-            })
-            .map_err(|error| self.at.failed(error))?;
+        let count = |name: &str, row: &[u8]| {
+            counted += usize::from(record::decode(name, row).is_ok_and(|lock| is_counted(&lock)));
+            false
+        };
+        self.locks.retain(count).map_err(|error| at.failed(error))?;
+        self.state()?.rows = Digest::default();
         Ok(counted)
     }
 
@@ -918,21 +968,20 @@ impl<'a> WriteTx<'a> {
         Ok(())
     }
 
+    /// What the store remembers, to be changed: every change of a row changes it too.
     fn state(&mut self) -> Result<&mut State> {
         if self.state.is_none() {
-            let meta = self.meta()?;
-            let row = meta
-                .get(STATE_KEY)
-                .map_err(|error| self.at.failed(error))?
-                .ok_or_else(|| self.at.corrupted("its token counter is missing"))?;
-            let state = record::decode_state(STATE_KEY, row.value());
-            self.state = Some(state.map_err(|bad| self.at.bad_row(bad))?);
+            let state = state_in(&self.meta()?, self.at)?;
+            self.old_state = Some(state.clone());
+            self.state = Some(state);
         }
         Ok(self.state.get_or_insert_default())
     }
 
     fn save_state(&mut self) -> Result<()> {
-        if let Some(state) = self.state.take() {
+        if self.state != self.old_state
+            && let Some(state) = self.state.take()
+        {
             self.is_changed = true;
             self.meta()?
                 .insert(
@@ -949,6 +998,14 @@ impl<'a> WriteTx<'a> {
             .open_table(META)
             .map_err(|error| self.at.failed(error))
     }
+}
+
+fn state_in(meta: &impl ReadableTable<&'static str, &'static [u8]>, at: At<'_>) -> Result<State> {
+    let row = meta
+        .get(STATE_KEY)
+        .map_err(|error| at.failed(error))?
+        .ok_or_else(|| at.corrupted("its own row is missing"))?;
+    record::decode_state(STATE_KEY, row.value()).map_err(|bad| at.bad_row(bad))
 }
 
 fn get(

@@ -123,20 +123,11 @@ fn a_bad_name_makes_no_store() {
 #[test]
 fn a_bad_timeout_is_refused() {
     let home = store();
-    for (bad, shown) in [
-        ("-5", "-5"),
-        ("-0.001", "-0.001"),
-        ("-5m", "-5m"),
-        ("nan", "NaN"),
-        ("-inf", "-inf"),
-        ("1e30", "1000000000000000000000000000000"),
-        ("1e12", "1000000000000s"),
-        ("300000y", "300000y"),
-        ("ten", "ten"),
-        ("", "\"\""),
-        ("5 x", "5 x"),
+    for bad in [
+        "-5", "-0.001", "-5m", "nan", "-inf", "1e30", "1e12", "300000y", "ten", "", "5 x",
     ] {
-        let refusal = (USAGE, "InvalidTimeout", shown);
+        let shown = format!("invalid timeout \"{bad}\": ");
+        let refusal = (USAGE, "InvalidTimeout", shown.as_str());
         for verb in ["set", "get", "renew"] {
             refuses_args(&home, &[verb, "held", "-t", bad], refusal);
         }

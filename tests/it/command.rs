@@ -34,6 +34,7 @@ fn instant(text: &Value) -> DateTime<Utc> {
 /// its last renewal it expires.
 fn lease(lock: &Value) -> Option<f64> {
     let fields = [
+        "bound_to",
         "created_at",
         "locked_by",
         "locked_until",
@@ -41,6 +42,7 @@ fn lease(lock: &Value) -> Option<f64> {
         "process_id",
         "token",
         "updated_at",
+        "waiting",
     ];
     assert_eq!(keys(lock), fields);
     assert!(lock["name"].is_string() && lock["locked_by"].is_string());
@@ -361,8 +363,8 @@ fn list_prints_the_locks_by_name() {
     assert_eq!(ran.status, DONE);
     let rows: Vec<_> = ran.stdout.lines().collect();
     assert_eq!(rows.len(), 3);
-    assert!(rows[0].starts_with("NAME") && rows[0].ends_with("TIME LEFT"));
-    assert!(rows[1].starts_with("job:10 ") && rows[1].ends_with("for ever"));
+    assert!(rows[0].starts_with("NAME") && rows[0].ends_with("WAITING"));
+    assert!(rows[1].starts_with("job:10 ") && rows[1].ends_with("for ever   0"));
     assert!(rows[2].starts_with("job:2 "));
     assert_eq!(home.lockmgr(["list", "z"]).stdout, "no locks\n");
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::ops::Bound;
+use std::panic;
 use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
@@ -225,6 +226,35 @@ fn nobody_waits_beyond_a_bound_for_a_process_stopped_anywhere() {
     stopped.unlock_range(header.0, header.1).unwrap();
     assert_eq!(hurried(&home, &["is-locked", "held"]), DONE);
     assert_eq!(hurried(&home, &["set", "x"]), DONE);
+}
+
+#[test]
+fn nobody_waits_beyond_a_bound_for_a_process_stopped_at_any_instant() {
+    let home = Home::new();
+    let began = Instant::now();
+    home.json(["get", "held"]);
+    let usual = began.elapsed();
+    for i in 0..16 {
+        let name = i.to_string();
+        let stopped = spawn(home.command().args(["set", &name]));
+        let signal = |signal: &str| {
+            let kill = format!("kill -{signal} {}", stopped.id());
+            Command::new("sh").args(["-c", &kill]).status().unwrap();
+        };
+        thread::sleep(usual * i / 16);
+        signal("STOP");
+        let others = panic::catch_unwind(|| {
+            for args in [&["find", "held"][..], &["set", "x"], &["list"]] {
+                let exit = hurried(&home, args);
+                assert!(exit == DONE || exit == BUSY, "{args:?}: {exit:?}");
+            }
+        });
+        signal("CONT");
+        assert_eq!(finish(stopped).status, DONE);
+        others.unwrap();
+        assert_eq!(hurried(&home, &["is-locked", &name]), DONE);
+        assert_eq!(hurried(&home, &["set", "x"]), DONE);
+    }
 }
 
 #[test]

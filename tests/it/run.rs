@@ -13,6 +13,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Every user may look there for a command, so that what is missing is found missing.
+const PATH: &str = "/usr/bin:/bin";
+
 /// A lock of ours and a file for flock(1), held or free.
 struct Pair {
     home: Home,
@@ -49,6 +52,7 @@ impl Pair {
 
     fn ours(&self, options: &[&str], command: &[&str]) -> Command {
         let mut ours = self.home.command();
+        ours.env("PATH", PATH).env("SHELL", "/bin/sh");
         ours.arg("run").args(options).arg("x");
         if !command.is_empty() {
             ours.arg("--").args(command);
@@ -59,6 +63,8 @@ impl Pair {
     fn flock(&self, options: &[&str], command: &[&str]) -> Option<Command> {
         let mut flock = Command::new("flock");
         flock
+            .env("PATH", PATH)
+            .env("SHELL", "/bin/sh")
             .args(options)
             .arg(self.home.join("flock"))
             .args(command);
@@ -178,6 +184,15 @@ fn the_status_of_a_conflict_is_to_be_chosen_as_with_flock() {
 }
 
 #[test]
+fn what_every_lock_is_anyway_may_be_said_as_with_flock() {
+    let pair = Pair::free();
+    for option in ["-x", "-e", "-o", "--exclusive", "--close"] {
+        pair.assert_both(&[option], &["sh", "-c", "exit 3"], 3);
+    }
+    pair.assert_each(&["-s"], &["sh", "-c", "exit 3"], USAGE, 3);
+}
+
+#[test]
 fn a_string_is_run_by_the_shell_as_with_flock() {
     let pair = Pair::free();
     for option in ["-c", "--command"] {
@@ -190,7 +205,6 @@ fn a_string_is_run_by_the_shell_as_with_flock() {
         assert_eq!((ours.status, ours.stdout.as_str()), (Some(3), "b\n"));
         let script = [option, "echo a | tr a b; exit 3"];
         if let Some(mut flock) = pair.flock(&[], &script) {
-            flock.env("SHELL", "/bin/sh");
             assert_eq!(run(&mut flock), ours);
         }
     }

@@ -3,7 +3,10 @@
 
 use crate::holding_support::{DONE, Dice, Kept, LOCK_FAIL, NO, lines, millis, secs, until_queued};
 use crate::support::{Home, Ran};
-use lockmgr::{Error, GetOptions, LockManager, RenewOptions, Request, SetOptions, Status};
+use chrono::Utc;
+use lockmgr::{
+    Error, GetOptions, LockManager, ManualClock, RenewOptions, Request, SetOptions, Status,
+};
 use rustix::process::Signal;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -466,6 +469,26 @@ fn a_stopped_waiter_has_its_turn_and_its_lease_and_no_more() {
 }
 
 #[test]
+fn a_stopped_waiter_keeps_what_ran_out_from_nobody_for_ever() {
+    // By a clock that makes minutes pass at once.
+    let home = Home::new();
+    let clock = ManualClock::new(Utc::now());
+    let later = LockManager::builder().clock(clock.clone());
+    let later = later.open(home.db()).unwrap();
+    home.json(["get", "x", "-t", "50"]);
+    let stopped = Kept::start(home.command().args(["run", "-t", "50", "x", "--", "true"]));
+    until_queued(&later, "x", 1);
+    stopped.stop();
+    for minutes in 0.. {
+        if later.get_lock("x", get()).is_ok() {
+            break;
+        }
+        assert!(minutes < 5, "refused for {minutes} minutes");
+        clock.advance(secs(60));
+    }
+}
+
+#[test]
 fn a_signal_ends_a_wait() {
     let home = Home::new();
     let manager = home.open();
@@ -780,4 +803,29 @@ fn a_wait_goes_on_in_the_new_file_where_the_store_is_replaced() {
     assert_eq!(manager.find("x").unwrap().unwrap().locked_by(), "new");
     manager.unlock("x").unwrap();
     assert_eq!(process.end().status, DONE);
+}
+
+#[test]
+fn threads_wait_for_each_other_in_an_exclusive_store_too() {
+    let home = Home::new();
+    let manager = LockManager::builder().exclusive().open(home.db()).unwrap();
+    let held = manager.acquire(["x"]).lock().unwrap();
+    assert_prompt(&manager, || held.release().unwrap());
+    let other = manager.acquire(["y"]).lock().unwrap();
+    let in_vain = manager.acquire(["y"]).wait(millis(50)).lock();
+    assert!(matches!(in_vain, Err(Error::Locked(_))));
+    assert!(other.is_held().unwrap());
+}
+
+#[test]
+fn nobody_waits_in_a_store_that_is_only_read() {
+    let home = Home::new();
+    let held = home.open().acquire(["x"]).lock().unwrap();
+    let reader = LockManager::builder().read_only().open(home.db()).unwrap();
+    for name in ["x", "y"] {
+        let refused = reader.acquire([name]).wait(PATIENCE).lock();
+        assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+    }
+    assert!(reader.requests("").unwrap().is_empty());
+    assert!(held.is_held().unwrap());
 }

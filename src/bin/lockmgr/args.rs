@@ -1,5 +1,6 @@
 //! The command line: what may be written, and what its words mean.
 
+use chrono::Utc;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockmgr::{InvalidTimeout, Timeout};
 use std::ffi::OsString;
@@ -22,14 +23,9 @@ use std::time::Duration;
         75 busy, try again; 77 no permission."
 )]
 pub(crate) struct Cli {
-    /// The store's file [default: lockmgr/locks.redb in the user's state directory]
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "LOCKMGR_DB",
-        hide_env_values = true
-    )]
+    /// The store's file [default: $LOCKMGR_DB, else lockmgr/locks.redb in the user's state
+    /// directory]
+    #[arg(long, global = true, value_name = "PATH")]
     pub(crate) db: Option<PathBuf>,
 
     /// Print one JSON document on standard output, error or not
@@ -130,7 +126,7 @@ pub(crate) struct Run {
     /// The exit status where the locks were not to be had; with 0, without a message
     #[arg(short = 'E', long, value_name = "N", default_value_t = 1)]
     pub(crate) conflict_exit_code: u8,
-    /// Run this by the shell
+    /// Run this by the shell: $SHELL, or /bin/sh
     #[arg(
         short,
         long = "command",
@@ -148,6 +144,12 @@ pub(crate) struct Run {
     /// What happens to the command where its locks cannot be kept
     #[arg(long, value_enum, default_value_t = OnLost::Kill, conflicts_with = "no_fork")]
     pub(crate) on_lost: OnLost,
+    /// Accepted for flock's sake: every lock is exclusive
+    #[arg(short = 'x', short_alias = 'e', long, hide_short_help = true)]
+    pub(crate) exclusive: bool,
+    /// Accepted for flock's sake: the command never inherits the store
+    #[arg(short = 'o', long, hide_short_help = true)]
+    pub(crate) close: bool,
     /// Who holds them [default: this host's name]
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
@@ -182,7 +184,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn timeout(&self) -> Result<Timeout, Unreadable> {
+    pub(crate) fn timeout(&self) -> Result<Timeout, BadDuration> {
         if self.no_timeout {
             Ok(Timeout::Never)
         } else {
@@ -268,26 +270,32 @@ pub(crate) struct Unlock {
     pub(crate) token: Option<u64>,
 }
 
-/// Why a duration was not understood.
+/// Why a duration cannot be used.
 #[derive(Debug)]
-pub(crate) enum Unreadable {
-    Invalid(InvalidTimeout),
-    Text(String),
+pub(crate) struct BadDuration {
+    pub(crate) text: String,
+    pub(crate) rule: String,
 }
 
 /// Reads seconds (`90`, `0.25`) or units (`250ms`, `10m`, `1h30m`).
-pub(crate) fn duration(text: &str) -> Result<Timeout, Unreadable> {
-    if let Ok(secs) = text.trim().parse::<f64>() {
-        return Timeout::from_secs_f64(secs).map_err(Unreadable::Invalid);
-    }
-    match humantime::parse_duration(text) {
-        Ok(duration) => Ok(duration.into()),
-        Err(_) => Err(Unreadable::Text(text.to_owned())),
-    }
+pub(crate) fn duration(text: &str) -> Result<Timeout, BadDuration> {
+    let bad = |rule: &str| BadDuration {
+        text: text.to_owned(),
+        rule: rule.to_owned(),
+    };
+    let refused = |invalid: InvalidTimeout| bad(invalid.rule());
+    let timeout = match (text.trim().parse(), humantime::parse_duration(text)) {
+        (Ok(secs), _) => Timeout::from_secs_f64(secs).map_err(refused)?,
+        (_, Ok(duration)) => duration.into(),
+        _ => return Err(bad("give seconds (90, 0.25) or units (250ms, 10m, 1h30m)")),
+    };
+    // Found out before the store is opened: what is asked wrongly leaves it untouched.
+    timeout.ends_at(Utc::now()).map_err(refused)?;
+    Ok(timeout)
 }
 
 /// Reads a span of time, where zero is none.
-pub(crate) fn span(text: &str) -> Result<Duration, Unreadable> {
+pub(crate) fn span(text: &str) -> Result<Duration, BadDuration> {
     Ok(match duration(text)? {
         Timeout::After(span) => span,
         Timeout::Never => Duration::ZERO,

@@ -1,11 +1,12 @@
 //! What each command does: one call of the library, and what it prints.
 
-use crate::args::{self, Cli, Command, Get, Renew, Set, Unlock, Unreadable};
+use crate::args::{self, BadDuration, Cli, Command, Get, Renew, Set, Unlock};
 use crate::exit_code::{ExitCode, classify};
 use crate::output;
 use crate::run::run_command;
 use lockmgr::{
-    Builder, Error, GetOptions, Lock, LockManager, LockRef, Printable, RenewOptions, SetOptions,
+    Builder, Error, GetOptions, Holder, Lock, LockManager, LockName, LockRef, Printable,
+    RenewOptions, SetOptions,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -50,17 +51,11 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl From<Unreadable> for Failure {
-    fn from(unreadable: Unreadable) -> Self {
-        match unreadable {
-            Unreadable::Invalid(invalid) => Self::Lock(invalid.into()),
-            Unreadable::Text(text) => Self::Invalid {
-                kind: "InvalidTimeout",
-                message: format!(
-                    "invalid timeout \"{}\": give seconds (90, 0.25) or units (250ms, 10m, 1h30m)",
-                    Printable(&text)
-                ),
-            },
+impl From<BadDuration> for Failure {
+    fn from(BadDuration { text, rule }: BadDuration) -> Self {
+        Self::Invalid {
+            kind: "InvalidTimeout",
+            message: format!("invalid timeout \"{}\": {rule}", Printable(&text)),
         }
     }
 }
@@ -159,7 +154,8 @@ pub(crate) struct Place {
 impl Place {
     fn of(cli: &Cli) -> Result<Self, Failure> {
         let bound = args::span(&cli.busy_timeout)?;
-        let given = cli.db.clone().filter(|path| !path.as_os_str().is_empty());
+        let setting = || env::var_os("LOCKMGR_DB").filter(|path| !path.is_empty());
+        let given = cli.db.clone().or_else(|| setting().map(PathBuf::from));
         let (path, directory) = match given {
             Some(path) => (path, None),
             None => {
@@ -187,7 +183,7 @@ impl Place {
     }
 
     fn set(&self, set: &Set) -> Result<ExitCode, Failure> {
-        let names = texts("lock name", &set.names)?;
+        let names = names(&set.names)?;
         let mut options = SetOptions::new().timeout(set.lease.timeout()?);
         if set.no_renew {
             options = options.no_renew();
@@ -198,8 +194,8 @@ impl Place {
         if set.fail {
             options = options.fail();
         }
-        if let Some(holder) = &set.holder.locked_by {
-            options = options.locked_by(text("holder", holder)?);
+        if let Some(by) = &set.holder.locked_by {
+            options = options.locked_by(holder(by)?);
         }
         if let Some(process_id) = set.holder.process_id {
             options = options.process_id(process_id);
@@ -222,10 +218,10 @@ impl Place {
         if get.wait.is_some() {
             return self.get_waiting(get);
         }
-        let name = text("lock name", &get.name)?;
+        let name = valid(&get.name)?;
         let mut options = GetOptions::new().timeout(get.lease.timeout()?);
-        if let Some(holder) = &get.holder.locked_by {
-            options = options.locked_by(text("holder", holder)?);
+        if let Some(by) = &get.holder.locked_by {
+            options = options.locked_by(holder(by)?);
         }
         if let Some(process_id) = get.holder.process_id {
             options = options.process_id(process_id);
@@ -239,14 +235,14 @@ impl Place {
     }
 
     fn get_waiting(&self, get: &Get) -> Result<ExitCode, Failure> {
-        let name = text("lock name", &get.name)?;
+        let name = valid(&get.name)?;
         let manager = self.to_write()?;
         let mut acquire = manager.acquire([name]).timeout(get.lease.timeout()?);
         if let Some(bound) = &get.wait {
             acquire = acquire.wait(args::span(bound)?);
         }
-        if let Some(holder) = &get.holder.locked_by {
-            acquire = acquire.locked_by(text("holder", holder)?);
+        if let Some(by) = &get.holder.locked_by {
+            acquire = acquire.locked_by(holder(by)?);
         }
         if let Some(process_id) = get.holder.process_id {
             acquire = acquire.process_id(process_id);
@@ -261,7 +257,8 @@ impl Place {
     }
 
     fn check(&self, name: &OsStr, token: u64) -> Result<ExitCode, Failure> {
-        let lock = self.to_read()?.find(text("lock name", name)?)?;
+        let name = valid(name)?;
+        let lock = self.to_read()?.find(name)?;
         self.answer(lock.is_some_and(|lock| lock.token() == token))
     }
 
@@ -285,7 +282,7 @@ impl Place {
     }
 
     fn renew(&self, renew: &Renew) -> Result<ExitCode, Failure> {
-        let name = text("lock name", &renew.name)?;
+        let name = valid(&renew.name)?;
         let mut options = RenewOptions::new().timeout(renew.lease.timeout()?);
         if renew.add_time {
             options = options.add_time();
@@ -294,7 +291,7 @@ impl Place {
             options = options.create();
         }
         let manager = self.to_write()?;
-        let lock = manager.renew_lock(lock_ref(name, renew.token), options)?;
+        let lock = manager.renew_lock(lock_ref(&name, renew.token), options)?;
         self.print_lock(&manager, &lock)
     }
 
@@ -303,15 +300,15 @@ impl Place {
             let message = "--token goes with one name; unlock the locks one by one";
             return Err(Failure::Usage(message.into()));
         }
-        let names = texts("lock name", &unlock.names)?;
+        let names = names(&unlock.names)?;
         let manager = self.to_write()?;
         let locks = names.iter().map(|name| lock_ref(name, unlock.token));
         let removed = manager.unlock_all(locks)?;
         let pairs: Vec<_> = names.iter().zip(&removed).collect();
         self.print(&pairs, || {
             pairs.iter().map(|(name, removed)| match removed {
-                true => format!("{}: unlocked", Printable(name)),
-                false => format!("{}: was not locked", Printable(name)),
+                true => format!("{}: unlocked", Printable(name.as_str())),
+                false => format!("{}: was not locked", Printable(name.as_str())),
             })
         })?;
         Ok(match (unlock.token, removed.as_slice()) {
@@ -321,18 +318,19 @@ impl Place {
     }
 
     fn is_locked(&self, name: &OsStr) -> Result<ExitCode, Failure> {
-        let is_locked = self.to_read()?.is_locked(text("lock name", name)?)?;
+        let name = valid(name)?;
+        let is_locked = self.to_read()?.is_locked(name)?;
         self.answer(is_locked)
     }
 
     fn find(&self, name: &OsStr) -> Result<ExitCode, Failure> {
-        let name = text("lock name", name)?;
+        let name = valid(name)?;
         let manager = self.to_read()?;
-        match manager.find(name)? {
+        match manager.find(&name)? {
             Some(lock) => self.print_lock(&manager, &lock),
             None => {
                 self.print(&None::<Lock>, || {
-                    [format!("{}: not locked", Printable(name))]
+                    [format!("{}: not locked", Printable(name.as_str()))]
                 })?;
                 Ok(ExitCode::No)
             }
@@ -404,10 +402,10 @@ impl Place {
     }
 }
 
-fn lock_ref(name: &str, token: Option<u64>) -> LockRef<'_> {
+fn lock_ref(name: &LockName, token: Option<u64>) -> LockRef<'_> {
     match token {
-        Some(token) => LockRef::with_token(name, token),
-        None => LockRef::new(name),
+        Some(token) => LockRef::with_token(name.as_str(), token),
+        None => name.into(),
     }
 }
 
@@ -421,8 +419,21 @@ pub(crate) fn text<'a>(role: &str, given: &'a OsStr) -> Result<&'a str, Failure>
     })
 }
 
-pub(crate) fn texts<'a>(role: &str, given: &'a [OsString]) -> Result<Vec<&'a str>, Failure> {
-    given.iter().map(|given| text(role, given)).collect()
+/// A lock's name, found valid before the store is opened.
+fn valid(given: &OsStr) -> Result<LockName, Failure> {
+    let name = LockName::new(text("lock name", given)?).map_err(Error::from)?;
+    Ok(name)
+}
+
+pub(crate) fn names(given: &[OsString]) -> Result<Vec<LockName>, Failure> {
+    given.iter().map(|given| valid(given)).collect()
+}
+
+/// A holder, likewise.
+pub(crate) fn holder(given: &OsStr) -> Result<&str, Failure> {
+    let text = text("holder", given)?;
+    Holder::new(text).map_err(Error::from)?;
+    Ok(text)
 }
 
 /// `lockmgr` in the user's state directory, as the XDG Base Directory Specification 0.8 has it:

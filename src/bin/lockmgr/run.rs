@@ -2,9 +2,9 @@
 //! back, and ends as the command did.
 
 use crate::args::{self, OnLost, Run};
-use crate::commands::{Failure, Place, text, texts};
+use crate::commands::{Failure, Place, holder, names};
 use crate::exit_code::ExitCode;
-use lockmgr::{Acquire, Error, Lock, LockGuard, LockManager, Printable, Timeout};
+use lockmgr::{Acquire, Error, Lock, LockGuard, LockManager, LockName, Printable, Timeout};
 use rustix::process::{Pid, Signal, getppid, kill_process};
 use signal_hook::consts::signal::{
     SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
@@ -12,6 +12,7 @@ use signal_hook::consts::signal::{
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::origin::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -44,7 +45,7 @@ enum Event {
 
 pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure> {
     let command = command_of(run)?;
-    let names = texts("lock name", &run.names)?;
+    let names = names(&run.names)?;
     let wait = match (&run.wait, run.nonblock) {
         (_, true) => Some(Duration::ZERO),
         (Some(wait), false) => Some(args::span(wait)?),
@@ -59,8 +60,8 @@ pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure>
     let (events, happened) = mpsc::channel();
     let guard = {
         let mut acquire = manager.acquire(&names).timeout(lease);
-        if let Some(holder) = &run.locked_by {
-            acquire = acquire.locked_by(text("holder", holder)?);
+        if let Some(by) = &run.locked_by {
+            acquire = acquire.locked_by(holder(by)?);
         }
         if !run.no_fork {
             let events = events.clone();
@@ -78,11 +79,11 @@ pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure>
 
 fn command_of(run: &Run) -> Result<Vec<OsString>, Failure> {
     match &run.command_string {
-        Some(string) => Ok(["/bin/sh", "-c"]
-            .map(OsString::from)
-            .into_iter()
-            .chain([string.clone()])
-            .collect()),
+        Some(string) => {
+            let shell = env::var_os("SHELL").filter(|shell| !shell.is_empty());
+            let shell = shell.unwrap_or_else(|| "/bin/sh".into());
+            Ok(vec![shell, "-c".into(), string.clone()])
+        }
         None if run.command.is_empty() => {
             let message = "there is no command to run: say NAME... -- COMMAND [ARG...], \
                 or NAME... -c STRING";
@@ -95,7 +96,7 @@ fn command_of(run: &Run) -> Result<Vec<OsString>, Failure> {
 /// Takes the locks, waiting as it was asked to.
 fn take(
     manager: &LockManager,
-    names: &[&str],
+    names: &[LockName],
     acquire: Acquire<'_>,
     wait: Option<Duration>,
     run: &Run,
@@ -121,7 +122,11 @@ fn take(
 }
 
 /// Says whom a wait is for, once, or on a terminal as long as it lasts.
-fn telling<T: Send>(manager: &LockManager, names: &[&str], wait: impl FnOnce() -> T + Send) -> T {
+fn telling<T: Send>(
+    manager: &LockManager,
+    names: &[LockName],
+    wait: impl FnOnce() -> T + Send,
+) -> T {
     let (done, is_done) = mpsc::channel::<()>();
     let is_live = io::stderr().is_terminal();
     let began = Instant::now();
@@ -153,11 +158,11 @@ fn telling<T: Send>(manager: &LockManager, names: &[&str], wait: impl FnOnce() -
     })
 }
 
-fn whom(manager: &LockManager, names: &[&str]) -> String {
-    let held = |name: &&str| manager.find(name).ok().flatten();
+fn whom(manager: &LockManager, names: &[LockName]) -> String {
+    let held = |name: &LockName| manager.find(name).ok().flatten();
     let ahead = |number: u64| {
         let requests = manager.requests("").unwrap_or_default();
-        let wants = |name: &lockmgr::LockName| names.contains(&name.as_str());
+        let wants = |name: &LockName| names.contains(name);
         let ahead = requests
             .iter()
             .take_while(|request| request.number() < number)
@@ -191,7 +196,7 @@ fn starting(place: &Place, guard: &LockGuard, command: &[OsString]) -> Command {
     let this = if cfg!(target_os = "linux") {
         Ok("/proc/self/exe".into())
     } else {
-        std::env::current_exe()
+        env::current_exe()
     };
     let mut child = Command::new(this.unwrap_or_else(|_| "lockmgr".into()));
     child.arg0("lockmgr");
@@ -398,6 +403,9 @@ impl Tamer<'_> {
             self.target.signal(Signal::KILL);
             self.kill_at = None;
         }
+        // Somebody may have released it by name: the guard then tells by its callback. Where the
+        // store cannot be read the lease decides.
+        let _ = guard.is_held();
         let (Timeout::After(lease), Some(left)) = (self.lease, guard.time_left()) else {
             return;
         };
