@@ -18,7 +18,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::process;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -1176,29 +1176,43 @@ impl Drop for LockGuard {
 struct Keeper {
     /// Dropped to stop the thread.
     stop: mpsc::Sender<()>,
+    /// Whether the thread is at work, and not asleep.
+    is_at_work: Arc<Mutex<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Keeper {
     fn start(shared: &Arc<Shared>) -> Self {
         let (stop, stopped) = mpsc::channel();
-        let keep = Arc::clone(shared);
+        let is_at_work = Arc::new(Mutex::new(()));
+        // Held weakly: a thread asleep neither keeps the store open nor has to be waited for.
+        let (keep, work) = (Arc::downgrade(shared), Arc::clone(&is_at_work));
+        let interval = match shared.lease.timeout {
+            Timeout::After(lease) => lease / 3,
+            Timeout::Never => CHECK_OF_ENDLESS,
+        };
         let thread = thread::Builder::new().name("lockmgr-keep".into());
-        let thread = thread.spawn(move || Self::run(&keep, &stopped));
+        let thread = thread.spawn(move || Self::run(&keep, &work, interval, &stopped));
         Self {
             stop,
+            is_at_work,
             // Without a thread the lease runs out, and is found lost.
             thread: thread.ok(),
         }
     }
 
-    fn run(shared: &Shared, stopped: &mpsc::Receiver<()>) {
-        let interval = match shared.lease.timeout {
-            Timeout::After(lease) => lease / 3,
-            Timeout::Never => CHECK_OF_ENDLESS,
-        };
+    fn run(
+        shared: &Weak<Shared>,
+        is_at_work: &Mutex<()>,
+        interval: Duration,
+        stopped: &mpsc::Receiver<()>,
+    ) {
         let mut pause = interval;
         while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            let _at_work = is_at_work.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
             let keep_all = |locks: &[Lock]| keep(&shared.manager, locks, shared.lease.timeout);
             pause = if shared.update(keep_all).is_ok() {
                 interval
@@ -1214,11 +1228,15 @@ impl Keeper {
         }
     }
 
+    /// Stops the thread: waits for its work, and not for its end where it sleeps.
     fn stop(mut self) {
         drop(self.stop);
+        let is_asleep = self.is_at_work.try_lock().is_ok();
         let thread = self.thread.take();
         // Not where the callback, on that very thread, drops the guard.
-        if let Some(thread) = thread.filter(|it| it.thread().id() != thread::current().id()) {
+        if let Some(thread) = thread.filter(|it| it.thread().id() != thread::current().id())
+            && !is_asleep
+        {
             let _ = thread.join();
         }
     }

@@ -189,7 +189,7 @@ fn what_every_lock_is_anyway_may_be_said_as_with_flock() {
     for option in ["-x", "-e", "-o", "--exclusive", "--close"] {
         pair.assert_both(&[option], &["sh", "-c", "exit 3"], 3);
     }
-    pair.assert_each(&["-s"], &["sh", "-c", "exit 3"], USAGE, 3);
+    pair.assert_each(&["-s"], &["sh", "-c", "exit 3"], 64, 3);
 }
 
 #[test]

@@ -5,21 +5,22 @@ use crate::args::{self, OnLost, Run};
 use crate::commands::{Failure, Place, holder, names};
 use crate::exit_code::ExitCode;
 use lockmgr::{Acquire, Error, Lock, LockGuard, LockManager, LockName, Printable, Timeout};
-use rustix::process::{Pid, Signal, getppid, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
 use signal_hook::consts::signal::{
-    SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
 };
-use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::origin::WithOrigin;
-use signal_hook::low_level::siginfo::Cause;
+use signal_hook::low_level::siginfo::{Cause, Origin};
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{self, Command};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,12 +38,6 @@ pub(crate) const EXEC: &str = "__exec";
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// What the supervisor of a command learns.
-enum Event {
-    Ended(io::Result<process::ExitStatus>),
-    Lost(Box<Lock>),
-}
-
 pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure> {
     let command = command_of(run)?;
     let names = names(&run.names)?;
@@ -57,16 +52,22 @@ pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure>
         (None, false) => LEASE.into(),
     };
     let manager = place.to_write()?;
-    let (events, happened) = mpsc::channel();
+    let (losses, lost) = mpsc::channel();
+    // What ends the supervisor's sleep: a signal, or a byte.
+    let (wakes, wake) = UnixStream::pair()?;
     let guard = {
         let mut acquire = manager.acquire(&names).timeout(lease);
         if let Some(by) = &run.locked_by {
             acquire = acquire.locked_by(holder(by)?);
         }
         if !run.no_fork {
-            let events = events.clone();
-            let lost = move |lock: &Lock| drop(events.send(Event::Lost(Box::new(lock.clone()))));
-            acquire = acquire.keep_alive().on_lost(lost);
+            let waker = wake.try_clone()?;
+            let on_lost = move |lock: &Lock| {
+                let _ = losses.send(lock.clone());
+                // Unwoken, the supervisor looks within a second.
+                let _ = (&waker).write(&[0]);
+            };
+            acquire = acquire.keep_alive().on_lost(on_lost);
         }
         take(&manager, &names, acquire, wait, run)?
     };
@@ -74,7 +75,14 @@ pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure>
         return become_holder(place, manager, guard, &command);
     }
     let mut child = starting(place, &guard, &command);
-    supervise(&mut child, guard, run, lease, events, &happened)
+    let supervisor = Supervisor {
+        run,
+        lease,
+        lost,
+        is_told: false,
+        kill_at: None,
+    };
+    supervisor.run(&mut child, guard, wakes, wake)
 }
 
 fn command_of(run: &Run) -> Result<Vec<OsString>, Failure> {
@@ -270,58 +278,6 @@ fn become_holder(
     Ok(code)
 }
 
-/// Runs the command to its end, whatever happens to it and to its locks.
-fn supervise(
-    command: &mut Command,
-    guard: LockGuard,
-    run: &Run,
-    lease: Timeout,
-    events: Sender<Event>,
-    happened: &Receiver<Event>,
-) -> Result<ExitCode, Failure> {
-    // Caught from before it starts: no signal is lost in between.
-    let forwarded = [
-        SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP,
-    ];
-    let signals = SignalsInfo::<WithOrigin>::new(forwarded)?;
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => return Ok(not_run(OsStr::new("the command"), &error)),
-    };
-    let target = Arc::new(Target::of(child.id()));
-    forward(signals, Arc::clone(&target));
-    thread::spawn(move || {
-        let _ = events.send(Event::Ended(child.wait()));
-    });
-
-    let mut tamer = Tamer {
-        target: &target,
-        on_lost: run.on_lost,
-        lease,
-        is_told: false,
-        kill_at: None,
-    };
-    let status = loop {
-        match happened.recv_timeout(tamer.next_look(&guard)) {
-            Ok(Event::Ended(status)) => break status,
-            Ok(Event::Lost(lock)) => tamer.lost(&lock),
-            Err(_) => tamer.look(&guard),
-        }
-    };
-    if let Err(error) = guard.release()
-        && !tamer.is_told
-    {
-        let failure = Failure::from(error);
-        let _ = writeln!(io::stderr(), "lockmgr: {}", failure.message());
-    }
-    let status = status?;
-    let code = status.code().or(status.signal().map(|signal| 128 + signal));
-    Ok(ExitCode::Command(
-        code.and_then(|code| u8::try_from(code).ok())
-            .unwrap_or(u8::MAX),
-    ))
-}
-
 /// The command's process.
 struct Target {
     pid: Option<Pid>,
@@ -356,34 +312,56 @@ impl Target {
     }
 }
 
-/// Passes on what is sent to this process. What the terminal sends, the command gets anyway.
-fn forward(mut signals: SignalsInfo<WithOrigin>, target: Arc<Target>) {
-    thread::spawn(move || {
-        for origin in &mut signals {
-            let Some(signal) = Signal::from_named_raw(origin.signal) else {
-                continue;
-            };
-            if !matches!(origin.cause, Cause::Kernel) {
-                target.signal(signal);
-            }
-            if signal == Signal::TSTP {
-                let _ = kill_process(rustix::process::getpid(), Signal::STOP);
-            }
-        }
-    });
-}
-
-/// Ends a command whose locks are gone, or about to go.
-struct Tamer<'a> {
-    target: &'a Target,
-    on_lost: OnLost,
+/// Runs a command to its end, whatever happens to it and to its locks: one thread, asleep until a
+/// signal comes or the lease wants a look.
+struct Supervisor<'a> {
+    run: &'a Run,
     lease: Timeout,
+    lost: Receiver<Lock>,
     is_told: bool,
-    /// When it has had its time to end by itself.
+    /// When the command has had its time to end by itself.
     kill_at: Option<Instant>,
 }
 
-impl Tamer<'_> {
+impl Supervisor<'_> {
+    fn run(
+        mut self,
+        command: &mut Command,
+        guard: LockGuard,
+        wakes: UnixStream,
+        wake: UnixStream,
+    ) -> Result<ExitCode, Failure> {
+        // Caught from before the command starts: no signal is lost in between.
+        let caught = [
+            SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP, SIGCHLD,
+        ];
+        let mut signals = SignalDelivery::with_pipe(wakes, wake, WithOrigin::default(), caught)?;
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => return Ok(not_run(OsStr::new("the command"), &error)),
+        };
+        let target = Target::of(child.id());
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            sleep(signals.get_read(), self.next_look(&guard));
+            for origin in signals.pending() {
+                forward(&origin, &target);
+            }
+            self.look(&guard, &target);
+        };
+        if let Err(error) = guard.release()
+            && !self.is_told
+        {
+            let failure = Failure::from(error);
+            let _ = writeln!(io::stderr(), "lockmgr: {}", failure.message());
+        }
+        let code = status.code().or(status.signal().map(|signal| 128 + signal));
+        let code = code.and_then(|code| u8::try_from(code).ok());
+        Ok(ExitCode::Command(code.unwrap_or(u8::MAX)))
+    }
+
     /// When to look again how much is left of the lease.
     fn next_look(&self, guard: &LockGuard) -> Duration {
         let longest = Duration::from_secs(1);
@@ -398,40 +376,65 @@ impl Tamer<'_> {
 
     /// A lease is renewed when a third of it is gone. With a third left that has failed often:
     /// the command gets half of what is left to end by itself.
-    fn look(&mut self, guard: &LockGuard) {
+    fn look(&mut self, guard: &LockGuard, target: &Target) {
         if self.kill_at.is_some_and(|at| at <= Instant::now()) {
-            self.target.signal(Signal::KILL);
+            target.signal(Signal::KILL);
             self.kill_at = None;
         }
-        // Somebody may have released it by name: the guard then tells by its callback. Where the
-        // store cannot be read the lease decides.
+        // Somebody may have released a lock by name: the guard then tells by its callback. Where
+        // the store cannot be read the lease decides.
         let _ = guard.is_held();
-        let (Timeout::After(lease), Some(left)) = (self.lease, guard.time_left()) else {
-            return;
-        };
-        if !self.is_told && left < lease / 3 {
-            self.end("the lease cannot be kept", left / 2);
+        if let Ok(lock) = self.lost.try_recv() {
+            let name = Printable(lock.name().as_str());
+            let why = format!("lost \"{name}\" (token {})", lock.token());
+            self.end(target, &why, GRACE);
+        }
+        if let (Timeout::After(lease), Some(left)) = (self.lease, guard.time_left())
+            && left < lease / 3
+        {
+            self.end(target, "the lease cannot be kept", left / 2);
         }
     }
 
-    fn lost(&mut self, lock: &Lock) {
-        let name = Printable(lock.name().as_str());
-        self.end(&format!("lost \"{name}\" (token {})", lock.token()), GRACE);
-    }
-
-    fn end(&mut self, why: &str, grace: Duration) {
+    fn end(&mut self, target: &Target, why: &str, grace: Duration) {
         if self.is_told {
             return;
         }
         self.is_told = true;
-        let what = match self.on_lost {
+        let what = match self.run.on_lost {
             OnLost::Kill => "ending the command",
             OnLost::Warn => "the command goes on without it",
         };
-        if self.on_lost == OnLost::Kill {
-            self.target.signal(Signal::TERM);
+        if self.run.on_lost == OnLost::Kill {
+            target.signal(Signal::TERM);
             self.kill_at = Some(Instant::now() + grace);
         }
         let _ = writeln!(io::stderr(), "lockmgr: {why}; {what}");
+    }
+}
+
+/// Sleeps until there is something to read, or for so long.
+fn sleep(wakes: &UnixStream, most: Duration) {
+    let timeout = Timespec {
+        tv_sec: most.as_secs().cast_signed(),
+        tv_nsec: most.subsec_nanos().into(),
+    };
+    // Whatever wakes it, what follows looks at everything.
+    let _ = poll(&mut [PollFd::new(wakes, PollFlags::IN)], Some(&timeout));
+}
+
+/// Passes on what is sent to this process. What the terminal sends, the command gets anyway.
+fn forward(origin: &Origin, target: &Target) {
+    let Some(signal) = Signal::from_named_raw(origin.signal) else {
+        return;
+    };
+    if signal == Signal::CHILD {
+        return;
+    }
+    if !matches!(origin.cause, Cause::Kernel) {
+        target.signal(signal);
+    }
+    if signal == Signal::TSTP {
+        let _ = kill_process(getpid(), Signal::STOP);
     }
 }
