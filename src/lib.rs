@@ -57,6 +57,29 @@
 //! [token](Lock::token) along with each write to what the lock protects, and let that refuse every
 //! token smaller than the largest it has seen.
 //!
+//! # Many locks, held and waited for
+//!
+//! [`acquire`](LockManager::acquire) asks for a set of locks, all or none, and waits for it if it is
+//! told to, first come, first served. The [`LockGuard`] gives them back when it is dropped. On Linux
+//! they are bound to this process, and free as soon as it has ended. The [`guide`] says how to hold
+//! locks safely, and what to write instead of `flock`.
+//!
+//! ```
+//! use lockmgr::LockManager;
+//! use std::time::Duration;
+//!
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let manager = LockManager::open(directory.path().join("locks.redb"))?;
+//! let guard = manager
+//!     .acquire(["accounts", "ledger"])
+//!     .wait(Duration::from_secs(5))
+//!     .keep_alive()
+//!     .lock()?;
+//! assert!(guard.is_held()?);
+//! guard.release()?;
+//! # Ok::<(), lockmgr::Error>(())
+//! ```
+//!
 //! # Errors that are answers
 //!
 //! That somebody else holds a lock is no failure, and the answer says who: [`Error::Locked`] and
@@ -130,7 +153,7 @@
 //!
 //! - `cli` (default): the command `lockmgr`. A library user switches it off, with
 //!   `default-features = false`.
-//! - `serde`: serialises [`Lock`] and [`LockSetResult`] in the shape of the command's `--json`.
+//! - `serde`: serialises [`Lock`], [`LockSetResult`] and [`Request`] in the shape of the command's `--json`.
 
 mod clock;
 mod error;

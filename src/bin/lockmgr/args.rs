@@ -18,8 +18,8 @@ use std::time::Duration;
     max_term_width = 100,
     subcommand_required = true,
     after_help = "DURATION is seconds (90, 0.25) or has units (250ms, 10m, 1h30m).\n\n\
-        Exit status: 0 done, or yes; 1 no (locked, not locked, not found); 2 `set --fail` met a\n\
-        lock; 64 usage; 65 damaged, or no store; 73 cannot create; 74 reading or writing failed;\n\
+        Exit status: 0 done, or yes; 1 no (locked, not locked, not found); 2 `set --fail` met a \
+        lock; 64 usage; 65 damaged, or no store; 73 cannot create; 74 reading or writing failed; \
         75 busy, try again; 77 no permission."
 )]
 pub(crate) struct Cli {
@@ -106,8 +106,8 @@ pub(crate) enum Command {
 #[command(
     override_usage = "lockmgr run [OPTIONS] NAME... -- COMMAND [ARG...]\n       \
         lockmgr run [OPTIONS] NAME... -c STRING",
-    after_help = "The command sees LOCKMGR_DB, LOCKMGR_NAMES and LOCKMGR_TOKENS (one name, one\n\
-        token a line). Exit status: the command's; 128 + N where signal N ended it; 126 not\n\
+    after_help = "The command sees LOCKMGR_DB, LOCKMGR_NAMES and LOCKMGR_TOKENS, one name and one \
+        token a line.\n\nExit status: the command's; 128 + N where signal N ended it; 126 not \
         executable; 127 not found; 1, or what -E says, where the locks were not to be had."
 )]
 pub(crate) struct Run {
