@@ -43,7 +43,20 @@ impl Request {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
-    /// assert!(manager.requests("")?.iter().all(|request| !request.names().is_empty()));
+    /// # let guard = manager.acquire(["camera"]).lock()?;
+    /// # std::thread::scope(|scope| {
+    /// #     scope.spawn(|| {
+    /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
+    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #     });
+    /// #     while manager.requests("")?.is_empty() {
+    /// #         std::thread::yield_now();
+    /// #     }
+    /// // Somebody waits for "camera" and "gpu", for a minute at most.
+    /// let request = &manager.requests("")?[0];
+    /// assert_eq!(request.names(), ["camera", "gpu"]);
+    /// #     guard.release()
+    /// # })?;
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn names(&self) -> &[LockName] {
@@ -55,7 +68,20 @@ impl Request {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
-    /// assert!(manager.requests("")?.is_sorted_by_key(lockmgr::Request::number));
+    /// # let guard = manager.acquire(["camera"]).lock()?;
+    /// # std::thread::scope(|scope| {
+    /// #     scope.spawn(|| {
+    /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
+    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #     });
+    /// #     while manager.requests("")?.is_empty() {
+    /// #         std::thread::yield_now();
+    /// #     }
+    /// // Somebody waits for "camera" and "gpu", for a minute at most.
+    /// let request = &manager.requests("")?[0];
+    /// assert_eq!(request.number(), 1);
+    /// #     guard.release()
+    /// # })?;
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn number(&self) -> u64 {
@@ -67,7 +93,20 @@ impl Request {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
-    /// assert!(manager.requests("")?.iter().all(|request| request.locked_by() != ""));
+    /// # let guard = manager.acquire(["camera"]).lock()?;
+    /// # std::thread::scope(|scope| {
+    /// #     scope.spawn(|| {
+    /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
+    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #     });
+    /// #     while manager.requests("")?.is_empty() {
+    /// #         std::thread::yield_now();
+    /// #     }
+    /// // Somebody waits for "camera" and "gpu", for a minute at most.
+    /// let request = &manager.requests("")?[0];
+    /// assert_eq!(request.locked_by(), "app-1");
+    /// #     guard.release()
+    /// # })?;
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn locked_by(&self) -> &Holder {
@@ -79,7 +118,21 @@ impl Request {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
-    /// assert!(manager.requests("")?.iter().all(|request| request.process_id() != Some(0)));
+    /// # let guard = manager.acquire(["camera"]).lock()?;
+    /// # std::thread::scope(|scope| {
+    /// #     scope.spawn(|| {
+    /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
+    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #     });
+    /// #     while manager.requests("")?.is_empty() {
+    /// #         std::thread::yield_now();
+    /// #     }
+    /// // Somebody waits for "camera" and "gpu", for a minute at most.
+    /// let request = &manager.requests("")?[0];
+    /// #     #[cfg(target_os = "linux")]
+    /// assert_eq!(request.process_id(), Some(std::process::id()));
+    /// #     guard.release()
+    /// # })?;
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn process_id(&self) -> Option<u32> {
@@ -93,8 +146,20 @@ impl Request {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
-    /// let now = chrono::Utc::now();
-    /// assert!(manager.requests("")?.iter().all(|request| request.asked_at() <= now));
+    /// # let guard = manager.acquire(["camera"]).lock()?;
+    /// # std::thread::scope(|scope| {
+    /// #     scope.spawn(|| {
+    /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
+    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #     });
+    /// #     while manager.requests("")?.is_empty() {
+    /// #         std::thread::yield_now();
+    /// #     }
+    /// // Somebody waits for "camera" and "gpu", for a minute at most.
+    /// let request = &manager.requests("")?[0];
+    /// assert!(request.asked_at() <= chrono::Utc::now());
+    /// #     guard.release()
+    /// # })?;
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn asked_at(&self) -> DateTime<Utc> {
@@ -106,7 +171,20 @@ impl Request {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
-    /// assert!(manager.requests("")?.iter().all(|request| request.waits_until().is_none()));
+    /// # let guard = manager.acquire(["camera"]).lock()?;
+    /// # std::thread::scope(|scope| {
+    /// #     scope.spawn(|| {
+    /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
+    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #     });
+    /// #     while manager.requests("")?.is_empty() {
+    /// #         std::thread::yield_now();
+    /// #     }
+    /// // Somebody waits for "camera" and "gpu", for a minute at most.
+    /// let request = &manager.requests("")?[0];
+    /// assert!(request.waits_until().unwrap() > request.asked_at());
+    /// #     guard.release()
+    /// # })?;
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn waits_until(&self) -> Option<DateTime<Utc>> {
