@@ -12,12 +12,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call did not do what was asked.
 ///
-/// Contention is an answer and carries the lock that is in the way: [`Locked`](Self::Locked),
-/// [`LockFail`](Self::LockFail), [`LockNotFound`](Self::LockNotFound). The invalid ones name what
-/// was asked, before the store was touched. The others are failures of the store and name its
-/// file.
+/// Contention is an answer: [`Locked`](Self::Locked) and [`LockFail`](Self::LockFail) carry the lock
+/// that is in the way, [`Reserved`](Self::Reserved) the request, [`Lost`](Self::Lost) who has it
+/// now; [`LockNotFound`](Self::LockNotFound) says what is not there. The invalid ones name what was
+/// asked, before the store was touched. The others are failures of the store and name its file.
 ///
-/// After any error the store is as it was before the call. One case cannot promise that: where
+/// After any error the store is as it was before the call, but for free names that were handed to
+/// those who wait. One case cannot promise that: where
 /// storage fails, or another process is stopped, in the middle of a commit
 /// ([`Io`](Self::Io), [`StoreBusy`](Self::StoreBusy)), all of the call may be found done when the
 /// store is next read, or none of it; never a part.
@@ -76,9 +77,10 @@ pub enum Error {
     #[error(transparent)]
     InvalidTimeout(#[from] InvalidTimeout),
 
-    /// Another process kept the store for longer than the bound of this call.
+    /// Other processes, or other threads of this one, kept the store for longer than the bound of
+    /// this call.
     #[error(
-        "cannot {action} {}: another process kept the store busy for {waited:?}; try again",
+        "cannot {action} {}: others kept the store busy for {waited:?}; try again",
         Shown(path)
     )]
     StoreBusy {

@@ -11,6 +11,10 @@ use crate::queue::{self, PATIENCE, Request, Verdict};
 use crate::store::{Store, WriteTx};
 use std::collections::HashMap;
 
+/// Requests that one newcomer to the queue judges. More than one bounds the queue: the dead are
+/// found faster than they come.
+const JUDGED_PER_NEWCOMER: u64 = 4;
+
 /// The lock of that name, where it is live.
 pub(crate) fn live(tx: &WriteTx<'_>, name: &LockName, now: Moment) -> Result<Option<Lock>> {
     Ok(tx.get(name)?.filter(|lock| lock.is_live(now)))
@@ -32,7 +36,8 @@ pub(crate) fn write_settled<T>(
         body(tx, &queue, now)
     });
     if has_settled && matches!(&result, Err(error) if error.is_refusal()) {
-        store.write(action, |tx| settle(tx, clock.now()).map(drop))?;
+        // Should it fail, the next who writes settles it.
+        let _ = store.write(action, |tx| settle(tx, clock.now()).map(drop));
     }
     result
 }
@@ -99,6 +104,24 @@ fn shorter(a: Timeout, b: Timeout) -> Timeout {
 }
 
 impl Queue {
+    /// Removes the dead among a few of those who wait, others for each newcomer: they would pile
+    /// up where nothing that they wait for becomes free.
+    pub(crate) fn sweep(&self, tx: &mut WriteTx<'_>, newcomer: u64, now: Moment) -> Result<()> {
+        let waiting = self.requests.len() as u64;
+        for place in 0..waiting.min(JUDGED_PER_NEWCOMER) {
+            let place = newcomer
+                .wrapping_mul(JUDGED_PER_NEWCOMER)
+                .wrapping_add(place)
+                % waiting;
+            let request = &self.requests[place as usize];
+            let is_settled = request.names.is_empty();
+            if !is_settled && !request.is_there(now) {
+                tx.remove_request(request.number)?;
+            }
+        }
+        Ok(())
+    }
+
     /// That somebody who came earlier waits for this free name, where that is so.
     pub(crate) fn reservation(&self, name: &LockName) -> Option<Error> {
         let request = self.requests.get(*self.claims.get(name)?)?;
@@ -115,9 +138,14 @@ impl Queue {
         name: &LockName,
         now: Moment,
     ) -> Result<Option<Lock>> {
+        let Some(lock) = live(tx, name, now)? else {
+            return Ok(None);
+        };
         let waiting = self.requests.iter().filter(|request| request.wants(name));
-        let waiting = waiting.count();
-        Ok(live(tx, name, now)?.map(|lock| Lock { waiting, ..lock }))
+        Ok(Some(Lock {
+            waiting: waiting.count(),
+            ..lock
+        }))
     }
 
     /// Why a newcomer cannot have this name now, if it cannot.

@@ -9,24 +9,28 @@ use crate::grant::{Queue, live, settle};
 use crate::lock::{Deadline, Lease, Lock, LockName, Timeout, instant};
 use crate::manager::{LockManager, valid_names};
 use crate::process::Process;
-use crate::queue::{PATIENCE, Request, State};
+use crate::queue::{PATIENCE, Request};
 use crate::set::{GetOptions, bind};
 use crate::store::{ReadTx, WriteTx};
 use crate::wait::{LONGEST_SLEEP, Watch, Woken};
 use chrono::{DateTime, Utc};
 use std::fmt;
 use std::ops::ControlFlow;
+use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What [`LockGuard::renew`] adds to a lease: 120 s, as in django-lockmgr.
 const RENEWAL: Duration = Duration::from_secs(120);
 
 /// How often a guard whose lease never ends looks whether it still has it.
 const CHECK_OF_ENDLESS: Duration = Duration::from_secs(60);
+
+/// How long a guard that is kept alive may not know that it lost a lock.
+const LONGEST_UNSEEN: Duration = Duration::from_secs(1);
 
 /// The processes that one waiter watches, at most: of those who hold its names, and of those who
 /// come before it.
@@ -45,7 +49,7 @@ type OnLost = Arc<dyn Fn(&Lock) + Send + Sync>;
 /// A request for a set of locks, begun by [`LockManager::acquire`]: all of them or none.
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::time::{Duration, Instant};
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
 /// let guard = manager
@@ -115,7 +119,7 @@ impl Acquire<'_> {
     /// [`Timeout::Never`] mean for ever, or rather as long as the process lives. Default: 600 s.
     ///
     /// ```
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let guard = manager.acquire(["a"]).timeout(Duration::from_secs(5)).lock()?;
@@ -176,7 +180,7 @@ impl Acquire<'_> {
     /// Default: does not; the lease then ends where [`LockGuard::renew`] does not renew it.
     ///
     /// ```
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let lease = Duration::from_millis(600);
@@ -239,8 +243,9 @@ impl Acquire<'_> {
         self
     }
 
-    /// Asks for the locks, and waits for them if that was asked for. On Linux they are bound to
-    /// this process: when it ends they are free at once, whatever the lease.
+    /// Asks for the locks, and waits for them if that was asked for: asleep, for as long as
+    /// [`wait`](Self::wait) says. On Linux they are bound to this process: when it ends they are
+    /// free at once, whatever the lease.
     ///
     /// The guard holds them until it is dropped.
     ///
@@ -278,8 +283,14 @@ impl Acquire<'_> {
             work: Mutex::default(),
             on_lost: self.on_lost,
         });
-        let keeper = self.is_kept_alive.then(|| Keeper::start(&shared));
-        Ok(LockGuard { shared, keeper })
+        let mut guard = LockGuard {
+            shared,
+            keeper: None,
+        };
+        if self.is_kept_alive {
+            guard.keeper = Some(Keeper::start(&guard.shared)?);
+        }
+        Ok(guard)
     }
 }
 
@@ -318,10 +329,12 @@ impl Asker<'_> {
                         names,
                         until,
                     };
-                    // None: the store was reset or replaced, and the place is gone.
                     if let Some(locks) = place.wait()? {
                         return Ok(locks);
                     }
+                    // The store was replaced, or what was granted was forced away before it was
+                    // seen: what is left of it must not be waited for.
+                    place.take_back()?;
                 }
             }
         }
@@ -337,6 +350,7 @@ impl Asker<'_> {
                 return Err(obstacle);
             }
             let number = tx.next_request()?;
+            queue.sweep(tx, number, now)?;
             tx.put_request(&Request {
                 number,
                 names: names.to_vec(),
@@ -416,8 +430,8 @@ impl Place<'_> {
         let manager = self.asker.manager;
         let result = manager.0.with_watch(|watch| self.wait_in_place(watch));
         match &result {
-            Err(error) if !error.is_refusal() => self.abandon(error),
-            _ => {}
+            Ok(_) | Err(Error::Locked(_) | Error::Reserved { .. }) => {}
+            Err(error) => self.abandon(error),
         }
         result
     }
@@ -425,8 +439,9 @@ impl Place<'_> {
     fn wait_in_place(&self, watch: &mut Watch) -> Result<Option<Vec<Lock>>> {
         let path = self.asker.manager.0.store.path();
         let mut has_settled = false;
-        let mut was_quiet = false;
+        let mut quiet_since = Instant::now();
         loop {
+            let was_quiet = quiet_since.elapsed() >= LONGEST_SLEEP;
             let now = self.asker.manager.now();
             let is_over = self.until.is_some_and(|until| until.is_over(now));
             let mut sleep = match self.step(watch, now, was_quiet, &mut has_settled) {
@@ -435,18 +450,21 @@ impl Place<'_> {
                 Ok(Step::Sleep(_)) if is_over => return self.withdraw()?.map(Some),
                 Ok(Step::Sleep(sleep)) => sleep,
                 // Who waits anyway waits for who keeps the store busy, too.
-                Err(Error::StoreBusy { .. }) if !is_over => LONGEST_SLEEP,
+                Err(Error::StoreBusy { .. }) if !is_over => {
+                    watch.watch_processes(&[]);
+                    LONGEST_SLEEP
+                }
                 Err(error) => return Err(error),
             };
             if let Some(until) = self.until {
                 sleep = sleep.min(until.time_left(now));
             }
-            let woken = watch.sleep(sleep);
-            was_quiet = woken == Woken::Slept && sleep == LONGEST_SLEEP;
             has_settled = false;
-            if woken == Woken::Slept {
+            if watch.sleep(sleep) == Woken::Slept {
                 // Should it have been replaced.
                 watch.watch_file(path);
+            } else {
+                quiet_since = Instant::now();
             }
         }
     }
@@ -519,9 +537,8 @@ impl Place<'_> {
         let mut is_my_turn = locks.is_empty();
         if locks.is_empty() {
             tx.each_request(..self.number, |earlier| {
-                let comes_first = !earlier.is_over(now)
-                    && self.names.iter().any(|name| earlier.wants(name))
-                    && earlier.state(now) != State::Dead;
+                let comes_first =
+                    self.names.iter().any(|name| earlier.wants(name)) && earlier.is_there(now);
                 is_my_turn &= !comes_first;
                 if comes_first {
                     processes.extend(earlier.process());
@@ -580,7 +597,11 @@ impl Place<'_> {
                 if granted.len() == self.names.len() {
                     return Ok(Ok(granted));
                 }
-                queue
+                for lock in &granted {
+                    tx.remove(&lock.name)?;
+                }
+                drop(queue);
+                settle(tx, now)?
             };
             match first_obstacle(tx, &queue, self.names, now)? {
                 Some(obstacle) => Ok(Err(obstacle)),
@@ -589,33 +610,26 @@ impl Place<'_> {
         })
     }
 
-    /// Takes back the request after an error, and what is granted to it by now: nobody shall wait
-    /// for one that no longer does. Where the store is busy or full it is tried again in the
-    /// background.
+    /// Takes back the request, and what is granted to it by now.
+    fn take_back(&self) -> Result<()> {
+        take_back(self.asker.manager, self.number, self.names)
+    }
+
+    /// Takes back the request after an error: nobody shall wait for one that no longer does.
+    /// Where the store is busy or full it is tried again in the background.
     fn abandon(&self, error: &Error) {
-        let (manager, number) = (self.asker.manager.clone(), self.number);
-        let names = self.names.to_vec();
-        let take_back = move || {
-            manager.0.store.write("stop waiting in", |tx| {
-                let now = manager.now();
-                if tx.request(number)?.is_some() {
-                    tx.remove_request(number)?;
-                }
-                for name in &names {
-                    if tx
-                        .get(name)?
-                        .is_some_and(|lock| lock.request == Some(number))
-                    {
-                        tx.remove(name)?;
-                    }
-                }
-                settle(tx, now).map(drop)
-            })
-        };
+        let is_passing =
+            |error: &Error| matches!(error, Error::StoreBusy { .. } | Error::Io { .. });
         // This call has waited its bound where the store was busy.
-        if matches!(error, Error::StoreBusy { .. }) || take_back().is_err() {
+        let again = match error {
+            Error::StoreBusy { .. } => true,
+            _ => self.take_back().is_err_and(|error| is_passing(&error)),
+        };
+        if again {
+            let (manager, number) = (self.asker.manager.clone(), self.number);
+            let names = self.names.to_vec();
             let again = move || {
-                while take_back().is_err() {
+                while take_back(&manager, number, &names).is_err_and(|error| is_passing(&error)) {
                     thread::sleep(LONGEST_SLEEP);
                 }
             };
@@ -652,6 +666,24 @@ impl Place<'_> {
     }
 }
 
+fn take_back(manager: &LockManager, number: u64, names: &[LockName]) -> Result<()> {
+    manager.0.store.write("stop waiting in", |tx| {
+        let now = manager.now();
+        if tx.request(number)?.is_some() {
+            tx.remove_request(number)?;
+        }
+        for name in names {
+            if tx
+                .get(name)?
+                .is_some_and(|lock| lock.request == Some(number))
+            {
+                tx.remove(name)?;
+            }
+        }
+        settle(tx, now).map(drop)
+    })
+}
+
 /// What became of a lock that was held.
 enum Fate {
     Held(Lock),
@@ -670,13 +702,19 @@ fn lost(lock: Lock, by: Option<Lock>) -> Error {
 /// Renews leases, each as long as the row bears its token. A lease that ran out goes on, where
 /// nobody had it since: whoever takes a lock replaces the row.
 fn keep(manager: &LockManager, locks: &[Lock], lease: Timeout) -> Result<Vec<Fate>> {
-    renew(manager, locks, |tx, _, held, now| {
-        let row = tx.get(&held.name)?;
-        Ok(match row.filter(|row| row.token == held.token) {
-            Some(row) => Fate::Held(row.renewed(lease, now)?),
-            None => Fate::Lost(live(tx, &held.name, now)?),
+    renew(manager, locks, |tx, queue, held, now| {
+        Ok(match tx.get(&held.name)? {
+            Some(row) if row.token == held.token && !is_promised(queue, &row, now) => {
+                Fate::Held(row.renewed(lease, now)?)
+            }
+            _ => Fate::Lost(live(tx, &held.name, now)?),
         })
     })
+}
+
+/// Whether the lease ran out and somebody who came earlier than its renewal waits for the name.
+fn is_promised(queue: &Queue, row: &Lock, now: Moment) -> bool {
+    row.is_expired(now) && queue.reservation(&row.name).is_some()
 }
 
 fn renew(
@@ -703,12 +741,15 @@ fn renew(
 /// Locks that are held until the guard is dropped, begun by [`LockManager::acquire`].
 ///
 /// Dropping the guard releases what it still holds, on unwinding too, and ignores errors, which
-/// [`release`](Self::release) returns. It touches a lock only while that bears the token it was
+/// [`release`](Self::release) returns. Like every call that writes, it may wait for other
+/// processes, at most for the [`busy_timeout`](crate::Builder::busy_timeout), and as long again
+/// for a renewal that is under way. Who waits for the names gets them in the same transaction. It touches a lock only while that bears the token it was
 /// given, so never a successor's; and it does nothing in a process that was forked off.
 ///
 /// The lease can be lost while the guard lives: it ran out and somebody else took the lock, or
 /// somebody released it by name. Then the [`on_lost`](Acquire::on_lost) callback is told,
-/// [`is_held`](Self::is_held) says false, and every later call fails with [`Error::Lost`]. A
+/// [`is_held`](Self::is_held) says false, and every later call that changes something fails with
+/// [`Error::Lost`]. A guard that is kept alive finds out within a second. A
 /// process that was paused cannot know in time: let what the lock protects check the
 /// [token](Self::tokens).
 ///
@@ -772,31 +813,67 @@ impl Shared {
         let working = self.work();
         let locks = self.held().locks.clone();
         let fates = work(&locks)?;
-        self.note(working, locks, fates);
+        let lost = self.note(locks.into_iter().zip(fates));
+        // The call may be of the guard's owner, who may drop it.
+        drop(working);
+        self.tell(&lost);
         Ok(())
     }
 
-    fn note(&self, working: MutexGuard<'_, ()>, locks: Vec<Lock>, fates: Vec<Fate>) {
+    /// Notes what became of locks that are still held, and returns those that were lost.
+    fn note(&self, fates: impl Iterator<Item = (Lock, Fate)>) -> Vec<Lock> {
         let mut lost = Vec::new();
-        {
-            let mut held = self.held();
-            held.locks.clear();
-            for (lock, fate) in locks.into_iter().zip(fates) {
-                match fate {
-                    Fate::Held(lock) => held.locks.push(lock),
-                    Fate::Released => {}
-                    Fate::Lost(by) => {
-                        lost.push(lock.clone());
-                        held.lost.get_or_insert((lock, by));
-                    }
+        let mut held = self.held();
+        for (lock, fate) in fates {
+            let is_same = |it: &Lock| it.name == lock.name && it.token == lock.token;
+            let Some(at) = held.locks.iter().position(is_same) else {
+                continue;
+            };
+            match fate {
+                Fate::Held(lock) => held.locks[at] = lock,
+                Fate::Released => drop(held.locks.remove(at)),
+                Fate::Lost(by) => {
+                    held.locks.remove(at);
+                    lost.push(lock.clone());
+                    held.lost.get_or_insert((lock, by));
                 }
             }
         }
-        // The call may be of the guard's owner, who may drop it.
-        drop(working);
+        lost
+    }
+
+    /// A panic of the call is its own: it neither ends the renewals nor the program.
+    fn tell(&self, lost: &[Lock]) {
         if let Some(call) = &self.on_lost {
-            lost.iter().for_each(|lock| call(lock));
+            for lock in lost {
+                let _ = panic::catch_unwind(AssertUnwindSafe(|| call(lock)));
+            }
         }
+    }
+
+    /// Looks whether all the locks are still there, and notes those that were lost.
+    fn look(&self) -> Result<bool> {
+        let locks = self.held().locks.clone();
+        let mut is_held = true;
+        let mut fates = Vec::new();
+        self.manager.0.store.read("read", |tx| {
+            let now = self.manager.now();
+            for lock in &locks {
+                let row = tx.get(&lock.name)?;
+                let is_live = row.as_ref().is_some_and(|row| row.is_live(now));
+                let is_mine = row.as_ref().is_some_and(|row| row.token == lock.token);
+                is_held &= is_live && is_mine;
+                // One that ran out, and was nobody's since, may yet be renewed.
+                let ran_out = row.is_none() && lock.is_expired(now);
+                if !is_mine && !ran_out {
+                    fates.push((lock.clone(), Fate::Lost(row.filter(|_| is_live))));
+                }
+            }
+            Ok(())
+        })?;
+        let lost = self.note(fates.into_iter());
+        self.tell(&lost);
+        Ok(is_held && self.held().lost.is_none())
     }
 
     /// Fails where a lock was lost.
@@ -927,7 +1004,7 @@ impl LockGuard {
     /// then the leases are as they were.
     ///
     /// ```
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let mut guard = manager.acquire(["a"]).timeout(Duration::from_secs(60)).lock()?;
@@ -945,7 +1022,7 @@ impl LockGuard {
     /// As [`renew`](Self::renew); [`Error::InvalidTimeout`].
     ///
     /// ```
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let mut guard = manager.acquire(["a"]).timeout(Duration::from_secs(60)).lock()?;
@@ -963,9 +1040,11 @@ impl LockGuard {
                 Some(row) if row.token == held.token && !row.is_expired(now) => {
                     Fate::Held(row.extended(more, now)?)
                 }
-                Some(row) if row.token == held.token => Fate::Held(row.renewed(more, now)?),
                 Some(row) if row.is_live(now) => Fate::Lost(Some(row)),
+                // Somebody released it by name.
+                None if !held.is_expired(now) => Fate::Lost(None),
                 _ if queue.reservation(&held.name).is_some() => Fate::Lost(None),
+                Some(row) if row.token == held.token => Fate::Held(row.renewed(more, now)?),
                 _ => {
                     let lease = Lease {
                         timeout: more,
@@ -979,7 +1058,8 @@ impl LockGuard {
         shared.check()
     }
 
-    /// Returns the names it holds with their fencing tokens.
+    /// Returns the names it holds with their fencing tokens, as far as it knows: without a look at
+    /// the store.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -996,7 +1076,8 @@ impl LockGuard {
             .collect()
     }
 
-    /// Returns the first deadline of its leases, by the wall clock; none where none ends.
+    /// Returns the first deadline of its leases as far as it knows, by the wall clock; none where
+    /// none ends.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -1015,7 +1096,7 @@ impl LockGuard {
     /// where none ends.
     ///
     /// ```
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let guard = manager.acquire(["a"]).lock()?;
@@ -1046,35 +1127,7 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn is_held(&self) -> Result<bool> {
-        let shared = &self.shared;
-        let mut is_held = true;
-        // Noted only where nobody is at work for this guard: a look does not wait for a renewal.
-        let working = shared.work.try_lock();
-        let locks = shared.held().locks.clone();
-        let fates: Vec<Fate> = shared.manager.0.store.read("read", |tx| {
-            let now = shared.manager.now();
-            let fate = |lock: &Lock| {
-                let row = tx.get(&lock.name)?;
-                let is_live = row.as_ref().is_some_and(|row| row.is_live(now));
-                Ok(match row {
-                    Some(row) if row.token == lock.token => {
-                        is_held &= is_live;
-                        Fate::Held(row)
-                    }
-                    // One that ran out, and was nobody's since, may yet be renewed.
-                    None if lock.is_expired(now) => {
-                        is_held = false;
-                        Fate::Held(lock.clone())
-                    }
-                    row => Fate::Lost(row.filter(|_| is_live)),
-                })
-            };
-            locks.iter().map(fate).collect()
-        })?;
-        if let Ok(working) = working {
-            shared.note(working, locks, fates);
-        }
-        Ok(is_held && shared.held().lost.is_none())
+        self.shared.look()
     }
 
     /// Releases the locks, in one transaction, and returns the error that dropping the guard has
@@ -1165,6 +1218,10 @@ impl LockGuard {
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
+        if self.shared.owner != process::id() {
+            // The thread that kept the lease was not forked along.
+            std::mem::forget(self.keeper.take());
+        }
         self.stop_keeping();
         // What cannot be released goes with its lease, or with this process.
         let _ = self.shared.release(|_| true);
@@ -1178,11 +1235,11 @@ struct Keeper {
     stop: mpsc::Sender<()>,
     /// Whether the thread is at work, and not asleep.
     is_at_work: Arc<Mutex<()>>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
 
 impl Keeper {
-    fn start(shared: &Arc<Shared>) -> Self {
+    fn start(shared: &Arc<Shared>) -> Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let is_at_work = Arc::new(Mutex::new(()));
         // Held weakly: a thread asleep neither keeps the store open nor has to be waited for.
@@ -1192,13 +1249,18 @@ impl Keeper {
             Timeout::Never => CHECK_OF_ENDLESS,
         };
         let thread = thread::Builder::new().name("lockmgr-keep".into());
-        let thread = thread.spawn(move || Self::run(&keep, &work, interval, &stopped));
-        Self {
+        let thread = thread
+            .spawn(move || Self::run(&keep, &work, interval, &stopped))
+            .map_err(|source| Error::Io {
+                path: shared.manager.0.store.path().to_owned(),
+                action: "keep locks alive in",
+                source,
+            })?;
+        Ok(Self {
             stop,
             is_at_work,
-            // Without a thread the lease runs out, and is found lost.
-            thread: thread.ok(),
-        }
+            thread,
+        })
     }
 
     fn run(
@@ -1207,19 +1269,29 @@ impl Keeper {
         interval: Duration,
         stopped: &mpsc::Receiver<()>,
     ) {
-        let mut pause = interval;
-        while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        let mut renew_at = Instant::now() + interval;
+        let pause = |until: Instant| {
+            let left = until.saturating_duration_since(Instant::now());
+            left.min(LONGEST_UNSEEN)
+        };
+        while stopped.recv_timeout(pause(renew_at)) == Err(RecvTimeoutError::Timeout) {
             let _at_work = is_at_work.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(shared) = shared.upgrade() else {
                 return;
             };
+            if Instant::now() < renew_at {
+                // Where it cannot be read the renewal finds out.
+                let _ = shared.look();
+                continue;
+            }
             let keep_all = |locks: &[Lock]| keep(&shared.manager, locks, shared.lease.timeout);
-            pause = if shared.update(keep_all).is_ok() {
+            renew_at = Instant::now();
+            renew_at += if shared.update(keep_all).is_ok() {
                 interval
             } else {
                 // Fails only where the work does, and this has none.
                 let _ = shared.give_up_expired();
-                (interval / 8).min(Duration::from_secs(1))
+                (interval / 8).min(LONGEST_UNSEEN)
             };
             let held = shared.held();
             if held.locks.is_empty() && held.lost.is_some() {
@@ -1229,15 +1301,13 @@ impl Keeper {
     }
 
     /// Stops the thread: waits for its work, and not for its end where it sleeps.
-    fn stop(mut self) {
+    fn stop(self) {
         drop(self.stop);
         let is_asleep = self.is_at_work.try_lock().is_ok();
-        let thread = self.thread.take();
         // Not where the callback, on that very thread, drops the guard.
-        if let Some(thread) = thread.filter(|it| it.thread().id() != thread::current().id())
-            && !is_asleep
-        {
-            let _ = thread.join();
+        let is_here = self.thread.thread().id() == thread::current().id();
+        if !is_asleep && !is_here {
+            let _ = self.thread.join();
         }
     }
 }

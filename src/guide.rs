@@ -94,7 +94,8 @@
 //! | who holds it: `fuser FILE`, `lslocks` | `lockmgr list`, `lockmgr queue` |
 //!
 //! What differs: a daemon that the command leaves behind holds nothing; a command whose lease
-//! cannot be kept is ended before somebody else gets its lock (`--on-lost warn` lets it go on); a
+//! cannot be kept is ended before somebody else gets its lock (its own process, not what that started;
+//! `--on-lost warn` lets it go on); a
 //! command that is not found exits with 127, one that is not executable with 126, as in a shell,
 //! where flock exits with 69.
 //!

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::grant::{Queue, live, settle, write_settled};
 use crate::lock::{Holder, Lock, LockName, LockRef};
-use crate::queue::{Request, State};
+use crate::queue::Request;
 use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, decide, decide_renewal,
 };
@@ -284,15 +284,17 @@ impl LockManager {
     /// The names are taken in their order, and each sees what the earlier ones did: a name given
     /// twice meets the lock that its first mention created. An absent lock is created, an
     /// existing one renewed, as far as the [options](SetOptions) say so; with
-    /// [`fail`](SetOptions::fail) an existing one aborts the transaction.
+    /// [`fail`](SetOptions::fail) an existing one aborts the transaction. A free name that somebody
+    /// who came earlier waits for, together with others, is not created but skipped.
     ///
     /// A renewal never shortens a lease, keeps a lock that never expires, and changes nothing but
     /// its deadline and [`updated_at`](Lock::updated_at). A call that changes nothing writes
     /// nothing.
     ///
     /// # Errors
-    /// [`Error::LockFail`] with the lock that exists; [`Error::InvalidName`] and
-    /// [`Error::InvalidTimeout`] before anything was looked at; those of the store. Nothing has
+    /// [`Error::LockFail`] with the lock that exists, [`Error::Reserved`] with who comes first;
+    /// [`Error::InvalidName`], [`Error::InvalidTimeout`] and [`Error::NoSuchProcess`] before
+    /// anything was looked at; those of the store. Nothing has
     /// changed then, but for a failure amid the commit ([`Error`]).
     ///
     /// ```
@@ -346,8 +348,9 @@ impl LockManager {
     /// Creates the lock.
     ///
     /// # Errors
-    /// [`Error::Locked`] with the lock where it exists; [`Error::InvalidName`] and
-    /// [`Error::InvalidTimeout`]; those of the store. Nothing has changed then, but for a failure
+    /// [`Error::Locked`] with the lock where it exists, [`Error::Reserved`] with who waits for it
+    /// and comes first; [`Error::InvalidName`], [`Error::InvalidTimeout`] and
+    /// [`Error::NoSuchProcess`]; those of the store. Nothing has changed then, but for a failure
     /// amid the commit ([`Error`]).
     ///
     /// ```
@@ -383,7 +386,8 @@ impl LockManager {
     ///
     /// # Errors
     /// [`Error::LockNotFound`] where there is no such lock; with
-    /// [`create`](RenewOptions::create) instead [`Error::Locked`] where another token holds it.
+    /// [`create`](RenewOptions::create) instead [`Error::Locked`] where another token holds it, or
+    /// [`Error::Reserved`] where somebody waits for it and comes first.
     /// [`Error::InvalidName`] and [`Error::InvalidTimeout`]; those of the store. Nothing has
     /// changed then, but for a failure amid the commit ([`Error`]).
     ///
@@ -428,7 +432,8 @@ impl LockManager {
         })
     }
 
-    /// Removes a lock, and says whether it was there.
+    /// Removes a lock, and says whether it was there. Who waits for it gets it in the same
+    /// transaction.
     ///
     /// By name it releases whoever holds it, an administrator's verb. By [`Lock`], or a
     /// [`LockRef`] with a token, it acts only while the stored lock bears that token, and
@@ -535,10 +540,8 @@ impl LockManager {
                 return Ok(None);
             };
             let requests = tx.requests()?;
-            lock.waiting = requests
-                .iter()
-                .filter(|request| request.wants(&name))
-                .count();
+            let waiting = |request: &&Request| request.wants(&name) && request.is_there(now);
+            lock.waiting = requests.iter().filter(waiting).count();
             Ok(Some(lock))
         })
     }
@@ -565,7 +568,8 @@ impl LockManager {
             let now = self.now();
             let mut locks = tx.with_prefix(prefix.as_ref())?;
             locks.retain(|lock| lock.is_live(now));
-            let requests = tx.requests()?;
+            let mut requests = tx.requests()?;
+            requests.retain(|request| request.is_there(now));
             let mut waiting: HashMap<&LockName, usize> = HashMap::new();
             for name in requests.iter().flat_map(|request| &request.names) {
                 *waiting.entry(name).or_default() += 1;
@@ -608,14 +612,14 @@ impl LockManager {
                     .names
                     .iter()
                     .any(|name| name.as_str().starts_with(prefix))
-                    && !request.is_over(now)
-                    && request.state(now) != State::Dead
+                    && request.is_there(now)
             });
             Ok(requests)
         })
     }
 
-    /// Removes the rows of expired locks, and says how many there were.
+    /// Removes the rows of locks that expired, or whose process is gone, and says how many there
+    /// were. Who waits for such a lock gets it in the same transaction.
     ///
     /// Nothing depends on it: an expired lock is absent for every call, and calls that create
     /// locks remove what they find expired on the way. It reclaims space at once.
@@ -646,7 +650,7 @@ impl LockManager {
     }
 
     /// Removes every lock, whoever holds it, and says how many there were. The tokens go on from
-    /// where they were.
+    /// where they were. Who waits for a lock gets it in the same transaction.
     ///
     /// # Errors
     /// Those of the store.

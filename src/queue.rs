@@ -203,6 +203,11 @@ impl Request {
         self.until.is_some_and(|until| until.is_over(now))
     }
 
+    /// Whether it still waits, as far as can be told.
+    pub(crate) fn is_there(&self, now: Moment) -> bool {
+        !self.is_over(now) && self.state(now) != State::Dead
+    }
+
     /// What is known of it: that its process lives, or has ended; and where that cannot be told,
     /// whether it gave word in time.
     pub(crate) fn state(&self, now: Moment) -> State {

@@ -92,7 +92,7 @@ impl GetOptions {
     }
 
     /// Binds the lock to a process: as soon as that has ended the lock is absent, whatever its
-    /// deadline, and no sooner. The process is told apart from a later one of the same number;
+    /// deadline. The call fails with [`Error::NoSuchProcess`] where there is none. The process is told apart from a later one of the same number;
     /// one that cannot be judged, in another pid namespace, counts as alive, and then the
     /// deadline decides. On systems other than Linux the deadline alone decides. Default: none.
     ///
@@ -181,8 +181,9 @@ impl SetOptions {
         }
     }
 
-    /// Aborts the whole call with [`Error::LockFail`] where one of the locks exists, whatever
-    /// else is asked for. Default: does not.
+    /// Aborts the whole call with [`Error::LockFail`] where one of the locks exists, or with
+    /// [`Error::Reserved`] where one is promised to somebody who waits, whatever else is asked
+    /// for. Default: does not.
     ///
     /// ```
     /// # use lockmgr::{Error, GetOptions, SetOptions};

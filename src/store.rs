@@ -81,6 +81,9 @@ pub(crate) struct Config {
 pub(crate) struct Store {
     config: Config,
     handle: RwLock<Option<Arc<Handle>>>,
+    /// Of those who open the file.
+    openings: Turns,
+    /// Of those who write.
     turns: Turns,
 }
 
@@ -161,6 +164,7 @@ impl Store {
         let store = Self {
             config,
             handle: RwLock::default(),
+            openings: Turns::default(),
             turns: Turns::default(),
         };
         store.call("open", |deadline| store.handle(deadline).map(drop))?;
@@ -287,27 +291,40 @@ impl Store {
 
     /// The open handle, opened if need be; none where the store is read-only and missing.
     fn handle(&self, deadline: Instant) -> Result<Option<Arc<Handle>>> {
-        let open = || self.handle.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handle) = open().as_ref() {
-            return Ok(Some(Arc::clone(handle)));
+        let opened = || {
+            let slot = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+            slot.clone()
+        };
+        if let Some(handle) = opened() {
+            return Ok(Some(handle));
         }
+        let turn = self.openings.take(deadline);
+        let _turn = turn.ok_or_else(|| self.at("open").busy())?;
+        if let Some(handle) = opened() {
+            return Ok(Some(handle));
+        }
+        let handle = match self.config.mode {
+            Mode::ReadOnly => self.open_reader(deadline)?,
+            Mode::Shared | Mode::Exclusive => Some(self.open_writer(deadline)?),
+        };
+        let handle = handle.map(Arc::new);
         let mut slot = self.handle.write().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_none() {
-            *slot = match self.config.mode {
-                Mode::ReadOnly => self.open_reader(deadline)?,
-                Mode::Shared | Mode::Exclusive => Some(self.open_writer(deadline)?),
-            }
-            .map(Arc::new);
-        }
-        Ok(slot.clone())
+        slot.clone_from(&handle);
+        Ok(handle)
     }
 
     fn open_writer(&self, deadline: Instant) -> Result<Handle> {
         let at = self.at("open");
         let mut pause = Pause::until(deadline);
+        let mut was_created = false;
         loop {
             let Some(file) = self.open_file(File::options().read(true).write(true))? else {
-                self.create(deadline)?;
+                // Once more, where somebody deletes it as fast as it is created.
+                if was_created && Instant::now() >= deadline {
+                    return Err(at.busy());
+                }
+                self.create()?;
+                was_created = true;
                 continue;
             };
             let copy = file.try_clone().map_err(|error| at.io(error))?;
@@ -368,6 +385,7 @@ impl Store {
                 ..self.config.clone()
             },
             handle: RwLock::default(),
+            openings: Turns::default(),
             turns: Turns::default(),
         };
         match writer.open_writer(deadline)?.database {
@@ -387,8 +405,18 @@ impl Store {
         }
         let is_file = match fs::metadata(self.path()) {
             Ok(metadata) => metadata.is_file(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(at.io(error)),
+            Err(error) => {
+                return match error.kind() {
+                    io::ErrorKind::NotFound => Ok(None),
+                    // No file can have such a name.
+                    io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+                        if self.config.mode != Mode::ReadOnly =>
+                    {
+                        Err(self.at("create").io(error))
+                    }
+                    _ => Err(at.io(error)),
+                };
+            }
         };
         if !is_file {
             return Err(at.not_a_store("it is not a regular file"));
@@ -402,7 +430,7 @@ impl Store {
 
     /// Creates the store: whole, format and all, before it has a name. A process that dies on the
     /// way leaves nothing behind, where redb would leave a file that it refuses ever after.
-    fn create(&self, deadline: Instant) -> Result<()> {
+    fn create(&self) -> Result<()> {
         let at = self.at("create");
         if self.path().is_symlink() {
             let dangling =
@@ -428,11 +456,7 @@ impl Store {
             },
             Err(error) => return Err(at.io(error)),
         }
-        if Instant::now() < deadline {
-            Ok(())
-        } else {
-            Err(at.busy())
-        }
+        Ok(())
     }
 
     fn backend(&self, file: File) -> Result<BoundedFile> {

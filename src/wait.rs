@@ -59,6 +59,8 @@ mod system {
     #[derive(Debug)]
     pub(crate) struct Watch {
         inotify: Option<OwnedFd>,
+        /// Whether the file could be watched.
+        is_watching: bool,
         processes: Vec<(Process, OwnedFd)>,
     }
 
@@ -66,6 +68,7 @@ mod system {
         pub(crate) fn new() -> Self {
             Self {
                 inotify: init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok(),
+                is_watching: false,
                 processes: Vec::new(),
             }
         }
@@ -73,8 +76,8 @@ mod system {
         /// Watches the file that has this name now: what is announced from here on ends a sleep.
         pub(crate) fn watch_file(&mut self, path: &Path) {
             let watched = WatchFlags::ATTRIB | WatchFlags::MOVE_SELF;
-            let add = |inotify: &OwnedFd| add_watch(inotify, path, watched).is_ok();
-            self.inotify = self.inotify.take().filter(add);
+            let add = |inotify| add_watch(inotify, path, watched).is_ok();
+            self.is_watching = self.inotify.as_ref().is_some_and(add);
         }
 
         /// Watches these processes from now on, and no others.
@@ -91,9 +94,9 @@ mod system {
 
         /// Sleeps for at most so long.
         pub(crate) fn sleep(&mut self, most: Duration) -> Woken {
-            let longest = match self.inotify {
-                Some(_) => LONGEST_SLEEP,
-                None => LONGEST_BLIND_SLEEP,
+            let longest = match self.is_watching {
+                true => LONGEST_SLEEP,
+                false => LONGEST_BLIND_SLEEP,
             };
             let most = most.min(longest);
             let timeout = Timespec {
@@ -160,7 +163,7 @@ mod system {
 
         pub(crate) fn sleep(&mut self, most: Duration) -> Woken {
             thread::sleep(most.min(LONGEST_BLIND_SLEEP));
-            Woken::Changed
+            Woken::Slept
         }
     }
 }

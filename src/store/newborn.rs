@@ -33,7 +33,12 @@ pub(super) fn name(file: &File, path: &Path) -> io::Result<()> {
 
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
     match linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW) {
-        Ok(()) => File::open(directory(path))?.sync_all(),
+        Ok(()) => match File::open(directory(path)) {
+            Ok(directory) => directory.sync_all(),
+            // It may be written to, and not read; then its file system decides when.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            Err(error) => Err(error),
+        },
         Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }

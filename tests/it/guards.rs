@@ -669,3 +669,74 @@ fn locks_are_released_that_cannot_be_detached() {
     assert_eq!(lost(guard.detach()).0.name(), "a");
     assert!(locked(&manager).is_empty());
 }
+
+#[test]
+fn a_lock_that_is_added_while_the_lease_is_renewed_stays() {
+    let home = Home::new();
+    let manager = home.open();
+    let acquire = manager.acquire(["a"]).timeout(millis(90)).keep_alive();
+    let mut guard = acquire.lock().unwrap();
+    for i in 0..60 {
+        let name = format!("b{i}");
+        guard.lock(&name).unwrap();
+        thread::sleep(millis(3));
+        let held = guard.tokens();
+        assert!(held.iter().any(|(held, _)| *held == name), "{name}");
+        assert!(guard.unlock(&name).unwrap());
+    }
+}
+
+#[test]
+fn a_lost_lock_is_known_while_a_renewal_waits_for_another_process() {
+    let home = Home::new();
+    let manager = home.open();
+    let acquire = manager.acquire(["a"]).timeout(millis(900)).keep_alive();
+    let guard = acquire.lock().unwrap();
+    manager.unlock("a").unwrap();
+    let mut builder = redb::Builder::new();
+    builder.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
+    let other = builder.open(home.db()).unwrap();
+    let writing = other.begin_write().unwrap();
+    // Until the renewal, at a third of the lease, is under way.
+    thread::sleep(millis(400));
+    assert!(!guard.is_held().unwrap());
+    writing.abort().unwrap();
+}
+
+#[test]
+fn a_renewal_does_not_take_back_what_was_forced_away() {
+    let home = Home::new();
+    let manager = home.open();
+    let mut guard = manager.acquire(["a"]).lock().unwrap();
+    manager.unlock("a").unwrap();
+    assert_eq!(lost(guard.renew()).0.name(), "a");
+    assert!(locked(&manager).is_empty());
+}
+
+#[test]
+fn a_lease_that_ran_out_is_not_renewed_before_who_waits() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let mut guard = manager.acquire(["a"]).timeout(secs(5)).lock().unwrap();
+    let b = manager.get_lock("b", get()).unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| manager.acquire(["a", "b"]).wait_forever().lock());
+        until_queued(&manager, "a", 1);
+        clock.advance(secs(5));
+        assert_eq!(lost(guard.renew()).0.name(), "a");
+        manager.unlock(&b).unwrap();
+        waiter.join().unwrap().unwrap().release().unwrap();
+    });
+}
+
+#[test]
+fn a_guard_cannot_be_kept_from_its_owner_by_a_call_that_panics() {
+    let home = Home::new();
+    let manager = home.open();
+    let acquire = manager.acquire(["a", "b"]);
+    let guard = acquire.on_lost(|_| panic!("on purpose")).lock().unwrap();
+    manager.unlock("a").unwrap();
+    assert!(!guard.is_held().unwrap());
+    drop(guard);
+    assert!(locked(&manager).is_empty());
+}

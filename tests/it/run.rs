@@ -702,3 +702,24 @@ fn the_holder_of_a_run_may_be_named() {
     assert_eq!(lease.num_seconds(), 60);
     assert_eq!(holder.end().status, DONE);
 }
+
+#[test]
+fn signals_that_run_was_told_to_ignore_its_command_ignores_too() {
+    let home = Home::new();
+    let script = "trap '' HUP INT; exec \"$0\" \"$@\" x -- grep SigIgn /proc/self/status";
+    let command = home.command();
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", script])
+        .arg(command.get_program())
+        .arg("run");
+    for (key, value) in command.get_envs() {
+        shell.env(key, value.unwrap_or_default());
+    }
+    shell.arg("--db").arg(home.db());
+    let ran = run(&mut shell);
+    let mask = ran.stdout.trim().rsplit('\t').next().unwrap();
+    let mask = u64::from_str_radix(mask, 16).unwrap();
+    // HUP is signal 1 and INT 2.
+    assert_eq!(mask & 3, 3, "{ran:?}");
+}

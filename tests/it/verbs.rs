@@ -711,3 +711,11 @@ fn two_managers_on_one_file_see_each_other() {
     assert!(!one.is_locked("a").unwrap());
     assert!(other.get_lock("a", get()).unwrap().token() > lock.token());
 }
+
+#[test]
+fn a_bound_of_zero_creates_and_uses_a_store_that_nobody_keeps_busy() {
+    let home = Home::new();
+    let builder = LockManager::builder().busy_timeout(Duration::ZERO);
+    let manager = builder.open(home.db()).unwrap();
+    assert_eq!(manager.get_lock("a", GetOptions::new()).unwrap().token(), 1);
+}

@@ -718,10 +718,10 @@ fn everybody_is_told_who_holds_and_who_waits() {
     let holder_pid = holder.pid();
     assert_eq!(holder.end().status, DONE);
     let said = [first, second].map(|waiter| waiter.end().stderr);
-    for (stderr, ahead) in said.iter().zip(["", ", 1 ahead"]) {
-        let of = format!("\"x\": edge 7 (process {holder_pid}) holds it since {since}{ahead}\n");
+    for (stderr, ahead) in said.iter().zip(["Z\n", "Z; 1 ahead\n"]) {
+        let of = format!("\"x\": edge 7 (process {holder_pid}) holds it since {since} until 20");
         assert!(stderr.starts_with("lockmgr: waiting "), "{stderr}");
-        assert!(stderr.ends_with(&of), "{stderr}");
+        assert!(stderr.contains(&of) && stderr.ends_with(ahead), "{stderr}");
     }
 }
 
@@ -828,4 +828,52 @@ fn nobody_waits_in_a_store_that_is_only_read() {
     }
     assert!(reader.requests("").unwrap().is_empty());
     assert!(held.is_held().unwrap());
+}
+
+#[test]
+fn who_was_granted_and_lost_a_part_of_it_unseen_asks_anew_and_not_behind_itself() {
+    let home = Home::new();
+    let manager = home.open();
+    let held = manager.acquire(["a"]).lock().unwrap();
+    let waiter = Kept::start(
+        home.command()
+            .args(["run", "-w", "20", "a", "b", "--", "true"]),
+    );
+    until_queued(&manager, "b", 1);
+    waiter.stop();
+    held.release().unwrap();
+    assert!(manager.is_locked("b").unwrap());
+    assert!(manager.unlock("a").unwrap());
+    let began = Instant::now();
+    waiter.signal(Signal::CONT);
+    assert_eq!(waiter.end().status, DONE);
+    assert!(began.elapsed() < secs(10), "{:?}", began.elapsed());
+    assert!(manager.locks("").unwrap().is_empty());
+}
+
+#[test]
+fn requests_of_the_dead_do_not_pile_up_behind_a_lock_that_stays() {
+    let home = Home::new();
+    let manager = home.open();
+    let _held = manager.acquire(["a"]).lock().unwrap();
+    for _ in 0..12 {
+        let waiter = Kept::start(home.command().args(["run", "a", "--", "true"]));
+        until_queued(&manager, "a", 1);
+        drop(waiter);
+        until_queued(&manager, "", 0);
+    }
+    assert_eq!(manager.find("a").unwrap().unwrap().waiting(), 0);
+    // Those that are there whether they are seen or not.
+    let tables = redb_requests(&home);
+    assert!(tables < 6, "{tables}");
+}
+
+/// The rows of requests in the file.
+fn redb_requests(home: &Home) -> u64 {
+    use redb::{ReadableDatabase, ReadableTableMetadata};
+    let requests: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("requests");
+    let mut builder = redb::Builder::new();
+    builder.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
+    let txn = builder.open(home.db()).unwrap().begin_read().unwrap();
+    txn.open_table(requests).unwrap().len().unwrap()
 }

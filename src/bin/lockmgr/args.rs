@@ -19,7 +19,7 @@ use std::time::Duration;
     subcommand_required = true,
     after_help = "DURATION is seconds (90, 0.25) or has units (250ms, 10m, 1h30m).\n\n\
         Exit status: 0 done, or yes; 1 no (locked, not locked, not found); 2 `set --fail` met a \
-        lock; 64 usage; 65 damaged, or no store; 73 cannot create; 74 reading or writing failed; \
+        lock; 64 usage; 65 damaged, or no store; 70 a fault of lockmgr; 73 cannot create; 74 reading or writing failed; \
         75 busy, try again; 77 no permission."
 )]
 pub(crate) struct Cli {
@@ -160,7 +160,7 @@ pub(crate) struct Run {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnLost {
-    /// TERM, then KILL, before somebody else can have them
+    /// TERM, then KILL, to the command's own process, before somebody else can have them
     Kill,
     /// Say so, and let the command go on
     Warn,
@@ -296,10 +296,15 @@ pub(crate) fn duration(text: &str) -> Result<Timeout, BadDuration> {
 
 /// Reads a span of time, where zero is none.
 pub(crate) fn span(text: &str) -> Result<Duration, BadDuration> {
-    Ok(match duration(text)? {
-        Timeout::After(span) => span,
-        Timeout::Never => Duration::ZERO,
-    })
+    match duration(text) {
+        Ok(Timeout::After(span)) => Ok(span),
+        Ok(Timeout::Never) => Ok(Duration::ZERO),
+        Err(bad) if text.trim_start().starts_with('-') => Err(BadDuration {
+            rule: "it is negative; 0 does not wait".into(),
+            ..bad
+        }),
+        Err(bad) => Err(bad),
+    }
 }
 
 #[cfg(test)]

@@ -8,11 +8,13 @@ use lockmgr::{
     Builder, Error, GetOptions, Holder, Lock, LockManager, LockName, LockRef, Printable,
     RenewOptions, SetOptions,
 };
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::Serialize;
 use serde_json::json;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -37,6 +39,8 @@ pub(crate) enum Failure {
     Directory(PathBuf, io::Error),
     /// Standard output went away or is full.
     Output(io::Error),
+    /// The system refused something else.
+    System(&'static str, io::Error),
 }
 
 impl From<Error> for Failure {
@@ -73,7 +77,7 @@ impl Failure {
                 ("Permission", ExitCode::Permission)
             }
             Self::Directory(..) => ("Io", ExitCode::CannotCreate),
-            Self::Output(_) => ("Io", ExitCode::Io),
+            Self::Output(_) | Self::System(..) => ("Io", ExitCode::Io),
         }
     }
 
@@ -88,6 +92,7 @@ impl Failure {
                 format!("cannot create {}: {error}", Printable(&path))
             }
             Self::Output(error) => format!("cannot write to standard output: {error}"),
+            Self::System(what, error) => format!("cannot {what}: {error}"),
         }
     }
 
@@ -201,6 +206,7 @@ impl Place {
             options = options.process_id(process_id);
         }
         if let Some(process_id) = set.holder.bound_to {
+            there_is(process_id)?;
             options = options.bound_to(process_id);
         }
         let manager = self.to_write()?;
@@ -227,6 +233,7 @@ impl Place {
             options = options.process_id(process_id);
         }
         if let Some(process_id) = get.holder.bound_to {
+            there_is(process_id)?;
             options = options.bound_to(process_id);
         }
         let manager = self.to_write()?;
@@ -236,13 +243,17 @@ impl Place {
 
     fn get_waiting(&self, get: &Get) -> Result<ExitCode, Failure> {
         let name = valid(&get.name)?;
-        let manager = self.to_write()?;
-        let mut acquire = manager.acquire([name]).timeout(get.lease.timeout()?);
-        if let Some(bound) = &get.wait {
-            acquire = acquire.wait(args::span(bound)?);
+        let timeout = get.lease.timeout()?;
+        let bound = get.wait.as_deref().map(args::span).transpose()?;
+        let by = get.holder.locked_by.as_deref().map(holder).transpose()?;
+        if let Some(pid) = get.holder.bound_to {
+            there_is(pid)?;
         }
-        if let Some(by) = &get.holder.locked_by {
-            acquire = acquire.locked_by(holder(by)?);
+        let manager = self.to_write()?;
+        let mut acquire = manager.acquire([name]).timeout(timeout);
+        acquire = acquire.wait(bound.unwrap_or_default());
+        if let Some(by) = by {
+            acquire = acquire.locked_by(by);
         }
         if let Some(process_id) = get.holder.process_id {
             acquire = acquire.process_id(process_id);
@@ -371,9 +382,10 @@ impl Place {
         let mut err = io::stderr();
         write!(err, "Remove every lock in {}? [y/N] ", Printable(&path))?;
         err.flush()?;
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer)?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+        let mut answer = Vec::new();
+        let read = io::stdin().lock().read_until(b'\n', &mut answer);
+        read.map_err(|error| Failure::System("read the answer", error))?;
+        Ok(matches!(answer.trim_ascii(), b"y" | b"Y" | b"yes"))
     }
 
     fn print_lock(&self, manager: &LockManager, lock: &Lock) -> Result<ExitCode, Failure> {
@@ -399,6 +411,17 @@ impl Place {
         } else {
             output::lines(lines())
         }
+    }
+}
+
+/// Looks for a process before the store is opened, as the library will look again.
+fn there_is(pid: u32) -> Result<(), Failure> {
+    let exists = |pid| !matches!(test_kill_process(pid), Err(Errno::SRCH));
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if raw.is_some_and(exists) {
+        Ok(())
+    } else {
+        Err(Error::NoSuchProcess { pid }.into())
     }
 }
 

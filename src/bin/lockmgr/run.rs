@@ -4,16 +4,19 @@
 use crate::args::{self, OnLost, Run};
 use crate::commands::{Failure, Place, holder, names};
 use crate::exit_code::ExitCode;
-use lockmgr::{Acquire, Error, Lock, LockGuard, LockManager, LockName, Printable, Timeout};
+use chrono::{DateTime, Utc};
+use lockmgr::{
+    Acquire, Error, Lock, LockGuard, LockManager, LockName, Printable, Request, Timeout,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
 use signal_hook::consts::signal::{
-    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
+    SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1,
+    SIGUSR2, SIGVTALRM, SIGWINCH,
 };
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::origin::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
-use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
@@ -23,6 +26,7 @@ use std::process::{self, Command};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 /// The lease of a command that said nothing else.
 const LEASE: Duration = Duration::from_secs(60);
@@ -33,6 +37,12 @@ const GRACE: Duration = Duration::from_millis(250);
 /// The first argument of the process that becomes the command; the next is its parent. Not for
 /// people, and not worth a parser.
 pub(crate) const EXEC: &str = "__exec";
+
+/// What is passed on to the command.
+const FORWARDED: [i32; 12] = [
+    SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGWINCH,
+    SIGCONT, SIGTSTP,
+];
 
 /// What shells exit with where a command was found but cannot be run, and where it was not found.
 const NOT_EXECUTABLE: u8 = 126;
@@ -51,17 +61,18 @@ pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure>
         (None, true) => Timeout::Never,
         (None, false) => LEASE.into(),
     };
+    let by = run.locked_by.as_deref().map(holder).transpose()?;
     let manager = place.to_write()?;
     let (losses, lost) = mpsc::channel();
     // What ends the supervisor's sleep: a signal, or a byte.
-    let (wakes, wake) = UnixStream::pair()?;
+    let (wakes, wake) = UnixStream::pair().map_err(in_the_way)?;
     let guard = {
         let mut acquire = manager.acquire(&names).timeout(lease);
-        if let Some(by) = &run.locked_by {
-            acquire = acquire.locked_by(holder(by)?);
+        if let Some(by) = by {
+            acquire = acquire.locked_by(by);
         }
         if !run.no_fork {
-            let waker = wake.try_clone()?;
+            let waker = wake.try_clone().map_err(in_the_way)?;
             let on_lost = move |lock: &Lock| {
                 let _ = losses.send(lock.clone());
                 // Unwoken, the supervisor looks within a second.
@@ -167,33 +178,29 @@ fn telling<T: Send>(
 }
 
 fn whom(manager: &LockManager, names: &[LockName]) -> String {
+    let requests = manager.requests("").unwrap_or_default();
+    let wants_one = |request: &Request| request.names().iter().any(|name| names.contains(name));
+    let me = Some(process::id());
+    let mine = requests
+        .iter()
+        .position(|request| request.process_id() == me);
+    let before = &requests[..mine.unwrap_or_default()];
+    let ahead = match before.iter().filter(|request| wants_one(request)).count() {
+        0 => String::new(),
+        ahead => format!("; {ahead} ahead"),
+    };
     let held = |name: &LockName| manager.find(name).ok().flatten();
-    let ahead = |number: u64| {
-        let requests = manager.requests("").unwrap_or_default();
-        let wants = |name: &LockName| names.contains(name);
-        let ahead = requests
-            .iter()
-            .take_while(|request| request.number() < number)
-            .filter(|request| request.names().iter().any(wants));
-        ahead.count()
-    };
-    let me = process::id();
-    let mine = manager.requests("").unwrap_or_default();
-    let mine = mine.iter().find(|request| request.process_id() == Some(me));
-    let ahead = match mine.map(|request| ahead(request.number())) {
-        None | Some(0) => String::new(),
-        Some(ahead) => format!(", {ahead} ahead"),
-    };
     match names.iter().find_map(held) {
         Some(lock) => {
-            let holder = Printable(lock.locked_by().as_str());
+            let name = Printable(lock.name().as_str()).to_string();
+            let holder = Printable(lock.locked_by().as_str()).to_string();
             let process = lock.bound_to().or(lock.process_id());
             let process = process.map_or(String::new(), |pid| format!(" (process {pid})"));
-            let since = lock.created_at().format("%Y-%m-%dT%H:%M:%SZ");
-            format!(
-                "\"{}\": {holder}{process} holds it since {since}{ahead}",
-                Printable(lock.name().as_str())
-            )
+            let at = |at: DateTime<Utc>| at.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+            let since = at(lock.created_at());
+            let until = lock.locked_until().map(at);
+            let until = until.map_or(", without a deadline".into(), |at| format!(" until {at}"));
+            format!("\"{name}\": {holder}{process} holds it since {since}{until}{ahead}")
         }
         None => format!("who came before{ahead}"),
     }
@@ -332,17 +339,19 @@ impl Supervisor<'_> {
         wake: UnixStream,
     ) -> Result<ExitCode, Failure> {
         // Caught from before the command starts: no signal is lost in between.
-        let caught = [
-            SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP, SIGCHLD,
-        ];
-        let mut signals = SignalDelivery::with_pipe(wakes, wake, WithOrigin::default(), caught)?;
+        let ignored = ignored_signals();
+        let caught = FORWARDED.into_iter().filter(|signal| !ignored(*signal));
+        let caught = caught.chain([SIGCHLD]);
+        let origins = WithOrigin::default();
+        let signals = SignalDelivery::with_pipe(wakes, wake, origins, caught);
+        let mut signals = signals.map_err(in_the_way)?;
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => return Ok(not_run(OsStr::new("the command"), &error)),
         };
         let target = Target::of(child.id());
         let status = loop {
-            if let Some(status) = child.try_wait()? {
+            if let Some(status) = child.try_wait().map_err(in_the_way)? {
                 break status;
             }
             sleep(signals.get_read(), self.next_look(&guard));
@@ -381,9 +390,6 @@ impl Supervisor<'_> {
             target.signal(Signal::KILL);
             self.kill_at = None;
         }
-        // Somebody may have released a lock by name: the guard then tells by its callback. Where
-        // the store cannot be read the lease decides.
-        let _ = guard.is_held();
         if let Ok(lock) = self.lost.try_recv() {
             let name = Printable(lock.name().as_str());
             let why = format!("lost \"{name}\" (token {})", lock.token());
@@ -411,6 +417,22 @@ impl Supervisor<'_> {
         }
         let _ = writeln!(io::stderr(), "lockmgr: {why}; {what}");
     }
+}
+
+fn in_the_way(error: io::Error) -> Failure {
+    Failure::System("watch over the command", error)
+}
+
+/// Which signals this process was told to ignore, as by nohup: then its command ignores them too,
+/// and nothing is to be passed on.
+fn ignored_signals() -> impl Fn(i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default();
+    move |signal| mask >> (signal - 1) & 1 == 1
 }
 
 /// Sleeps until there is something to read, or for so long.
