@@ -864,16 +864,17 @@ fn requests_of_the_dead_do_not_pile_up_behind_a_lock_that_stays() {
     }
     assert_eq!(manager.find("a").unwrap().unwrap().waiting(), 0);
     // Those that are there whether they are seen or not.
-    let tables = redb_requests(&home);
-    assert!(tables < 6, "{tables}");
+    let rows = rows_of_requests(&home);
+    assert!(rows < 6, "{rows}");
 }
 
 /// The rows of requests in the file.
-fn redb_requests(home: &Home) -> u64 {
+fn rows_of_requests(home: &Home) -> u64 {
     use redb::{ReadableDatabase, ReadableTableMetadata};
     let requests: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("requests");
     let mut builder = redb::Builder::new();
     builder.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
-    let txn = builder.open(home.db()).unwrap().begin_read().unwrap();
+    let database = builder.open(home.db()).unwrap();
+    let txn = database.begin_read().unwrap();
     txn.open_table(requests).unwrap().len().unwrap()
 }
