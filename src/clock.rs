@@ -244,13 +244,44 @@ mod system {
         Some(BootId(id.to_be_bytes()))
     });
 
+    /// What a time namespace adds to the clock, in microseconds: processes inside and outside
+    /// share a store.
+    static OFFSET: LazyLock<i64> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        offset_in(&text).unwrap_or_default()
+    });
+
+    /// From lines of a clock's name, seconds and nanoseconds.
+    fn offset_in(text: &str) -> Option<i64> {
+        let mut fields = text
+            .lines()
+            .map(str::split_ascii_whitespace)
+            .find_map(|mut fields| (fields.next() == Some("boottime")).then_some(fields))?;
+        let (secs, nanos): (i64, i64) =
+            (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        secs.checked_mul(1_000_000)?.checked_add(nanos / 1_000)
+    }
+
     pub(super) fn boot_time() -> Option<BootTime> {
         let time = clock_gettime(ClockId::Boottime);
+        let micros = time.tv_sec * 1_000_000 + time.tv_nsec / 1_000 - *OFFSET;
         Some(BootTime {
             boot: (*BOOT)?,
-            micros: u64::try_from(time.tv_sec).ok()? * 1_000_000
-                + u64::try_from(time.tv_nsec).ok()? / 1_000,
+            micros: u64::try_from(micros).ok()?,
         })
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn the_offset_of_a_time_namespace_is_read() {
+            let text = "monotonic           0         0\nboottime       100000      2000\n";
+            assert_eq!(offset_in(text), Some(100_000_000_002));
+            assert_eq!(offset_in("boottime -5 0"), Some(-5_000_000));
+            assert_eq!(offset_in("monotonic 1 0"), None);
+        }
     }
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn settle(tx: &mut WriteTx<'_>, now: Moment) -> Result<Queue> {
             }
             Verdict::Challenge => {
                 request.is_challenged = true;
-                request.stands_until = PATIENCE.deadline(now)?;
+                request.stands_until = PATIENCE.deadline(now).unwrap_or_default();
                 tx.put_request(request)?;
                 continue;
             }
@@ -86,6 +86,10 @@ pub(crate) fn settle(tx: &mut WriteTx<'_>, now: Moment) -> Result<Queue> {
 fn grant(tx: &mut WriteTx<'_>, request: &Request, timeout: Timeout, now: Moment) -> Result<()> {
     let mut lease = request.lease.clone();
     lease.timeout = timeout;
+    // A lease that would now end past the calendar is refused to who asked, when that asks anew.
+    if lease.timeout.deadline(now).is_err() {
+        return Ok(());
+    }
     for name in &request.names {
         let lock = lease.create(name.clone(), tx.next_token()?, now)?;
         tx.put(&Lock {

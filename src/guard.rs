@@ -32,6 +32,9 @@ const CHECK_OF_ENDLESS: Duration = Duration::from_secs(60);
 /// How long a guard that is kept alive may not know that it lost a lock.
 const LONGEST_UNSEEN: Duration = Duration::from_secs(1);
 
+/// How long giving up a place may take at the end of a wait.
+const GRACE: Duration = Duration::from_millis(50);
+
 /// The processes that one waiter watches, at most: of those who hold its names, and of those who
 /// come before it.
 const MOST_WATCHED: usize = 64;
@@ -413,6 +416,8 @@ enum View {
         processes: Vec<Process>,
         /// The next deadline of a lock that is waited for.
         next: Option<Duration>,
+        /// One of those locks.
+        holder: Option<Lock>,
     },
 }
 
@@ -440,25 +445,43 @@ impl Place<'_> {
         let path = self.asker.manager.0.store.path();
         let mut has_settled = false;
         let mut quiet_since = Instant::now();
+        let mut in_the_way = None;
+        let store = &self.asker.manager.0.store;
         loop {
             let was_quiet = quiet_since.elapsed() >= LONGEST_SLEEP;
             let now = self.asker.manager.now();
             let is_over = self.until.is_some_and(|until| until.is_over(now));
-            let mut sleep = match self.step(watch, now, was_quiet, &mut has_settled) {
+            let left = self
+                .until
+                .map_or(Duration::MAX, |until| until.time_left(now));
+            let step = store.within(left.saturating_add(GRACE), || {
+                match self.step(watch, now, was_quiet, &mut has_settled, &mut in_the_way)? {
+                    Step::Sleep(_) if is_over => self.withdraw()?.map(|it| Step::Ended(Some(it))),
+                    step => Ok(step),
+                }
+            });
+            let mut sleep = match step {
                 Ok(Step::Ended(locks)) => return Ok(locks),
                 Ok(Step::Again) => continue,
-                Ok(Step::Sleep(_)) if is_over => return self.withdraw()?.map(Some),
                 Ok(Step::Sleep(sleep)) => sleep,
                 // Who waits anyway waits for who keeps the store busy, too.
                 Err(Error::StoreBusy { .. }) if !is_over => {
                     watch.watch_processes(&[]);
                     LONGEST_SLEEP
                 }
+                // At its end who holds the lock is the answer, and the place is given up later.
+                Err(error @ Error::StoreBusy { .. }) => {
+                    return match in_the_way {
+                        Some(lock) => {
+                            self.abandon(&error);
+                            Err(Error::Locked(Box::new(lock)))
+                        }
+                        None => Err(error),
+                    };
+                }
                 Err(error) => return Err(error),
             };
-            if let Some(until) = self.until {
-                sleep = sleep.min(until.time_left(now));
-            }
+            sleep = sleep.min(left);
             has_settled = false;
             if watch.sleep(sleep) == Woken::Slept {
                 // Should it have been replaced.
@@ -476,6 +499,7 @@ impl Place<'_> {
         now: Moment,
         was_quiet: bool,
         has_settled: &mut bool,
+        in_the_way: &mut Option<Lock>,
     ) -> Result<Step> {
         let manager = self.asker.manager;
         let view = manager.0.store.read("wait in", |tx| self.view(tx, now))?;
@@ -497,8 +521,12 @@ impl Place<'_> {
                 self.settle().map(|()| Step::Again)
             }
             View::Waiting {
-                processes, next, ..
+                processes,
+                next,
+                holder,
+                ..
             } => {
+                *in_the_way = holder;
                 watch.watch_processes(&processes);
                 Ok(Step::Sleep(
                     next.map_or(LONGEST_SLEEP, |next| next.min(LONGEST_SLEEP)),
@@ -561,6 +589,7 @@ impl Place<'_> {
             is_free: locks.is_empty(),
             processes,
             next,
+            holder: locks.into_iter().next(),
         })
     }
 

@@ -50,6 +50,9 @@ pub(crate) struct Inner {
     watches: Mutex<Vec<Watch>>,
 }
 
+/// Watches kept for the next who wait: a system has few for each user.
+const MOST_IDLE_WATCHES: usize = 4;
+
 impl Inner {
     /// Lends a watch over the store's file.
     pub(crate) fn with_watch<T>(&self, wait: impl FnOnce(&mut Watch) -> T) -> T {
@@ -58,7 +61,11 @@ impl Inner {
         watch.watch_file(self.store.path());
         let result = wait(&mut watch);
         watch.watch_processes(&[]);
-        self.idle_watches().push(watch);
+        let mut idle = self.idle_watches();
+        if idle.len() < MOST_IDLE_WATCHES {
+            idle.push(watch);
+        }
+        drop(idle);
         result
     }
 
@@ -231,8 +238,10 @@ impl Builder {
             Some(holder) => Holder::new(&holder)?,
             None => Holder::hostname(),
         };
+        let path = path.as_ref();
         let store = Store::open(Config {
-            path: path.as_ref().to_owned(),
+            // The same file, should the program change its directory.
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             mode: self.mode,
             busy_timeout: self.busy_timeout,
             cache_size: self.cache_size,

@@ -10,7 +10,7 @@ use crate::lock::rfc3339;
 use crate::lock::{Deadline, Holder, Lease, LockName, Timeout, instant};
 use crate::process::{Process, Standing};
 use chrono::{DateTime, Utc};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// How long a request whose process cannot be judged stands on its word that it lives, and how
@@ -276,7 +276,7 @@ pub(crate) struct Outlook {
 }
 
 /// Decides about all requests, given in their order. A request is judged only where a name that
-/// it wants is free for it: the others wait whatever they are.
+/// it wants is free for it, or held up by one that may be dead: the others wait whatever they are.
 pub(crate) fn settle<E>(
     requests: &[Request],
     now: Moment,
@@ -284,6 +284,8 @@ pub(crate) fn settle<E>(
     mut state: impl FnMut(&Request) -> State,
 ) -> Result<Outlook, E> {
     let mut outlook = Outlook::default();
+    // Free names that one holds up who may be dead: all who want them are asked at once.
+    let mut stalled: HashSet<LockName> = HashSet::new();
     for (place, request) in requests.iter().enumerate() {
         if request.is_over(now) {
             outlook.verdicts.push((place, Verdict::Drop));
@@ -295,8 +297,12 @@ pub(crate) fn settle<E>(
             some_free |= is_free;
             all_free &= is_free;
         }
-        if some_free {
-            let verdict = match state(request) {
+        if some_free || request.names.iter().any(|name| stalled.contains(name)) {
+            let state = state(request);
+            if matches!(state, State::Silent | State::Challenged) {
+                stalled.extend(request.names.iter().cloned());
+            }
+            let verdict = match state {
                 State::Dead => Some(Verdict::Drop),
                 State::Silent => Some(Verdict::Challenge),
                 State::Living if all_free => Some(Verdict::Grant),
@@ -321,7 +327,6 @@ pub(crate) fn settle<E>(
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashSet;
     use std::convert::Infallible;
 
     const NOW: Moment = Moment {
@@ -400,6 +405,18 @@ mod tests {
         assert_eq!(of(State::Silent), [(0, Verdict::Challenge)]);
         assert_eq!(of(State::Challenged), []);
         assert_eq!(of(State::OnItsWord), [(0, Verdict::GrantOnItsWord)]);
+    }
+
+    #[test]
+    fn all_who_may_be_dead_are_asked_at_once() {
+        let states = [State::Silent, State::Silent, State::Dead, State::Living];
+        let verdicts = outlook(&[&[1], &[1], &[1], &[1]], &[], &states).verdicts;
+        let expected = [
+            (0, Verdict::Challenge),
+            (1, Verdict::Challenge),
+            (2, Verdict::Drop),
+        ];
+        assert_eq!(verdicts, expected);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -95,6 +96,9 @@ struct Handle {
     identity: Option<Identity>,
     /// When the name was last looked up.
     seen_at: Mutex<Instant>,
+    /// The process that opened it. One that is forked off shares the open file, and so the locks
+    /// on it: it has to open its own.
+    process_id: u32,
 }
 
 enum Opened {
@@ -175,6 +179,12 @@ impl Store {
         &self.config.path
     }
 
+    /// Runs calls that are over within this time, whatever the bound of each.
+    pub(crate) fn within<T>(&self, bound: Duration, calls: impl FnOnce() -> T) -> T {
+        let bound = bound.min(self.config.busy_timeout);
+        bounded::until(Instant::now() + bound, calls)
+    }
+
     /// Runs `body` on a snapshot of the store.
     pub(crate) fn read<T>(
         &self,
@@ -249,6 +259,7 @@ impl Store {
     /// that the next call opens, and repairs, the file anew.
     fn call<T>(&self, action: &'static str, body: impl FnOnce(Instant) -> Result<T>) -> Result<T> {
         let deadline = Instant::now() + self.config.busy_timeout;
+        let deadline = bounded::deadline().map_or(deadline, |outer| outer.min(deadline));
         let guarded = AssertUnwindSafe(|| bounded::until(deadline, || body(deadline)));
         // redb may panic on a file that something else than redb changed, and says so.
         let result = panic::catch_unwind(guarded).unwrap_or_else(|panic| {
@@ -271,6 +282,11 @@ impl Store {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        if let Some(inherited) = handle.as_ref().filter(|it| it.process_id != process::id()) {
+            // Closing it would free the locks of the process that opened it.
+            std::mem::forget(Arc::clone(inherited));
+            return;
+        }
         // Closing a damaged file may panic as reading it may.
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(handle)));
     }
@@ -295,8 +311,10 @@ impl Store {
             let slot = self.handle.read().unwrap_or_else(PoisonError::into_inner);
             slot.clone()
         };
-        if let Some(handle) = opened() {
-            return Ok(Some(handle));
+        match opened() {
+            Some(handle) if handle.process_id == process::id() => return Ok(Some(handle)),
+            Some(_) => self.close(),
+            None => {}
         }
         let turn = self.openings.take(deadline);
         let _turn = turn.ok_or_else(|| self.at("open").busy())?;
@@ -547,6 +565,7 @@ impl At<'_> {
             identity: Identity::of(&metadata),
             file,
             seen_at: Mutex::new(Instant::now()),
+            process_id: process::id(),
         })
     }
 
@@ -813,6 +832,7 @@ impl<'a> WriteTx<'a> {
 
     pub(crate) fn put(&mut self, lock: &Lock) -> Result<()> {
         let at = self.at;
+        self.is_changed = true;
         self.state()?;
         let row = record::encode(lock);
         let old = self.locks.insert(lock.name.as_str(), row.as_slice());
@@ -827,6 +847,7 @@ impl<'a> WriteTx<'a> {
 
     pub(crate) fn remove(&mut self, name: &LockName) -> Result<()> {
         let at = self.at;
+        self.is_changed = true;
         self.state()?;
         let old = self.locks.remove(name.as_str());
         if let (Some(state), Some(old)) = (&mut self.state, old.map_err(|e| at.failed(e))?) {

@@ -39,6 +39,11 @@ pub(super) fn until<T>(deadline: Instant, call: impl FnOnce() -> T) -> T {
     call()
 }
 
+/// The deadline that is set on this thread.
+pub(super) fn deadline() -> Option<Instant> {
+    DEADLINE.get()
+}
+
 type Range = (Bound<u64>, Bound<u64>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

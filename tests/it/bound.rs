@@ -423,3 +423,27 @@ fn a_waiter_that_died_in_another_pid_namespace_delays_nobody_for_long() {
     drop(wholly.unwrap());
     assert!(times.iter().all(|&took| took < longest), "{times:?}");
 }
+
+#[test]
+fn a_time_namespace_moves_no_deadline() {
+    let shifted = ["unshare", "--time", "--boottime", "100000", "--fork"];
+    if !is_root() || !works(&shifted) {
+        eprintln!("skipped: cannot make a time namespace");
+        return;
+    }
+    let home = Home::new();
+    let manager = home.open();
+    manager.get_lock("x", GetOptions::new()).unwrap();
+    let inside = |args: &[&str]| {
+        let mut command = Command::new(shifted[0]);
+        command.args(&shifted[1..]);
+        let inner = home.command();
+        command.arg(inner.get_program()).args(inner.get_args());
+        run(command.args(args).env("LOCKMGR_DB", home.db())).status
+    };
+    assert_eq!(inside(&["is-locked", "x"]), DONE);
+    assert_eq!(inside(&["get", "x"]), NO);
+    assert_eq!(inside(&["get", "y", "-t", "60"]), DONE);
+    let left = manager.time_left(&manager.find("y").unwrap().unwrap());
+    assert!(left.unwrap() <= secs(60), "{left:?}");
+}

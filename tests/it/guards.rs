@@ -740,3 +740,25 @@ fn a_guard_cannot_be_kept_from_its_owner_by_a_call_that_panics() {
     drop(guard);
     assert!(locked(&manager).is_empty());
 }
+
+#[test]
+fn a_lease_that_would_end_past_the_calendar_when_it_is_granted_harms_nobody_else() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let held = manager.acquire(["a"]).lock().unwrap();
+    let last: DateTime<Utc> = "9999-12-31T23:59:59Z".parse().unwrap();
+    let lease = (last - noon()).to_std().unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| manager.acquire(["a"]).timeout(lease).wait_forever().lock());
+        until_queued(&manager, "a", 1);
+        clock.advance(secs(60));
+        held.release().unwrap();
+        manager.get_lock("other", get()).unwrap();
+        let refused = waiter.join().unwrap();
+        assert!(
+            matches!(refused, Err(Error::InvalidTimeout(_))),
+            "{refused:?}"
+        );
+    });
+    assert_eq!(locked(&manager), ["other"]);
+}

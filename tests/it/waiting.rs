@@ -878,3 +878,29 @@ fn rows_of_requests(home: &Home) -> u64 {
     let txn = database.begin_read().unwrap();
     txn.open_table(requests).unwrap().len().unwrap()
 }
+
+#[test]
+fn a_wait_ends_at_its_bound_while_another_process_keeps_the_store_busy() {
+    let home = Home::new();
+    let manager = home.open();
+    let _held = manager.acquire(["x"]).lock().unwrap();
+    let bound = millis(700);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let began = Instant::now();
+            let refused = manager.acquire(["x"]).wait(bound).lock();
+            (refused.map(drop), began.elapsed())
+        });
+        until_queued(&manager, "x", 1);
+        let mut builder = redb::Builder::new();
+        builder.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
+        let other = builder.open(home.db()).unwrap();
+        let writing = other.begin_write().unwrap();
+        let (refused, took) = waiter.join().unwrap();
+        assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == "x"));
+        assert!(took >= bound && took < 3 * bound, "{took:?}");
+        writing.abort().unwrap();
+        // The place is given up as soon as that can be.
+        until_queued(&manager, "x", 0);
+    });
+}

@@ -284,7 +284,13 @@ pub(crate) fn duration(text: &str) -> Result<Timeout, BadDuration> {
         rule: rule.to_owned(),
     };
     let refused = |invalid: InvalidTimeout| bad(invalid.rule());
+    let is_written_as_zero = |text: &str| {
+        let digits = text.split(['e', 'E']).next().unwrap_or_default();
+        !digits.contains(|c: char| c.is_ascii_digit() && c != '0')
+    };
     let timeout = match (text.trim().parse(), humantime::parse_duration(text)) {
+        // Too small for a number, and yet not for ever.
+        (Ok(0.0), _) if !is_written_as_zero(text) => Timeout::After(Duration::from_micros(1)),
         (Ok(secs), _) => Timeout::from_secs_f64(secs).map_err(refused)?,
         (_, Ok(duration)) => duration.into(),
         _ => return Err(bad("give seconds (90, 0.25) or units (250ms, 10m, 1h30m)")),
@@ -333,7 +339,9 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["0", "0.0", "0s", "-0"] {
+        let shortest = Timeout::After(Duration::from_micros(1));
+        assert_eq!(duration("1e-400").unwrap(), shortest);
+        for text in ["0", "0.0", "0s", "-0", "0e5"] {
             assert_eq!(duration(text).unwrap(), Timeout::Never, "{text}");
         }
         for text in [

@@ -69,7 +69,7 @@ fn usage(error: &clap::Error) -> String {
 /// Says why a command failed. Where even that cannot be written, the exit status has to do.
 fn report(failure: &Failure, is_json: bool) -> ExitCode {
     let (kind, code) = failure.kind();
-    if failure.is_silent() {
+    if failure.is_silent() && !is_json {
         return code;
     }
     let message = failure.message();

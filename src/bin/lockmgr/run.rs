@@ -9,7 +9,7 @@ use lockmgr::{
     Acquire, Error, Lock, LockGuard, LockManager, LockName, Printable, Request, Timeout,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
+use rustix::process::{Pid, Signal, getpgid, getpid, getppid, kill_process};
 use signal_hook::consts::signal::{
     SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1,
     SIGUSR2, SIGVTALRM, SIGWINCH,
@@ -184,7 +184,8 @@ fn whom(manager: &LockManager, names: &[LockName]) -> String {
     let mine = requests
         .iter()
         .position(|request| request.process_id() == me);
-    let before = &requests[..mine.unwrap_or_default()];
+    // Not queued yet, it comes after all.
+    let before = &requests[..mine.unwrap_or(requests.len())];
     let ahead = match before.iter().filter(|request| wants_one(request)).count() {
         0 => String::new(),
         ahead => format!("; {ahead} ahead"),
@@ -304,6 +305,10 @@ impl Target {
                 rustix::process::pidfd_open(pid, flags).ok()
             }),
         }
+    }
+
+    fn is_in_this_group(&self) -> bool {
+        getpgid(self.pid).ok() == getpgid(None).ok()
     }
 
     /// It may have ended; then there is nobody to tell.
@@ -445,7 +450,8 @@ fn sleep(wakes: &UnixStream, most: Duration) {
     let _ = poll(&mut [PollFd::new(wakes, PollFlags::IN)], Some(&timeout));
 }
 
-/// Passes on what is sent to this process. What the terminal sends, the command gets anyway.
+/// Passes on what is sent to this process. What the terminal sends to its foreground, the command
+/// gets anyway, unless it left this process's group. A hangup may be sent to this process alone.
 fn forward(origin: &Origin, target: &Target) {
     let Some(signal) = Signal::from_named_raw(origin.signal) else {
         return;
@@ -453,7 +459,8 @@ fn forward(origin: &Origin, target: &Target) {
     if signal == Signal::CHILD {
         return;
     }
-    if !matches!(origin.cause, Cause::Kernel) {
+    let is_of_terminal = matches!(origin.cause, Cause::Kernel);
+    if !is_of_terminal || signal == Signal::HUP || !target.is_in_this_group() {
         target.signal(signal);
     }
     if signal == Signal::TSTP {
