@@ -447,3 +447,42 @@ fn a_time_namespace_moves_no_deadline() {
     let left = manager.time_left(&manager.find("y").unwrap().unwrap());
     assert!(left.unwrap() <= secs(60), "{left:?}");
 }
+
+#[test]
+fn a_process_that_cannot_be_seen_is_alive() {
+    let mounts = [
+        // Of others' processes nothing is seen, of one's own all.
+        "mount -t proc -o hidepid=2 proc /proc",
+        // Of nobody's.
+        "mount -t tmpfs none /proc",
+    ];
+    if !is_root() || !works(&["unshare", "--mount", "sh", "-c", mounts[0]]) {
+        eprintln!("skipped: cannot mount");
+        return;
+    }
+    let home = Home::new();
+    // For a user who owns nothing of all this.
+    chmod(home.path(), 0o777);
+    let process = Kept::idle();
+    let args = get_while("x", &process.pid().to_string()).map(str::to_owned);
+    assert_eq!(home.json(args.each_ref().map(String::as_str)).0, DONE);
+    chmod(&home.db(), 0o666);
+    let inner = home.command();
+    let asks = format!(
+        "setpriv --reuid 65534 --regid 65534 --clear-groups '{}' --db '{}'",
+        inner.get_program().display(),
+        home.db().display()
+    );
+    for mount in mounts {
+        let ask = |verb: &str| {
+            let script = format!("{mount} && {asks} {verb}");
+            let ran = run(Command::new("unshare").args(["--mount", "sh", "-c", &script]));
+            assert_eq!(ran.stderr.matches("mount").count(), 0, "{ran:?}");
+            ran.status
+        };
+        assert_eq!(ask("is-locked x"), DONE, "{mount}");
+        assert_eq!(ask("get x"), NO, "{mount}");
+    }
+    process.kill_into_zombie();
+    assert_eq!(home.json(["is-locked", "x"]).0, NO);
+}

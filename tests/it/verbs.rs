@@ -719,3 +719,31 @@ fn a_bound_of_zero_creates_and_uses_a_store_that_nobody_keeps_busy() {
     let manager = builder.open(home.db()).unwrap();
     assert_eq!(manager.get_lock("a", GetOptions::new()).unwrap().token(), 1);
 }
+
+#[test]
+fn what_is_dead_does_not_fill_the_file() {
+    let home = Home::new();
+    let clock = ManualClock::new(noon());
+    let builder = LockManager::builder().exclusive().clock(clock.clone());
+    let manager = builder.open(home.db()).unwrap();
+    // Two hundred sets of names that live for a second, and nobody cleans up.
+    let names = |set: u32| {
+        (0..250).map(move |i| format!("{:x}", (set * 250 + i).wrapping_mul(2_654_435_761)))
+    };
+    let options = SetOptions::new().timeout(Duration::from_secs(1));
+    for set in 0..200 {
+        manager.set_lock(names(set), options.clone()).unwrap();
+        clock.advance(Duration::from_secs(1));
+    }
+    let alone = Home::new();
+    let live = alone.open();
+    live.set_lock(names(0), options).unwrap();
+    let size = |home: &Home| std::fs::metadata(home.db()).unwrap().len();
+    let (churned, largest) = (size(&home), size(&alone));
+    assert!(
+        churned <= 1024 * 1024 + 2 * largest,
+        "{churned} beside {largest}"
+    );
+    // Of 50,000 rows at most a few beyond the last set are left.
+    assert!(manager.clean_locks().unwrap() < 500);
+}
