@@ -30,7 +30,8 @@ pub enum Error {
     Locked(Box<Lock>),
 
     /// `set_lock` with `fail` met an existing lock; nothing was changed. Carries that lock as the
-    /// aborted call saw it: one that an earlier mention of a repeated name had created is gone.
+    /// aborted call saw it: one that an earlier mention of a repeated name had created is gone, and
+    /// bears no token (0).
     #[error("cannot set the locks: {}; nothing was changed", Held(.0))]
     LockFail(Box<Lock>),
 

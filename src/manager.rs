@@ -2,9 +2,7 @@
 //! clock.
 
 use crate::clock::{Clock, Moment};
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::grant::{Queue, live, settle, write_settled};
 use crate::lock::{Holder, Lock, LockName, LockRef};
 use crate::queue::Request;
@@ -329,7 +327,19 @@ impl LockManager {
         self.write("set locks in", |tx, queue, now| {
             let mut result = LockSetResult::with_capacity(names.len());
             for name in names {
-                match decide(queue.live(tx, &name, now)?, &request, now)? {
+                let present = queue.live(tx, &name, now)?;
+                let is_of_this_call = |lock: &Lock| result.get(lock.name.as_str()).is_some();
+                if let Some(lock) = present.as_ref().filter(|_| request.fail)
+                    && is_of_this_call(lock)
+                {
+                    // Its token is undone with it, and will be another's.
+                    let undone = Lock {
+                        token: 0,
+                        ..lock.clone()
+                    };
+                    return Err(Error::LockFail(Box::new(undone)));
+                }
+                match decide(present, &request, now)? {
                     Decision::Create => {
                         if let Some(reserved) = queue.reservation(&name) {
                             if request.fail {

@@ -260,15 +260,8 @@ impl Store {
     fn call<T>(&self, action: &'static str, body: impl FnOnce(Instant) -> Result<T>) -> Result<T> {
         let deadline = Instant::now() + self.config.busy_timeout;
         let deadline = bounded::deadline().map_or(deadline, |outer| outer.min(deadline));
-        let guarded = AssertUnwindSafe(|| bounded::until(deadline, || body(deadline)));
-        // redb may panic on a file that something else than redb changed, and says so.
-        let result = panic::catch_unwind(guarded).unwrap_or_else(|panic| {
-            let text = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("unexpected contents");
-            Err(self.at(action).corrupted(text))
+        let result = caught(self.at(action), || {
+            bounded::until(deadline, || body(deadline))
         });
         if let Err(Error::Io { .. } | Error::Corrupted { .. }) = result {
             self.close();
@@ -505,6 +498,19 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Runs what redb may panic amid: on a file that something else than redb changed it may, and
+/// says so.
+fn caught<T>(at: At<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("unexpected contents");
+        Err(at.corrupted(text))
+    })
 }
 
 /// Where and at what something failed.
@@ -810,14 +816,32 @@ impl<'a> WriteTx<'a> {
             is_awaited: false,
             at,
         };
-        let value = body(&mut tx)?;
-        tx.save_state()?;
-        let outcome = match (tx.is_changed, tx.is_awaited) {
-            (false, _) => Outcome::Unchanged,
-            (true, false) => Outcome::Changed,
-            (true, true) => Outcome::Awaited,
-        };
-        Ok((value, outcome))
+        let result = caught(at, || {
+            let value = body(&mut tx)?;
+            tx.save_state()?;
+            let outcome = match (tx.is_changed, tx.is_awaited) {
+                (false, _) => Outcome::Unchanged,
+                (true, false) => Outcome::Changed,
+                (true, true) => Outcome::Awaited,
+            };
+            Ok((value, outcome))
+        });
+        // A table that redb panicked amid panics when it is dropped, and amid another panic that
+        // would end the process: one by one.
+        let Self {
+            locks, requests, ..
+        } = tx;
+        let locks = caught(at, || {
+            drop(locks);
+            Ok(())
+        });
+        let requests = caught(at, || {
+            drop(requests);
+            Ok(())
+        });
+        let result = result?;
+        locks.and(requests)?;
+        Ok(result)
     }
 
     /// Whether there is something to commit.

@@ -314,13 +314,20 @@ impl Model {
             let mut locks = Vec::new();
             let mut counts = [0; 4];
             let mut statuses = Vec::new();
+            let issued = model.last_token;
             for &name in names {
                 let present = model.find(name);
                 let was_locked = present.is_some();
                 let (count, status, lock) = match present {
                     None if how.create => (0, Status::Create, Some(model.create(name, lease)?)),
                     None => (2, Status::Skip, None),
-                    Some(lock) if how.fail => return Err(Answer::LockFail(lock)),
+                    Some(mut lock) if how.fail => {
+                        // What this call made is undone, and its token another's.
+                        if lock.token > issued {
+                            lock.token = 0;
+                        }
+                        return Err(Answer::LockFail(lock));
+                    }
                     Some(_) if how.renew => (
                         1,
                         Status::Extend,
