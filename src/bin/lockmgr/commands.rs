@@ -1,132 +1,21 @@
 //! What each command does: one call of the library, and what it prints.
 
-use crate::args::{self, BadDuration, Cli, Command, Get, Renew, Set, Unlock};
-use crate::exit_code::{ExitCode, classify};
+use crate::args::{self, Cli, Command, Get, Renew, Set, Unlock};
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
 use crate::output;
+use crate::place::{Place, holder, names, text, valid};
 use crate::run::run_command;
 use lockmgr::{
-    Builder, Error, GetOptions, Holder, Lock, LockManager, LockName, LockRef, Printable,
-    RenewOptions, SetOptions,
+    Error, GetOptions, Lock, LockManager, LockName, LockRef, Printable, RenewOptions, SetOptions,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use serde::Serialize;
 use serde_json::json;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::{Path, PathBuf};
-use std::{env, fs};
-
-/// Why a command failed.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// It was asked wrongly.
-    Usage(String),
-    /// Names, timeouts and the store.
-    Lock(Error),
-    /// `set --fail` met what was promised to somebody else.
-    SetFail(Error),
-    /// The locks for a command were not to be had.
-    Conflict {
-        error: Error,
-        code: u8,
-        is_silent: bool,
-    },
-    /// A name or a duration that the library cannot be asked with.
-    Invalid { kind: &'static str, message: String },
-    /// The directory of the default store could not be made.
-    Directory(PathBuf, io::Error),
-    /// Standard output went away or is full.
-    Output(io::Error),
-    /// The system refused something else.
-    System(&'static str, io::Error),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Lock(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
-}
-
-impl From<BadDuration> for Failure {
-    fn from(BadDuration { text, rule }: BadDuration) -> Self {
-        Self::Invalid {
-            kind: "InvalidTimeout",
-            message: format!("invalid timeout \"{}\": {rule}", Printable(&text)),
-        }
-    }
-}
-
-impl Failure {
-    /// What it is called in JSON, and how the command ends with it.
-    pub(crate) fn kind(&self) -> (&'static str, ExitCode) {
-        match self {
-            Self::Usage(_) => ("Usage", ExitCode::Usage),
-            Self::Lock(error) => classify(error),
-            Self::SetFail(_) => ("LockFail", ExitCode::LockFail),
-            Self::Conflict { error, code, .. } => (classify(error).0, ExitCode::Command(*code)),
-            Self::Invalid { kind, .. } => (kind, ExitCode::Usage),
-            Self::Directory(_, error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                ("Permission", ExitCode::Permission)
-            }
-            Self::Directory(..) => ("Io", ExitCode::CannotCreate),
-            Self::Output(_) | Self::System(..) => ("Io", ExitCode::Io),
-        }
-    }
-
-    pub(crate) fn message(&self) -> String {
-        match self {
-            Self::Usage(message) | Self::Invalid { message, .. } => message.clone(),
-            Self::Lock(error) | Self::SetFail(error) | Self::Conflict { error, .. } => {
-                with_sources(error)
-            }
-            Self::Directory(path, error) => {
-                let path = path.to_string_lossy();
-                format!("cannot create {}: {error}", Printable(&path))
-            }
-            Self::Output(error) => format!("cannot write to standard output: {error}"),
-            Self::System(what, error) => format!("cannot {what}: {error}"),
-        }
-    }
-
-    /// The lock that is in the way.
-    pub(crate) fn lock(&self) -> Option<&Lock> {
-        match self {
-            Self::Lock(error) | Self::SetFail(error) | Self::Conflict { error, .. } => {
-                match error {
-                    Error::Locked(lock) | Error::LockFail(lock) => Some(lock),
-                    _ => None,
-                }
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether nobody wants to read of it.
-    pub(crate) fn is_silent(&self) -> bool {
-        matches!(
-            self,
-            Self::Conflict {
-                is_silent: true,
-                ..
-            }
-        )
-    }
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", with_sources(source)),
-        None => error.to_string(),
-    }
-}
 
 /// Does what the command line says.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
@@ -147,46 +36,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Where the store is, and how to speak of it.
-pub(crate) struct Place {
-    pub(crate) path: PathBuf,
-    /// The directory to make, where the user named no place.
-    directory: Option<PathBuf>,
-    builder: Builder,
-    json: bool,
-}
-
 impl Place {
-    fn of(cli: &Cli) -> Result<Self, Failure> {
-        let bound = args::span(&cli.busy_timeout)?;
-        let setting = || env::var_os("LOCKMGR_DB").filter(|path| !path.is_empty());
-        let given = cli.db.clone().or_else(|| setting().map(PathBuf::from));
-        let (path, directory) = match given {
-            Some(path) => (path, None),
-            None => {
-                let directory = state_directory()?;
-                (directory.join("locks.redb"), Some(directory))
-            }
-        };
-        Ok(Self {
-            path,
-            directory,
-            builder: LockManager::builder().busy_timeout(bound),
-            json: cli.json,
-        })
-    }
-
-    fn to_read(&self) -> Result<LockManager, Failure> {
-        Ok(self.builder.clone().read_only().open(&self.path)?)
-    }
-
-    pub(crate) fn to_write(&self) -> Result<LockManager, Failure> {
-        if let Some(directory) = &self.directory {
-            make_private(directory).map_err(|e| Failure::Directory(directory.clone(), e))?;
-        }
-        Ok(self.builder.clone().open(&self.path)?)
-    }
-
     fn set(&self, set: &Set) -> Result<ExitCode, Failure> {
         let names = names(&set.names)?;
         let mut options = SetOptions::new().timeout(set.lease.timeout()?);
@@ -430,57 +280,4 @@ fn lock_ref(name: &LockName, token: Option<u64>) -> LockRef<'_> {
         Some(token) => LockRef::with_token(name.as_str(), token),
         None => name.into(),
     }
-}
-
-pub(crate) fn text<'a>(role: &str, given: &'a OsStr) -> Result<&'a str, Failure> {
-    given.to_str().ok_or_else(|| Failure::Invalid {
-        kind: "InvalidName",
-        message: format!(
-            "invalid {role} \"{}\": it is not UTF-8",
-            Printable(&given.to_string_lossy())
-        ),
-    })
-}
-
-/// A lock's name, found valid before the store is opened.
-fn valid(given: &OsStr) -> Result<LockName, Failure> {
-    let name = LockName::new(text("lock name", given)?).map_err(Error::from)?;
-    Ok(name)
-}
-
-pub(crate) fn names(given: &[OsString]) -> Result<Vec<LockName>, Failure> {
-    given.iter().map(|given| valid(given)).collect()
-}
-
-/// A holder, likewise.
-pub(crate) fn holder(given: &OsStr) -> Result<&str, Failure> {
-    let text = text("holder", given)?;
-    Holder::new(text).map_err(Error::from)?;
-    Ok(text)
-}
-
-/// `lockmgr` in the user's state directory, as the XDG Base Directory Specification 0.8 has it:
-/// `$XDG_STATE_HOME` where that is absolute, else `~/.local/state`.
-fn state_directory() -> Result<PathBuf, Failure> {
-    let absolute = |key| {
-        let path = PathBuf::from(env::var_os(key)?);
-        path.is_absolute().then_some(path)
-    };
-    absolute("XDG_STATE_HOME")
-        .or_else(|| Some(absolute("HOME")?.join(".local/state")))
-        .map(|state| state.join("lockmgr"))
-        .ok_or_else(|| {
-            let message = "there is no home directory to keep the store in: \
-                say --db PATH or set LOCKMGR_DB";
-            Failure::Usage(message.into())
-        })
-}
-
-/// Makes the directory, and what is missing above it, for this user alone.
-fn make_private(directory: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(directory)
 }

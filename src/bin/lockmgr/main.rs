@@ -3,14 +3,16 @@
 mod args;
 mod commands;
 mod exit_code;
+mod failure;
 mod output;
+mod place;
 mod run;
 
 use args::Cli;
 use clap::Parser;
 use clap::error::ErrorKind;
-use commands::Failure;
 use exit_code::ExitCode;
+use failure::Failure;
 use lockmgr::Printable;
 use run::{EXEC, become_command};
 use serde_json::json;

@@ -2,8 +2,9 @@
 //! back, and ends as the command did.
 
 use crate::args::{self, OnLost, Run};
-use crate::commands::{Failure, Place, holder, names};
 use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::place::{Place, holder, names};
 use chrono::{DateTime, Utc};
 use lockmgr::{
     Acquire, Error, Lock, LockGuard, LockManager, LockName, Printable, Request, Timeout,
