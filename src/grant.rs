@@ -126,6 +126,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Whether somebody waits for this name, who comes before a newcomer.
+    pub(crate) fn is_promised(&self, name: &LockName) -> bool {
+        self.claims.contains_key(name)
+    }
+
     /// That somebody who came earlier waits for this free name, where that is so.
     pub(crate) fn reservation(&self, name: &LockName) -> Option<Error> {
         let request = self.requests.get(*self.claims.get(name)?)?;

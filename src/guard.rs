@@ -393,7 +393,7 @@ fn first_obstacle(
     Ok(None)
 }
 
-/// A place in the queue, given up when dropped.
+/// A place in the queue.
 struct Place<'a> {
     asker: &'a Asker<'a>,
     number: u64,
@@ -733,7 +733,7 @@ fn lost(lock: Lock, by: Option<Lock>) -> Error {
 fn keep(manager: &LockManager, locks: &[Lock], lease: Timeout) -> Result<Vec<Fate>> {
     renew(manager, locks, |tx, queue, held, now| {
         Ok(match tx.get(&held.name)? {
-            Some(row) if row.token == held.token && !is_promised(queue, &row, now) => {
+            Some(row) if row.token == held.token && !comes_too_late(queue, &row, now) => {
                 Fate::Held(row.renewed(lease, now)?)
             }
             _ => Fate::Lost(live(tx, &held.name, now)?),
@@ -741,9 +741,9 @@ fn keep(manager: &LockManager, locks: &[Lock], lease: Timeout) -> Result<Vec<Fat
     })
 }
 
-/// Whether the lease ran out and somebody who came earlier than its renewal waits for the name.
-fn is_promised(queue: &Queue, row: &Lock, now: Moment) -> bool {
-    row.is_expired(now) && queue.reservation(&row.name).is_some()
+/// Whether the lease ran out, and somebody who came before its renewal waits for the name.
+fn comes_too_late(queue: &Queue, row: &Lock, now: Moment) -> bool {
+    row.is_expired(now) && queue.is_promised(&row.name)
 }
 
 fn renew(
@@ -772,15 +772,15 @@ fn renew(
 /// Dropping the guard releases what it still holds, on unwinding too, and ignores errors, which
 /// [`release`](Self::release) returns. Like every call that writes, it may wait for other
 /// processes, at most for the [`busy_timeout`](crate::Builder::busy_timeout), and as long again
-/// for a renewal that is under way. Who waits for the names gets them in the same transaction. It touches a lock only while that bears the token it was
-/// given, so never a successor's; and it does nothing in a process that was forked off.
+/// for a renewal that is under way. Who waits for the names gets them in the same transaction. It
+/// touches a lock only while that bears the token it was given, so never a successor's; and it does
+/// nothing in a process that was forked off.
 ///
 /// The lease can be lost while the guard lives: it ran out and somebody else took the lock, or
 /// somebody released it by name. Then the [`on_lost`](Acquire::on_lost) callback is told,
 /// [`is_held`](Self::is_held) says false, and every later call that changes something fails with
-/// [`Error::Lost`]. A guard that is kept alive finds out within a second. A
-/// process that was paused cannot know in time: let what the lock protects check the
-/// [token](Self::tokens).
+/// [`Error::Lost`]. A guard that is kept alive finds out within a second. A process that was paused
+/// cannot know in time: let what the lock protects check the [token](Self::tokens).
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -1072,7 +1072,7 @@ impl LockGuard {
                 Some(row) if row.is_live(now) => Fate::Lost(Some(row)),
                 // Somebody released it by name.
                 None if !held.is_expired(now) => Fate::Lost(None),
-                _ if queue.reservation(&held.name).is_some() => Fate::Lost(None),
+                _ if queue.is_promised(&held.name) => Fate::Lost(None),
                 Some(row) if row.token == held.token => Fate::Held(row.renewed(more, now)?),
                 _ => {
                     let lease = Lease {

@@ -745,22 +745,18 @@ impl ReadTx<'_> {
 
     /// The request of that number.
     pub(crate) fn request(&self, number: u64) -> Result<Option<Request>> {
-        let mut found = None;
-        self.each_request(number..=number, |request| {
-            found = Some(request);
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+        match self.queue()? {
+            Some(requests) => request_in(&requests, number, self.at),
+            None => Ok(None),
+        }
     }
 
     /// All requests, in their order.
     pub(crate) fn requests(&self) -> Result<Vec<Request>> {
-        let mut found = Vec::new();
-        self.each_request(.., |request| {
-            found.push(request);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(found)
+        match self.queue()? {
+            Some(requests) => requests_in(&requests, self.at),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Looks at requests in their order, until told to stop.
@@ -769,11 +765,16 @@ impl ReadTx<'_> {
         numbers: impl RangeBounds<u64>,
         see: impl FnMut(Request) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let Some((_, txn)) = &self.tables else {
-            return Ok(());
-        };
-        let requests = txn.open_table(REQUESTS).map_err(|e| self.at.failed(e))?;
-        each_request(&requests, numbers, self.at, see)
+        match self.queue()? {
+            Some(requests) => each_request(&requests, numbers, self.at, see),
+            None => Ok(()),
+        }
+    }
+
+    fn queue(&self) -> Result<Option<ReadOnlyTable<u64, &'static [u8]>>> {
+        let open = |(_, txn): &(_, ReadTransaction)| txn.open_table(REQUESTS);
+        let opened = self.tables.as_ref().map(open).transpose();
+        opened.map_err(|error| self.at.failed(error))
     }
 }
 
@@ -941,22 +942,12 @@ impl<'a> WriteTx<'a> {
     /// All requests, in their order.
     pub(crate) fn requests(&mut self) -> Result<Vec<Request>> {
         let at = self.at;
-        let mut found = Vec::new();
-        each_request(self.queue()?, .., at, |request| {
-            found.push(request);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(found)
+        requests_in(self.queue()?, at)
     }
 
     pub(crate) fn request(&mut self, number: u64) -> Result<Option<Request>> {
         let at = self.at;
-        let mut found = None;
-        each_request(self.queue()?, number..=number, at, |request| {
-            found = Some(request);
-            Ok(ControlFlow::Break(()))
-        })?;
-        Ok(found)
+        request_in(self.queue()?, number, at)
     }
 
     pub(crate) fn put_request(&mut self, request: &Request) -> Result<()> {
@@ -1087,6 +1078,28 @@ fn get(
         .transpose()
 }
 
+fn request_in(
+    requests: &impl ReadableTable<u64, &'static [u8]>,
+    number: u64,
+    at: At<'_>,
+) -> Result<Option<Request>> {
+    let row = requests.get(number).map_err(|error| at.failed(error))?;
+    row.map(|row| decode_request(number, row.value(), at))
+        .transpose()
+}
+
+fn requests_in(
+    requests: &impl ReadableTable<u64, &'static [u8]>,
+    at: At<'_>,
+) -> Result<Vec<Request>> {
+    let mut found = Vec::new();
+    each_request(requests, .., at, |request| {
+        found.push(request);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
 fn each_request(
     requests: &impl ReadableTable<u64, &'static [u8]>,
     numbers: impl RangeBounds<u64>,
@@ -1098,8 +1111,7 @@ fn each_request(
         .map_err(|error| at.failed(error))?
     {
         let (number, row) = entry.map_err(|error| at.failed(error))?;
-        let request = record::decode_request(number.value(), row.value());
-        if see(request.map_err(|bad| at.bad_row(bad))?)?.is_break() {
+        if see(decode_request(number.value(), row.value(), at)?)?.is_break() {
             break;
         }
     }
@@ -1108,4 +1120,8 @@ fn each_request(
 
 fn decode(name: &str, row: &[u8], at: At<'_>) -> Result<Lock> {
     record::decode(name, row).map_err(|bad| at.bad_row(bad))
+}
+
+fn decode_request(number: u64, row: &[u8], at: At<'_>) -> Result<Request> {
+    record::decode_request(number, row).map_err(|bad| at.bad_row(bad))
 }
