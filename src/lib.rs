@@ -166,6 +166,7 @@ mod process;
 mod queue;
 mod record;
 mod set;
+mod storage;
 mod store;
 mod wait;
 
@@ -178,6 +179,7 @@ pub use queue::Request;
 pub use set::{
     GetOptions, LockSetCounts, LockSetResult, LockSetStatus, RenewOptions, SetOptions, Status,
 };
+pub use storage::StorageCall;
 
 /// Compiles and runs the examples of the README.
 #[cfg(doctest)]

@@ -9,9 +9,11 @@ use crate::queue::Request;
 use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, decide, decide_renewal,
 };
+use crate::storage::{StorageCall, StorageHook};
 use crate::store::{Config, Mode, Store, WriteTx};
 use crate::wait::Watch;
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -93,6 +95,7 @@ pub struct Builder {
     cache_size: usize,
     locked_by: Option<String>,
     clock: Clock,
+    hook: Option<StorageHook>,
 }
 
 /// More than a century: every bound that is longer is this.
@@ -106,6 +109,7 @@ impl Builder {
             cache_size: 16 * 1024 * 1024,
             locked_by: None,
             clock: Clock::default(),
+            hook: None,
         }
     }
 
@@ -216,6 +220,45 @@ impl Builder {
         self
     }
 
+    /// Calls this before each call of the store to its file. An error that it answers with is the
+    /// outcome of that call, which is then not made: so tests show what a program does when its
+    /// disk fails, and what reaches the disk. It is called on the thread that works on the store,
+    /// and must not use this manager. Default: nothing is called.
+    ///
+    /// ```
+    /// use lockmgr::{Error, GetOptions, LockManager, StorageCall};
+    /// use std::io;
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("locks.redb");
+    /// let is_full = Arc::new(AtomicBool::new(false));
+    /// let disk = Arc::clone(&is_full);
+    /// let manager = LockManager::builder()
+    ///     .storage_hook(move |call| match call {
+    ///         StorageCall::Write { .. } if disk.load(Ordering::Relaxed) => {
+    ///             Err(io::ErrorKind::StorageFull.into())
+    ///         }
+    ///         _ => Ok(()),
+    ///     })
+    ///     .open(&path)?;
+    ///
+    /// is_full.store(true, Ordering::Relaxed);
+    /// let failed = manager.get_lock("hello", GetOptions::new());
+    /// assert!(matches!(failed, Err(Error::Io { .. })));
+    ///
+    /// is_full.store(false, Ordering::Relaxed);
+    /// assert!(!manager.is_locked("hello")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn storage_hook(
+        mut self,
+        hook: impl Fn(StorageCall<'_>) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.hook = Some(StorageHook::new(hook));
+        self
+    }
+
     /// Opens the store in this file, and creates it where it is missing: whole, or not at all.
     /// A store that a killed process left behind is repaired on the way.
     ///
@@ -243,6 +286,7 @@ impl Builder {
             mode: self.mode,
             busy_timeout: self.busy_timeout,
             cache_size: self.cache_size,
+            hook: self.hook,
         })?;
         Ok(LockManager(Arc::new(Inner {
             store,

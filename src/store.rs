@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::lock::{Lock, LockName};
 use crate::queue::Request;
 use crate::record::{self, BadRow, Digest, State};
+use crate::storage::StorageHook;
 use crate::wait::announce;
 use bounded::BoundedFile;
 use redb::backends::FileBackend;
@@ -75,6 +76,7 @@ pub(crate) struct Config {
     pub(crate) busy_timeout: Duration,
     /// Bytes.
     pub(crate) cache_size: usize,
+    pub(crate) hook: Option<StorageHook>,
 }
 
 /// A store, opened once and again after a failure that left its handle unusable.
@@ -472,7 +474,10 @@ impl Store {
 
     fn backend(&self, file: File) -> Result<BoundedFile> {
         let file = FileBackend::new(file).map_err(|error| self.at("open").failed(error))?;
-        Ok(BoundedFile::new(file, self.config.busy_timeout))
+        let Config {
+            busy_timeout, hook, ..
+        } = &self.config;
+        Ok(BoundedFile::new(file, *busy_timeout, hook.clone()))
     }
 
     fn builder(&self) -> redb::Builder {

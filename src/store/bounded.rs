@@ -10,6 +10,7 @@
 //! else on this file may lock the range: the kernel takes both for one owner, so giving back the
 //! late grant would free the other's lock.
 
+use crate::storage::{StorageCall, StorageHook};
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 use std::cell::Cell;
@@ -67,6 +68,7 @@ pub(super) struct BoundedFile {
     shared: Arc<Shared>,
     /// The bound of calls that set no deadline: closing.
     bound: Duration,
+    hook: Option<StorageHook>,
 }
 
 struct Shared {
@@ -76,7 +78,7 @@ struct Shared {
 }
 
 impl BoundedFile {
-    pub(super) fn new(file: FileBackend, bound: Duration) -> Self {
+    pub(super) fn new(file: FileBackend, bound: Duration, hook: Option<StorageHook>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 file,
@@ -84,10 +86,20 @@ impl BoundedFile {
                 ended: Condvar::new(),
             }),
             bound,
+            hook,
+        }
+    }
+
+    /// Tells the hook of a call that is about to be made; its error is the call's.
+    fn before(&self, call: StorageCall<'_>) -> io::Result<()> {
+        match &self.hook {
+            Some(hook) => hook.before(call),
+            None => Ok(()),
         }
     }
 
     fn lock(&self, range: Range, mode: Mode) -> Result<(), BackendError> {
+        self.before(StorageCall::Lock)?;
         let shared = &self.shared;
         let mut waits = shared.waits();
         if !waits.contains_key(&range) && shared.try_lock(range, mode)? {
@@ -127,6 +139,7 @@ impl BoundedFile {
     }
 
     fn try_lock(&self, range: Range, mode: Mode) -> Result<bool, BackendError> {
+        self.before(StorageCall::Lock)?;
         if self.shared.waits().contains_key(&range) {
             return Ok(false);
         }
@@ -197,22 +210,30 @@ impl fmt::Debug for BoundedFile {
 
 impl StorageBackend for BoundedFile {
     fn len(&self) -> io::Result<u64> {
+        self.before(StorageCall::Len)?;
         self.shared.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.before(StorageCall::Read {
+            offset,
+            len: out.len(),
+        })?;
         self.shared.file.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.before(StorageCall::SetLen { len })?;
         self.shared.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.before(StorageCall::Sync)?;
         self.shared.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.before(StorageCall::Write { offset, data })?;
         self.shared.file.write(offset, data)
     }
 
@@ -241,6 +262,7 @@ impl StorageBackend for BoundedFile {
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.before(StorageCall::Unlock)?;
         self.shared.file.unlock_range(start, end)
     }
 
@@ -260,7 +282,11 @@ mod tests {
 
     fn open(path: &Path) -> BoundedFile {
         let file = File::options().read(true).write(true).open(path).unwrap();
-        BoundedFile::new(FileBackend::new(file).unwrap(), Duration::from_secs(60))
+        BoundedFile::new(
+            FileBackend::new(file).unwrap(),
+            Duration::from_secs(60),
+            None,
+        )
     }
 
     fn two_owners() -> (tempfile::NamedTempFile, BoundedFile, BoundedFile) {
