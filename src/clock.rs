@@ -5,7 +5,7 @@
 
 use chrono::{DateTime, Utc};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Which boot of which machine, so that readings of two boots are never compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +68,7 @@ impl Clock {
     pub(crate) fn now(&self) -> Moment {
         match &self.0 {
             Source::System => Moment {
-                wall: Utc::now().timestamp_micros(),
+                wall: wall_micros(),
                 boot: system::boot_time(),
             },
             Source::Manual(clock) => clock.reading().moment(),
@@ -94,7 +94,7 @@ impl From<ManualClock> for Clock {
 ///
 /// ```
 /// use lockmgr::{GetOptions, LockManager, ManualClock};
-/// use std::time::Duration;
+/// use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("locks.redb");
 /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
@@ -164,7 +164,7 @@ impl ManualClock {
     ///
     /// ```
     /// # use lockmgr::ManualClock;
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, SystemTime, UNIX_EPOCH};
     /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
     /// clock.advance(Duration::from_secs(60));
     /// assert_eq!(clock.wall().to_rfc3339(), "2019-11-22T02:01:00+00:00");
@@ -199,7 +199,7 @@ impl ManualClock {
     ///
     /// ```
     /// use lockmgr::{GetOptions, LockManager, ManualClock};
-    /// use std::time::Duration;
+    /// use std::time::{Duration, SystemTime, UNIX_EPOCH};
     /// # let dir = tempfile::tempdir()?;
     /// # let path = dir.path().join("locks.redb");
     /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
@@ -222,6 +222,21 @@ impl ManualClock {
     fn reading(&self) -> MutexGuard<'_, Reading> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The wall clock in microseconds since 1970, negative before.
+fn wall_micros() -> i64 {
+    let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => micros(since),
+        Err(before) => -micros(before.duration()),
+    }
+}
+
+/// Milliseconds on a clock that only goes forward, exact to a few of them and cheap to read: for
+/// what is looked at every so often.
+pub(crate) fn coarse_millis() -> u64 {
+    system::coarse_millis()
 }
 
 fn later(wall: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
@@ -271,6 +286,11 @@ mod system {
         })
     }
 
+    pub(super) fn coarse_millis() -> u64 {
+        let time = clock_gettime(ClockId::MonotonicCoarse);
+        u64::try_from(time.tv_sec * 1_000 + time.tv_nsec / 1_000_000).unwrap_or_default()
+    }
+
     #[cfg(test)]
     mod tests {
         use super::*;
@@ -288,9 +308,16 @@ mod system {
 #[cfg(not(target_os = "linux"))]
 mod system {
     use super::BootTime;
+    use std::sync::LazyLock;
+    use std::time::Instant;
 
     pub(super) fn boot_time() -> Option<BootTime> {
         None
+    }
+
+    pub(super) fn coarse_millis() -> u64 {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

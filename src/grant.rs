@@ -126,6 +126,10 @@ impl Queue {
         Ok(())
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
     /// Whether somebody waits for this name, who comes before a newcomer.
     pub(crate) fn is_promised(&self, name: &LockName) -> bool {
         self.claims.contains_key(name)

@@ -28,15 +28,15 @@ pub struct InvalidName {
 }
 
 impl InvalidName {
-    fn check(role: &'static str, text: &str) -> Result<Arc<str>, Self> {
+    fn check(role: &'static str, text: &str) -> Result<(), Self> {
         let rule = if text.is_empty() {
             "it is empty; give at least one character"
         } else if text.len() > MAX_NAME {
             "it is longer than 255 bytes of UTF-8; shorten it"
-        } else if text.chars().any(char::is_control) {
+        } else if !is_plain(text) && text.chars().any(char::is_control) {
             "it holds a control character; leave that out"
         } else {
-            return Ok(text.into());
+            return Ok(());
         };
         Err(Self {
             role,
@@ -60,6 +60,11 @@ impl InvalidName {
     }
 }
 
+/// Whether all of it is printable ASCII, as most names are: looked at without decoding them.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
 macro_rules! name {
     ($(#[$docs:meta])* $type:ident, $role:literal) => {
         $(#[$docs])*
@@ -79,7 +84,13 @@ macro_rules! name {
             /// # Ok::<(), lockmgr::InvalidName>(())
             /// ```
             pub fn new(text: &str) -> Result<Self, InvalidName> {
-                InvalidName::check($role, text).map(Self)
+                Self::check(text)?;
+                Ok(Self(text.into()))
+            }
+
+            /// Checks the rule, and keeps nothing.
+            pub(crate) fn check(text: &str) -> Result<(), InvalidName> {
+                InvalidName::check($role, text)
             }
 
             /// Returns the text as it was given.
@@ -325,6 +336,27 @@ pub(crate) struct Deadline {
     pub(crate) boot: Option<BootTime>,
 }
 
+/// Microseconds, a part of one as a whole one.
+pub(crate) fn whole_micros(duration: Duration) -> u128 {
+    duration.as_micros() + u128::from(!duration.subsec_nanos().is_multiple_of(1_000))
+}
+
+/// How long a lock is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Term {
+    /// Without one it never expires.
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) bound_to: Option<Process>,
+}
+
+impl Term {
+    /// Whether the lock is there: not expired, and not bound to a process that is gone.
+    pub(crate) fn is_live(self, now: Moment) -> bool {
+        let is_expired = self.deadline.is_some_and(|deadline| deadline.is_over(now));
+        !is_expired && !self.bound_to.is_some_and(|process| process.is_gone())
+    }
+}
+
 impl Deadline {
     fn of(moment: Moment) -> Self {
         Self {
@@ -335,7 +367,7 @@ impl Deadline {
 
     fn plus(self, timeout: Duration) -> Result<Self, InvalidTimeout> {
         let too_late = || InvalidTimeout::too_late(timeout);
-        let micros = timeout.as_nanos().div_ceil(1_000);
+        let micros = whole_micros(timeout);
         let wall = i64::try_from(micros)
             .ok()
             .and_then(|micros| self.wall.checked_add(micros))
@@ -540,7 +572,11 @@ impl Lock {
 
     /// Whether the lock is there: not expired, and not bound to a process that is gone.
     pub(crate) fn is_live(&self, now: Moment) -> bool {
-        !self.is_expired(now) && !self.bound_to.is_some_and(|process| process.is_gone())
+        let term = Term {
+            deadline: self.deadline,
+            bound_to: self.bound_to,
+        };
+        term.is_live(now)
     }
 
     /// Whether the lease has run out: from the deadline's instant on.

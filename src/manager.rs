@@ -370,32 +370,36 @@ impl LockManager {
         }
         self.write("set locks in", |tx, queue, now| {
             let mut result = LockSetResult::with_capacity(names.len());
-            for name in names {
-                let present = queue.live(tx, &name, now)?;
-                let is_of_this_call = |lock: &Lock| result.get(lock.name.as_str()).is_some();
-                if let Some(lock) = present.as_ref().filter(|_| request.fail)
-                    && is_of_this_call(lock)
-                {
-                    // Its token is undone with it, and will be another's.
-                    let undone = Lock {
-                        token: 0,
-                        ..lock.clone()
-                    };
-                    return Err(Error::LockFail(Box::new(undone)));
-                }
-                match decide(present, &request, now)? {
-                    Decision::Create => {
-                        if let Some(reserved) = queue.reservation(&name) {
-                            if request.fail {
-                                return Err(reserved);
-                            }
-                            result.skipped(name, None);
+            let count = names.len();
+            for (place, name) in names.into_iter().enumerate() {
+                // The names of one call are mostly alike: after a new one, writing the next as new
+                // costs less than looking it up first.
+                let present = match result.ends_with_new() && queue.is_empty() {
+                    true => None,
+                    false => queue.live(tx, &name, now)?,
+                };
+                let decide = |present, result: &LockSetResult| {
+                    decide(present, &request, now).map_err(|error| undone_with(result, error))
+                };
+                let mut decision = decide(present, &result)?;
+                if matches!(decision, Decision::Create) && !queue.is_promised(&name) {
+                    if result.counts().created == 0 {
+                        tx.sweep(count - place, now)?;
+                    }
+                    let lock = request.lease.create(name.clone(), tx.next_token()?, now)?;
+                    match tx.put_new(&lock, now)? {
+                        None => {
+                            result.created(lock);
                             continue;
                         }
-                        let lock = request.lease.create(name, tx.next_token()?, now)?;
-                        tx.put(&lock)?;
-                        result.created(lock);
+                        present => decision = decide(present, &result)?,
                     }
+                }
+                match decision {
+                    Decision::Create => match queue.reservation(&name) {
+                        Some(reserved) if request.fail => return Err(reserved),
+                        _ => result.skipped(name, None),
+                    },
                     Decision::Extend(lock) => {
                         tx.put(&lock)?;
                         result.extended(lock);
@@ -403,7 +407,6 @@ impl LockManager {
                     Decision::Skip(lock) => result.skipped(name, lock),
                 }
             }
-            tx.sweep(result.counts().created, now)?;
             Ok(result)
         })
     }
@@ -574,10 +577,11 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn is_locked(&self, name: impl AsRef<str>) -> Result<bool> {
-        let name = LockName::new(name.as_ref())?;
+        let name = name.as_ref();
+        LockName::check(name)?;
         self.0.store.read("read", |tx| {
             let now = self.now();
-            Ok(tx.get(&name)?.is_some_and(|lock| lock.is_live(now)))
+            tx.is_live(name, now)
         })
     }
 
@@ -706,7 +710,7 @@ impl LockManager {
     pub fn clean_locks(&self) -> Result<usize> {
         self.0.store.write("clean", |tx| {
             let now = self.now();
-            let removed = tx.remove_where(|lock| !lock.is_live(now))?;
+            let removed = tx.remove_dead(now)?;
             settle(tx, now)?;
             Ok(removed)
         })
@@ -730,7 +734,7 @@ impl LockManager {
     pub fn reset_locks(&self) -> Result<usize> {
         self.0.store.write("reset", |tx| {
             let now = self.now();
-            let removed = tx.remove_all(|lock| lock.is_live(now))?;
+            let removed = tx.remove_all(now)?;
             settle(tx, now)?;
             Ok(removed)
         })
@@ -766,6 +770,18 @@ impl LockManager {
 
     pub(crate) fn now(&self) -> Moment {
         self.0.clock.now()
+    }
+}
+
+/// The refusal of a call that met a lock: one that it created itself is undone with it, and its
+/// token will be another's.
+fn undone_with(result: &LockSetResult, error: Error) -> Error {
+    match error {
+        Error::LockFail(mut lock) if result.get(lock.name.as_str()).is_some() => {
+            lock.token = 0;
+            Error::LockFail(lock)
+        }
+        error => error,
     }
 }
 

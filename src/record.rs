@@ -4,7 +4,7 @@
 //! Must never panic, whatever the bytes, nor read a row back as anything but what was written.
 
 use crate::clock::{BootId, BootTime};
-use crate::lock::{Deadline, Holder, Lease, Lock, LockName, Timeout};
+use crate::lock::{Deadline, Holder, Lease, Lock, LockName, Term, Timeout, whole_micros};
 use crate::process::Process;
 use crate::queue::Request;
 use std::time::Duration;
@@ -34,11 +34,11 @@ pub(crate) fn encode(lock: &Lock) -> Vec<u8> {
 }
 
 /// Reads a row of the lock of that name.
-pub(crate) fn decode(name: &str, row: &[u8]) -> Result<Lock, BadRow> {
-    let mut rest = Fields(unseal(name.as_bytes(), row)?);
+pub(crate) fn decode(name: &LockName, row: &[u8]) -> Result<Lock, BadRow> {
+    let mut rest = Fields(unseal(name.as_str().as_bytes(), row)?);
     rest.version()?;
     Ok(Lock {
-        name: LockName::new(name).map_err(|_| BadRow("a lock's name is invalid"))?,
+        name: name.clone(),
         token: u64::from_le_bytes(rest.take()?),
         created_at: i64::from_le_bytes(rest.take()?),
         updated_at: i64::from_le_bytes(rest.take()?),
@@ -51,6 +51,33 @@ pub(crate) fn decode(name: &str, row: &[u8]) -> Result<Lock, BadRow> {
     })
 }
 
+/// Reads a row whose name is still to be checked.
+pub(crate) fn decode_named(name: &str, row: &[u8]) -> Result<Lock, BadRow> {
+    let name = LockName::new(name).map_err(|_| BadRow("a lock's name is invalid"))?;
+    decode(&name, row)
+}
+
+/// Reads how long the lock of that name is there, and nothing else of its row.
+pub(crate) fn term(name: &str, row: &[u8]) -> Result<Term, BadRow> {
+    unseal(name.as_bytes(), row)?;
+    glance(row)
+}
+
+/// Reads that without looking at the checksum: enough to leave a row as it is, not to act on it.
+pub(crate) fn glance(row: &[u8]) -> Result<Term, BadRow> {
+    let mut rest = Fields(row);
+    let [_, _, _, _] = rest.take()?;
+    rest.version()?;
+    let [_token, _created_at, _updated_at]: [[u8; 8]; 3] =
+        [rest.take()?, rest.take()?, rest.take()?];
+    let deadline = rest.deadline()?;
+    rest.process_id()?;
+    Ok(Term {
+        deadline,
+        bound_to: rest.process()?,
+    })
+}
+
 /// The layout: checksum of number and rest (4 bytes), version (1), asked (8), lease in
 /// microseconds, 0 for ever (8), process id, process, until when it waits, until when it stands,
 /// whether it was challenged (1), then the holder and the names, each behind its length (1).
@@ -58,7 +85,7 @@ pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     let lease = &request.lease;
     let micros = match lease.timeout {
         Timeout::Never => 0,
-        Timeout::After(timeout) => timeout.as_nanos().div_ceil(1_000),
+        Timeout::After(timeout) => whole_micros(timeout),
     };
     let mut row = Row::new(128 + 16 * request.names.len());
     row.put(&[ROW]);
@@ -227,7 +254,7 @@ impl Row {
     }
 
     fn sealed(mut self, key: &[u8]) -> Vec<u8> {
-        let sum = crc32(&[key, &self.0[4..]]);
+        let sum = crc32([key, &self.0[4..]]);
         self.0[..4].copy_from_slice(&sum.to_le_bytes());
         self.0
     }
@@ -315,34 +342,20 @@ fn unseal<'a>(key: &[u8], row: &'a [u8]) -> Result<&'a [u8], BadRow> {
     let (sum, rest) = row
         .split_first_chunk()
         .ok_or(BadRow("a row is too short"))?;
-    if crc32(&[key, rest]) == u32::from_le_bytes(*sum) {
+    if crc32([key, rest]) == u32::from_le_bytes(*sum) {
         Ok(rest)
     } else {
         Err(BadRow("a row does not match its checksum"))
     }
 }
 
-/// CRC-32 as in IEEE 802.3 and zlib. Too small to be worth a dependency that every user of the
-/// library would pay for.
-fn crc32(parts: &[&[u8]]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
-        let mut i = 0;
-        while i < 256 {
-            let mut sum = i as u32;
-            let mut bit = 0;
-            while bit < 8 {
-                sum = (sum >> 1) ^ (0xedb8_8320 * (sum & 1));
-                bit += 1;
-            }
-            table[i] = sum;
-            i += 1;
-        }
-        table
-    };
-    !parts.iter().copied().flatten().fold(!0, |sum, byte| {
-        (sum >> 8) ^ TABLE[usize::from(sum as u8 ^ byte)]
-    })
+/// CRC-32 as in IEEE 802.3 and zlib.
+fn crc32(parts: [&[u8]; 2]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize()
 }
 
 #[cfg(test)]
@@ -442,7 +455,7 @@ mod tests {
 
         #[test]
         fn a_row_reads_back_as_it_was_written(lock in locks(), request in requests()) {
-            prop_assert_eq!(decode(lock.name.as_str(), &encode(&lock)), Ok(lock));
+            prop_assert_eq!(decode(&lock.name, &encode(&lock)), Ok(lock));
             let row = encode_request(&request);
             prop_assert_eq!(decode_request(request.number, &row), Ok(request));
         }
@@ -456,7 +469,7 @@ mod tests {
                 row[at] ^= xor;
                 row
             };
-            prop_assert!(decode(lock.name.as_str(), &flip(encode(&lock))).is_err());
+            prop_assert!(decode(&lock.name, &flip(encode(&lock))).is_err());
             let row = flip(encode_request(&request));
             prop_assert!(decode_request(request.number, &row).is_err());
         }
@@ -464,7 +477,7 @@ mod tests {
         #[test]
         fn a_row_under_another_key_is_noticed(lock in locks(), other in names(), request in requests()) {
             prop_assume!(lock.name != other);
-            prop_assert!(decode(other.as_str(), &encode(&lock)).is_err());
+            prop_assert!(decode(&other, &encode(&lock)).is_err());
             let row = encode_request(&request);
             prop_assert!(decode_request(request.number ^ 1, &row).is_err());
         }
@@ -477,7 +490,7 @@ mod tests {
         ) {
             let bytes: Vec<u8> = [vec![ROW], start, flags, rest].concat();
             let row = sealed(b"a", &bytes);
-            if let Ok(lock) = decode("a", &row) {
+            if let Ok(lock) = decode_named("a", &row) {
                 prop_assert_eq!(encode(&lock), row);
             }
             let row = sealed(&7u64.to_le_bytes(), &bytes);
@@ -509,17 +522,17 @@ mod tests {
 
     #[test]
     fn the_checksum_is_the_standard_one() {
-        assert_eq!(crc32(&[b"1234", b"56789"]), 0xcbf4_3926);
+        assert_eq!(crc32([b"1234", b"56789"]), 0xcbf4_3926);
     }
 
     #[test]
     fn bytes_too_short_for_a_row_are_an_error() {
         for len in 0..30 {
             let row = sealed(b"a", &vec![ROW; len]);
-            assert!(decode("a", &row).is_err());
+            assert!(decode_named("a", &row).is_err());
             assert!(decode_request(7, &sealed(&7u64.to_le_bytes(), &vec![ROW; len])).is_err());
             assert!(decode_state("a", &sealed(b"a", &vec![0; len])).is_err());
-            assert!(decode("a", &row[..len.min(3)]).is_err());
+            assert!(decode_named("a", &row[..len.min(3)]).is_err());
         }
     }
 }

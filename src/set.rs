@@ -617,6 +617,12 @@ impl LockSetResult {
         }
     }
 
+    /// Whether the last name was that of a new lock.
+    pub(crate) fn ends_with_new(&self) -> bool {
+        let last = self.statuses.last();
+        last.is_some_and(|(_, it)| it.status == Status::Create)
+    }
+
     pub(crate) fn created(&mut self, lock: Lock) {
         self.counts.created += 1;
         self.push_status(lock.name.clone(), false, Status::Create, true);

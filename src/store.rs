@@ -7,7 +7,7 @@ mod bounded;
 mod newborn;
 mod turns;
 
-use crate::clock::Moment;
+use crate::clock::{Moment, coarse_millis};
 use crate::error::{Error, Result};
 use crate::lock::{Lock, LockName};
 use crate::queue::Request;
@@ -28,7 +28,8 @@ use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 use turns::Turns;
@@ -96,8 +97,8 @@ struct Handle {
     file: File,
     /// Which file that is: the one of this name, until somebody deletes or replaces it.
     identity: Option<Identity>,
-    /// When the name was last looked up.
-    seen_at: Mutex<Instant>,
+    /// When the name was last looked up, in coarse milliseconds.
+    seen_at: AtomicU64,
     /// The process that opened it. One that is forked off shares the open file, and so the locks
     /// on it: it has to open its own.
     process_id: u32,
@@ -128,11 +129,12 @@ impl Handle {
     /// Whether the name still leads to this file. Looked up at most every so often, by who only
     /// reads.
     fn is_current(&self, path: &Path, looks: Duration) -> bool {
-        let mut seen_at = self.seen_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen_at.elapsed() < looks {
+        let now = coarse_millis();
+        let unseen = now.saturating_sub(self.seen_at.load(Ordering::Relaxed));
+        if Duration::from_millis(unseen) < looks {
             return true;
         }
-        *seen_at = Instant::now();
+        self.seen_at.store(now, Ordering::Relaxed);
         match fs::metadata(path) {
             Ok(metadata) => Identity::of(&metadata) == self.identity,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
@@ -173,7 +175,7 @@ impl Store {
             openings: Turns::default(),
             turns: Turns::default(),
         };
-        store.call("open", |deadline| store.handle(deadline).map(drop))?;
+        store.call("open", || store.handle().map(drop))?;
         Ok(store)
     }
 
@@ -193,9 +195,9 @@ impl Store {
         action: &'static str,
         body: impl FnOnce(&ReadTx<'_>) -> Result<T>,
     ) -> Result<T> {
-        self.call(action, |deadline| {
+        self.call(action, || {
             let at = self.at(action);
-            let Some(handle) = self.current_handle(deadline, SEEN_WHILE_READING)? else {
+            let Some(handle) = self.current_handle(SEEN_WHILE_READING)? else {
                 return body(&ReadTx { tables: None, at });
             };
             let txn = handle.begin_read().map_err(|error| at.failed(error))?;
@@ -214,10 +216,11 @@ impl Store {
         action: &'static str,
         body: impl FnOnce(&mut WriteTx<'_>) -> Result<T>,
     ) -> Result<T> {
-        self.call(action, |deadline| {
+        self.call(action, || {
             let at = self.at(action);
-            let _turn = self.turns.take(deadline).ok_or_else(|| at.busy())?;
-            let handle = self.current_handle(deadline, Duration::ZERO)?;
+            let turn = self.turns.take(|| self.deadline());
+            let _turn = turn.ok_or_else(|| at.busy())?;
+            let handle = self.current_handle(Duration::ZERO)?;
             let Some(Handle {
                 database: Opened::Writer(database),
                 file,
@@ -259,16 +262,19 @@ impl Store {
 
     /// Runs one call within its bound. What it throws the store off with closes the handle, so
     /// that the next call opens, and repairs, the file anew.
-    fn call<T>(&self, action: &'static str, body: impl FnOnce(Instant) -> Result<T>) -> Result<T> {
-        let deadline = Instant::now() + self.config.busy_timeout;
-        let deadline = bounded::deadline().map_or(deadline, |outer| outer.min(deadline));
+    fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T>) -> Result<T> {
         let result = caught(self.at(action), || {
-            bounded::until(deadline, || body(deadline))
+            bounded::within(self.config.busy_timeout, body)
         });
         if let Err(Error::Io { .. } | Error::Corrupted { .. }) = result {
             self.close();
         }
         result
+    }
+
+    /// Until when the present call may wait.
+    fn deadline(&self) -> Instant {
+        bounded::deadline(self.config.busy_timeout)
     }
 
     fn close(&self) {
@@ -288,20 +294,20 @@ impl Store {
 
     /// The handle of the file that has the store's name now. Whoever deletes or replaces a store
     /// takes its locks with it; going on with the nameless file would share it with nobody.
-    fn current_handle(&self, deadline: Instant, looks: Duration) -> Result<Option<Arc<Handle>>> {
-        let handle = self.handle(deadline)?;
+    fn current_handle(&self, looks: Duration) -> Result<Option<Arc<Handle>>> {
+        let handle = self.handle()?;
         match handle {
             Some(handle) if !handle.is_current(self.path(), looks) => {
                 drop(handle);
                 self.close();
-                self.handle(deadline)
+                self.handle()
             }
             handle => Ok(handle),
         }
     }
 
     /// The open handle, opened if need be; none where the store is read-only and missing.
-    fn handle(&self, deadline: Instant) -> Result<Option<Arc<Handle>>> {
+    fn handle(&self) -> Result<Option<Arc<Handle>>> {
         let opened = || {
             let slot = self.handle.read().unwrap_or_else(PoisonError::into_inner);
             slot.clone()
@@ -311,14 +317,14 @@ impl Store {
             Some(_) => self.close(),
             None => {}
         }
-        let turn = self.openings.take(deadline);
+        let turn = self.openings.take(|| self.deadline());
         let _turn = turn.ok_or_else(|| self.at("open").busy())?;
         if let Some(handle) = opened() {
             return Ok(Some(handle));
         }
         let handle = match self.config.mode {
-            Mode::ReadOnly => self.open_reader(deadline)?,
-            Mode::Shared | Mode::Exclusive => Some(self.open_writer(deadline)?),
+            Mode::ReadOnly => self.open_reader()?,
+            Mode::Shared | Mode::Exclusive => Some(self.open_writer()?),
         };
         let handle = handle.map(Arc::new);
         let mut slot = self.handle.write().unwrap_or_else(PoisonError::into_inner);
@@ -326,8 +332,9 @@ impl Store {
         Ok(handle)
     }
 
-    fn open_writer(&self, deadline: Instant) -> Result<Handle> {
+    fn open_writer(&self) -> Result<Handle> {
         let at = self.at("open");
+        let deadline = self.deadline();
         let mut pause = Pause::until(deadline);
         let mut was_created = false;
         loop {
@@ -351,8 +358,9 @@ impl Store {
         }
     }
 
-    fn open_reader(&self, deadline: Instant) -> Result<Option<Handle>> {
+    fn open_reader(&self) -> Result<Option<Handle>> {
         let at = self.at("open");
+        let deadline = self.deadline();
         let mut pause = Pause::until(deadline);
         let mut was_repaired = false;
         loop {
@@ -378,7 +386,7 @@ impl Store {
                 }
                 // Once more, as another process may have died since.
                 Err(DatabaseError::RepairAborted) if !was_repaired || Instant::now() < deadline => {
-                    self.repair(deadline)?;
+                    self.repair()?;
                     was_repaired = true;
                 }
                 Err(DatabaseError::RepairAborted) => {
@@ -390,7 +398,7 @@ impl Store {
     }
 
     /// Repairs what a process that died left behind: opening for writing does, reading may not.
-    fn repair(&self, deadline: Instant) -> Result<()> {
+    fn repair(&self) -> Result<()> {
         let at = self.at("repair");
         let writer = Self {
             config: Config {
@@ -401,7 +409,7 @@ impl Store {
             openings: Turns::default(),
             turns: Turns::default(),
         };
-        match writer.open_writer(deadline)?.database {
+        match writer.open_writer()?.database {
             Opened::Writer(database) => database.close().map_err(|error| at.failed(error)),
             Opened::Reader(_) => Ok(()),
         }
@@ -575,7 +583,7 @@ impl At<'_> {
             database,
             identity: Identity::of(&metadata),
             file,
-            seen_at: Mutex::new(Instant::now()),
+            seen_at: AtomicU64::new(coarse_millis()),
             process_id: process::id(),
         })
     }
@@ -629,7 +637,7 @@ impl At<'_> {
         let mut rows = Digest::default();
         for entry in ReadableTable::iter(&locks).map_err(|error| self.failed(error))? {
             let (name, row) = entry.map_err(|error| self.failed(error))?;
-            let lock = decode(name.value(), row.value(), *self)?;
+            let lock = decode_named(name.value(), row.value(), *self)?;
             if get(&locks, &lock.name, *self)?.as_ref() != Some(&lock) {
                 return Err(self.corrupted("a row is not found by its name"));
             }
@@ -724,6 +732,17 @@ pub(crate) struct ReadTx<'a> {
 }
 
 impl ReadTx<'_> {
+    /// Whether there is a live row of that name.
+    pub(crate) fn is_live(&self, name: &str, now: Moment) -> Result<bool> {
+        let Some((locks, _)) = &self.tables else {
+            return Ok(false);
+        };
+        let row = locks.get(name).map_err(|error| self.at.failed(error))?;
+        let term = row.map(|row| record::term(name, row.value()));
+        let term = term.transpose().map_err(|bad| self.at.bad_row(bad))?;
+        Ok(term.is_some_and(|term| term.is_live(now)))
+    }
+
     /// The row of that name, live or not.
     pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
         match &self.tables {
@@ -743,7 +762,7 @@ impl ReadTx<'_> {
             if !name.value().starts_with(prefix) {
                 break;
             }
-            found.push(decode(name.value(), row.value(), self.at)?);
+            found.push(decode_named(name.value(), row.value(), self.at)?);
         }
         Ok(found)
     }
@@ -861,18 +880,43 @@ impl<'a> WriteTx<'a> {
     }
 
     pub(crate) fn put(&mut self, lock: &Lock) -> Result<()> {
+        self.replace(lock, |_| Ok(None)).map(drop)
+    }
+
+    /// Writes the row of a new lock, unless there is a live one of its name: that stays then, and
+    /// is returned, and the token of the new one is not issued.
+    pub(crate) fn put_new(&mut self, lock: &Lock, now: Moment) -> Result<Option<Lock>> {
+        let at = self.at;
+        let present = self.replace(lock, |old| {
+            let present = record::decode(&lock.name, old).map_err(|bad| at.bad_row(bad))?;
+            Ok(Some(present).filter(|lock| lock.is_live(now)))
+        })?;
+        if let Some(present) = &present {
+            self.state()?.last_token -= 1;
+            self.put(present)?;
+        }
+        Ok(present)
+    }
+
+    /// Writes a row in the place of the old one, and returns what `see` made of that.
+    fn replace(
+        &mut self,
+        lock: &Lock,
+        see: impl FnOnce(&[u8]) -> Result<Option<Lock>>,
+    ) -> Result<Option<Lock>> {
         let at = self.at;
         self.is_changed = true;
-        self.state()?;
+        let mut rows = self.state()?.rows;
         let row = record::encode(lock);
         let old = self.locks.insert(lock.name.as_str(), row.as_slice());
-        if let Some(state) = &mut self.state {
-            if let Some(old) = old.map_err(|error| at.failed(error))? {
-                state.rows.remove(old.value());
-            }
-            state.rows.add(&row);
+        let mut seen = None;
+        if let Some(old) = old.map_err(|error| at.failed(error))? {
+            rows.remove(old.value());
+            seen = see(old.value())?;
         }
-        Ok(())
+        rows.add(&row);
+        self.state()?.rows = rows;
+        Ok(seen)
     }
 
     pub(crate) fn remove(&mut self, name: &LockName) -> Result<()> {
@@ -886,14 +930,14 @@ impl<'a> WriteTx<'a> {
         Ok(())
     }
 
-    /// Removes the rows for which `is_removed` answers so, and says how many those were.
-    pub(crate) fn remove_where(&mut self, is_removed: impl Fn(&Lock) -> bool) -> Result<usize> {
+    /// Removes the rows that are not live, and says how many those were.
+    pub(crate) fn remove_dead(&mut self, now: Moment) -> Result<usize> {
         let at = self.at;
         let mut removed = 0;
         let mut bad_row = None;
         let mut rows = self.state()?.rows;
-        let keep = |name: &str, row: &[u8]| match record::decode(name, row) {
-            Ok(lock) if is_removed(&lock) => {
+        let keep = |name: &str, row: &[u8]| match record::term(name, row) {
+            Ok(term) if !term.is_live(now) => {
                 removed += 1;
                 rows.remove(row);
                 false
@@ -912,12 +956,12 @@ impl<'a> WriteTx<'a> {
         Ok(removed)
     }
 
-    /// Removes every row, damaged ones too, and says how many of them `is_counted`.
-    pub(crate) fn remove_all(&mut self, is_counted: impl Fn(&Lock) -> bool) -> Result<usize> {
+    /// Removes every row, damaged ones too, and says how many of them were live.
+    pub(crate) fn remove_all(&mut self, now: Moment) -> Result<usize> {
         let at = self.at;
         let mut counted = 0;
         let count = |name: &str, row: &[u8]| {
-            counted += usize::from(record::decode(name, row).is_ok_and(|lock| is_counted(&lock)));
+            counted += usize::from(record::term(name, row).is_ok_and(|term| term.is_live(now)));
             false
         };
         self.locks.retain(count).map_err(|error| at.failed(error))?;
@@ -1012,15 +1056,15 @@ impl<'a> WriteTx<'a> {
         let mut last = String::new();
         for entry in rows {
             let (name, row) = entry.map_err(|error| self.at.failed(error))?;
-            let lock = decode(name.value(), row.value(), self.at)?;
-            last.clear();
-            last.push_str(name.value());
-            to_judge -= usize::from(lock.bound_to.is_some());
-            if !lock.is_live(now) {
-                dead.push(lock.name);
+            let (name, row) = (name.value(), row.value());
+            let term = record::glance(row).map_err(|bad| self.at.bad_row(bad))?;
+            to_judge -= usize::from(term.bound_to.is_some());
+            if !term.is_live(now) {
+                dead.push(decode_named(name, row, self.at)?.name);
             }
             to_look_at -= 1;
             if to_look_at == 0 || to_judge == 0 {
+                last = name.to_owned();
                 break;
             }
         }
@@ -1028,8 +1072,7 @@ impl<'a> WriteTx<'a> {
             self.remove(name)?;
         }
         // A round that came to its end begins anew.
-        let is_round_over = to_look_at > 0 && to_judge > 0;
-        self.state()?.swept_to = if is_round_over { String::new() } else { last };
+        self.state()?.swept_to = last;
         Ok(())
     }
 
@@ -1079,7 +1122,7 @@ fn get(
     at: At<'_>,
 ) -> Result<Option<Lock>> {
     let row = locks.get(name.as_str()).map_err(|error| at.failed(error))?;
-    row.map(|row| decode(name.as_str(), row.value(), at))
+    row.map(|row| record::decode(name, row.value()).map_err(|bad| at.bad_row(bad)))
         .transpose()
 }
 
@@ -1123,8 +1166,8 @@ fn each_request(
     Ok(())
 }
 
-fn decode(name: &str, row: &[u8], at: At<'_>) -> Result<Lock> {
-    record::decode(name, row).map_err(|bad| at.bad_row(bad))
+fn decode_named(name: &str, row: &[u8], at: At<'_>) -> Result<Lock> {
+    record::decode_named(name, row).map_err(|bad| at.bad_row(bad))
 }
 
 fn decode_request(number: u64, row: &[u8], at: At<'_>) -> Result<Request> {

@@ -25,24 +25,50 @@ use std::time::{Duration, Instant};
 thread_local! {
     /// When the call that runs on this thread must be over. redb offers no other way to tell its
     /// backend.
-    static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+    static LIMIT: Cell<Option<Limit>> = const { Cell::new(None) };
+}
+
+#[derive(Clone, Copy)]
+enum Limit {
+    /// So long after its first wait began: most calls never wait, nor read a clock for that.
+    Waited(Duration),
+    At(Instant),
+}
+
+/// Runs `call` so that it waits for other processes so long and no longer, or as long as the
+/// call around it may.
+pub(super) fn within<T>(bound: Duration, call: impl FnOnce() -> T) -> T {
+    limited(LIMIT.get().unwrap_or(Limit::Waited(bound)), call)
 }
 
 /// Runs `call` so that it waits for other processes until `deadline` and no longer.
 pub(super) fn until<T>(deadline: Instant, call: impl FnOnce() -> T) -> T {
-    struct Restore(Option<Instant>);
+    limited(Limit::At(deadline), call)
+}
+
+fn limited<T>(limit: Limit, call: impl FnOnce() -> T) -> T {
+    struct Restore(Option<Limit>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            DEADLINE.set(self.0);
+            LIMIT.set(self.0);
         }
     }
-    let _restore = Restore(DEADLINE.replace(Some(deadline)));
+    let _restore = Restore(LIMIT.replace(Some(limit)));
     call()
 }
 
-/// The deadline that is set on this thread.
-pub(super) fn deadline() -> Option<Instant> {
-    DEADLINE.get()
+/// Until when the call that runs on this thread may wait, now that it has to. `bound` is for what
+/// runs outside of any: closing.
+pub(super) fn deadline(bound: Duration) -> Instant {
+    match LIMIT.get() {
+        Some(Limit::At(deadline)) => deadline,
+        Some(Limit::Waited(bound)) => {
+            let deadline = Instant::now() + bound;
+            LIMIT.set(Some(Limit::At(deadline)));
+            deadline
+        }
+        None => Instant::now() + bound,
+    }
 }
 
 type Range = (Bound<u64>, Bound<u64>);
@@ -105,9 +131,7 @@ impl BoundedFile {
         if !waits.contains_key(&range) && shared.try_lock(range, mode)? {
             return Ok(());
         }
-        let deadline = DEADLINE
-            .get()
-            .unwrap_or_else(|| Instant::now() + self.bound);
+        let deadline = deadline(self.bound);
         loop {
             let Some(wait) = waits.get_mut(&range) else {
                 shared.begin_wait(&mut waits, range, mode)?;

@@ -27,8 +27,9 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turns {
-    /// Waits for a turn; none where it does not come before the deadline.
-    pub(super) fn take(&self, deadline: Instant) -> Option<Turn<'_>> {
+    /// Waits for a turn; none where it does not come before the deadline, which is asked for
+    /// where there is somebody to wait for.
+    pub(super) fn take(&self, deadline: impl Fn() -> Instant) -> Option<Turn<'_>> {
         let mut queue = self.queue();
         let ticket = queue.next;
         queue.next += 1;
@@ -38,7 +39,7 @@ impl Turns {
             ticket,
         };
         while queue.tickets.front() != Some(&ticket) {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline().saturating_duration_since(Instant::now());
             if left.is_zero() {
                 drop(queue);
                 drop(turn);
@@ -88,13 +89,13 @@ mod tests {
     #[test]
     fn turns_are_given_in_the_order_of_arrival() {
         let turns = Turns::default();
-        let first = turns.take(far());
+        let first = turns.take(far);
         let (order, ordered) = mpsc::channel();
         thread::scope(|scope| {
             for i in 0..10 {
                 let (order, turns) = (order.clone(), &turns);
                 scope.spawn(move || {
-                    let _turn = turns.take(far()).unwrap();
+                    let _turn = turns.take(far).unwrap();
                     order.send(i).unwrap();
                 });
                 wait_for_tickets(turns, i + 2);
@@ -108,14 +109,11 @@ mod tests {
     #[test]
     fn who_gave_up_holds_nobody_up() {
         let turns = Turns::default();
-        let first = turns.take(far()).unwrap();
-        assert!(
-            turns
-                .take(Instant::now() + Duration::from_millis(5))
-                .is_none()
-        );
+        let first = turns.take(far).unwrap();
+        let soon = Instant::now() + Duration::from_millis(5);
+        assert!(turns.take(|| soon).is_none());
         thread::scope(|scope| {
-            let second = scope.spawn(|| turns.take(far()).is_some());
+            let second = scope.spawn(|| turns.take(far).is_some());
             wait_for_tickets(&turns, 2);
             drop(first);
             assert!(second.join().unwrap());
