@@ -691,8 +691,11 @@ impl LockManager {
     /// Nothing depends on it: an expired lock is absent for every call, and calls that create
     /// locks remove what they find expired on the way. It reclaims space at once.
     ///
+    /// Of many rows it removes some in each of several transactions, so that other calls get their
+    /// turn between them.
+    ///
     /// # Errors
-    /// Those of the store.
+    /// Those of the store. What it had removed by then stays removed.
     ///
     /// ```
     /// use lockmgr::{LockManager, ManualClock, SetOptions};
@@ -708,12 +711,19 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn clean_locks(&self) -> Result<usize> {
-        self.0.store.write("clean", |tx| {
-            let now = self.now();
-            let removed = tx.remove_dead(now)?;
-            settle(tx, now)?;
-            Ok(removed)
-        })
+        let mut removed = 0;
+        let mut next = Some(String::new());
+        while let Some(from) = next {
+            let cleaned;
+            (cleaned, next) = self.0.store.write("clean", |tx| {
+                let now = self.now();
+                let cleaned = tx.remove_dead(&from, now)?;
+                settle(tx, now)?;
+                Ok(cleaned)
+            })?;
+            removed += cleaned;
+        }
+        Ok(removed)
     }
 
     /// Removes every lock, whoever holds it, and says how many there were. The tokens go on from

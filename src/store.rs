@@ -52,6 +52,9 @@ const SWEPT_PER_CREATED: usize = 8;
 /// Of those, rows bound to a process that has to be judged, which costs as much as all the rest.
 const JUDGED_PER_CREATED: usize = 2;
 
+/// Rows that one transaction of a cleaning looks at: some 20 ms of work.
+const CLEANED_AT_A_TIME: usize = 50_000;
+
 /// How long a file may have been deleted or replaced before who only reads it takes notice.
 const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
 
@@ -930,9 +933,20 @@ impl<'a> WriteTx<'a> {
         Ok(())
     }
 
-    /// Removes the rows that are not live, and says how many those were.
-    pub(crate) fn remove_dead(&mut self, now: Moment) -> Result<usize> {
+    /// Removes the rows that are not live, from this name on and as many as leave others their
+    /// turn soon. Says how many those were, and where to go on.
+    pub(crate) fn remove_dead(
+        &mut self,
+        from: &str,
+        now: Moment,
+    ) -> Result<(usize, Option<String>)> {
         let at = self.at;
+        let mut rest = self.locks.range(from..).map_err(|error| at.failed(error))?;
+        let next = rest.nth(CLEANED_AT_A_TIME).transpose();
+        let next = next.map_err(|error| at.failed(error))?;
+        let next = next.map(|(name, _)| name.value().to_owned());
+        let to = next.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+
         let mut removed = 0;
         let mut bad_row = None;
         let mut rows = self.state()?.rows;
@@ -948,12 +962,14 @@ impl<'a> WriteTx<'a> {
                 true
             }
         };
-        self.locks.retain(keep).map_err(|error| at.failed(error))?;
+        self.locks
+            .retain_in::<&str, _>((Bound::Included(from), to), keep)
+            .map_err(|error| at.failed(error))?;
         if let Some(bad) = bad_row {
             return Err(at.bad_row(bad));
         }
         self.state()?.rows = rows;
-        Ok(removed)
+        Ok((removed, next))
     }
 
     /// Removes every row, damaged ones too, and says how many of them were live.
