@@ -1,18 +1,24 @@
 //! A good store with damaged bytes: every call gives a right answer or an error. It never panics,
-//! never hangs, and never returns a lock that was not written.
+//! never hangs, never returns a lock that was not written, and takes no more than 256 MiB.
 //!
 //! "Right" is as far as the file can tell. redb checks its pages when it repairs, not when it
 //! reads, so a lock whose row the damage hides may be missing from an answer.
 //!
-//! Two limits of redb are known and passed over, so that they do not end the search for others: it
-//! may panic while it unwinds from a panic, and it allocates as much as a damaged page number
-//! claims, up to 4 GiB. Either would end the process. Here it ends the thread that made the calls.
+//! Two limits of redb are known and passed over, so that they do not end the search for others:
+//!
+//! - it panics while it unwinds from a panic, where it frees pages (`extract_freed_pages`, in a
+//!   commit and when a database is closed);
+//! - it allocates as much as the damaged number of a table's root claims, up to 4 GiB
+//!   (`zero_filled_arc`).
+//!
+//! Either would end the process, or the memory of the machine. Here it ends the thread that made
+//! the calls, and is counted.
 
 #![feature(alloc_error_hook, panic_can_unwind)]
 #![no_main]
 
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{Corpus, fuzz_target};
 use lockmgr::{
     Builder, GetOptions, Lock, LockManager, ManualClock, RenewOptions, SetOptions, Timeout,
 };
@@ -23,6 +29,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, LazyLock, Mutex, Once, PoisonError};
 use std::thread;
@@ -179,8 +186,10 @@ impl Damage {
     }
 }
 
-fuzz_target!(|input: Input| {
+fuzz_target!(|input: Input| -> Corpus {
     note_panics();
+    let held = LIVE.load(Ordering::Relaxed);
+    PEAK.store(held, Ordering::Relaxed);
     let (ends, end) = mpsc::channel();
     // Outlives the worker, wherever that ends.
     let directory = tempfile::tempdir_in(memory()).expect("a directory for the store");
@@ -197,8 +206,24 @@ fuzz_target!(|input: Input| {
         });
     });
     match end.recv() {
-        Ok(End::Good) => worker.join().expect("nothing is left to panic"),
-        Ok(End::Lost) => {}
+        Ok(End::Good) => {
+            worker.join().expect("nothing is left to panic");
+            let peak = PEAK.load(Ordering::Relaxed) - held;
+            if peak > MOST_BYTES {
+                eprintln!("{peak} bytes were taken\n{input:?}");
+                process::abort();
+            }
+            Corpus::Keep
+        }
+        Ok(End::Lost) => {
+            static LOST: AtomicUsize = AtomicUsize::new(1);
+            let lost = LOST.fetch_add(1, Ordering::Relaxed);
+            if lost.is_power_of_two() {
+                eprintln!("inputs that ended at a limit of redb: {lost}");
+            }
+            // Its thread stays, so the fewer such inputs the better.
+            Corpus::Reject
+        }
         Ok(End::Escaped) | Err(_) => {
             let message = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
             eprintln!("a panic escaped: {message}\n{input:?}");
@@ -256,16 +281,23 @@ struct Bounded;
 
 const MOST_BYTES: usize = 256 * 1024 * 1024;
 
+/// Bytes allocated now, and the most since an input began.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
 // SAFETY: all is the system's allocator's, and null is what a failure returns.
 unsafe impl GlobalAlloc for Bounded {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match layout.size() {
-            ..=MOST_BYTES => unsafe { System.alloc(layout) },
-            _ => ptr::null_mut(),
+        if layout.size() > MOST_BYTES {
+            return ptr::null_mut();
         }
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, allocated: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         unsafe { System.dealloc(allocated, layout) }
     }
 }
