@@ -243,7 +243,13 @@ impl StorageBackend for BoundedFile {
             offset,
             len: out.len(),
         })?;
-        self.shared.file.read(offset, out)
+        self.shared.file.read(offset, out)?;
+        let claimed = largest_child(out);
+        if claimed > PAGE && claimed > self.shared.file.len()? {
+            let damaged = "a page claims to be larger than the file";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, damaged));
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -293,6 +299,26 @@ impl StorageBackend for BoundedFile {
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.shared.file.query_lock_range(start, end)
     }
+}
+
+/// The bytes of redb's smallest page.
+const PAGE: u64 = 4096;
+
+/// How large the largest child of a page claims to be. redb fills as much memory with zeros before
+/// it reads that child: up to 4 GiB, where damage made the number of the page.
+///
+/// A branch page, in redb's file format 3: a 2, a byte, the number n of keys (2), nothing (4), n + 1
+/// checksums (16 each) and n + 1 page numbers (8 each). The upper five bits of a page number say
+/// how often [`PAGE`] is doubled.
+fn largest_child(page: &[u8]) -> u64 {
+    let [2, _, low, high, ..] = *page else {
+        return 0;
+    };
+    let children = usize::from(u16::from_le_bytes([low, high])) + 1;
+    let numbers = page.get(8 + 16 * children..8 + 24 * children);
+    let orders = numbers.into_iter().flat_map(|numbers| numbers.chunks(8));
+    let largest = orders.map(|number| number[7] >> 3).max();
+    largest.map_or(0, |order| PAGE << order)
 }
 
 #[cfg(all(test, target_os = "linux"))]

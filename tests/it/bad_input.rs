@@ -635,3 +635,43 @@ fn a_damaged_name_hides_no_other_lock() {
     }
     assert_eq!(hidden, [0; 0]);
 }
+
+/// The pages of redb's trees that lead to others, and where in each the numbers of those are.
+fn branches(whole: &[u8]) -> Vec<(usize, std::ops::Range<usize>)> {
+    let pages = whole.chunks(4096).enumerate().skip(1);
+    let branches = pages.filter(|(_, page)| page[0] == 2);
+    let branches: Vec<_> = branches
+        .map(|(nth, page)| {
+            let children = usize::from(u16::from_le_bytes([page[2], page[3]])) + 1;
+            let at = 4096 * nth + 8;
+            (nth, at + 16 * children..at + 24 * children)
+        })
+        .collect();
+    assert!(!branches.is_empty());
+    branches
+}
+
+#[test]
+fn a_page_that_claims_four_gigabytes_is_not_given_them() {
+    let (home, _) = full_store();
+    let whole = home.bytes();
+    let damaged = Home::new();
+    let mut refused = 0;
+    for (page, numbers) in branches(&whole) {
+        let mut claims = whole.clone();
+        for number in claims[numbers].chunks_mut(8) {
+            number[7] = 20 << 3;
+        }
+        fs::write(damaged.db(), claims).unwrap();
+        for args in [&["list"][..], &["set", "new"]] {
+            let script = "ulimit -v 524288 && exec \"$0\" \"$@\"";
+            let mut command = through(&["sh", "-c", script]);
+            let ran = run(command.args(args).arg("--db").arg(damaged.db()));
+            // Not in use, a page is not read.
+            let is_refused = ran.status == Some(DATA);
+            assert!(is_refused || ran.status == Some(0), "page {page}: {ran:?}");
+            refused += usize::from(is_refused);
+        }
+    }
+    assert_ne!(refused, 0);
+}
