@@ -76,8 +76,14 @@ fn check(input: &mut Unstructured<'_>) -> Result<()> {
         Kind::LockRow => {
             let name = key(input)?;
             let row = row(name.as_bytes(), input)?;
-            if let Ok(lock) = record::decode(&name, &row) {
+            let glanced = record::glance(&row);
+            if let Ok(lock) = record::decode_named(&name, &row) {
                 assert_eq!(record::encode(&lock), row);
+                for term in [glanced, record::term(&name, &row)] {
+                    let term = term.expect("a part of what was read");
+                    assert_eq!(term.deadline, lock.deadline);
+                    assert_eq!(term.bound_to, lock.bound_to);
+                }
                 assert_eq!(lock.name().as_str(), name);
                 look_at_lock(&lock, now);
             }
@@ -151,7 +157,7 @@ fn row(key: &[u8], input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
 }
 
 fn assert_reads_back(lock: &Lock) {
-    let read = record::decode(lock.name().as_str(), &record::encode(lock));
+    let read = record::decode(lock.name(), &record::encode(lock));
     assert_eq!(read.as_ref(), Ok(lock));
 }
 
