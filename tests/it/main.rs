@@ -8,6 +8,7 @@ mod holding_support;
 mod model;
 mod processes;
 mod run;
+mod soak;
 mod support;
 mod tidy;
 mod verbs;

@@ -370,7 +370,7 @@ fn with_wall_clock(home: &Home, off: &str) -> Command {
 }
 
 /// Whether the wall clock can be set back for one command.
-fn can_fake_time() -> bool {
+pub(crate) fn can_fake_time() -> bool {
     if !works(&["faketime", "-f", "-1d"]) {
         return false;
     }

@@ -20,7 +20,16 @@ pub(crate) struct Home(TempDir);
 
 impl Home {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::of(tempfile::tempdir().unwrap())
+    }
+
+    /// In memory, where there is a place for that: nothing waits for the disk.
+    pub(crate) fn in_memory() -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::of(dir.unwrap())
+    }
+
+    fn of(dir: TempDir) -> Self {
         chmod(dir.path(), 0o755);
         Self(dir)
     }

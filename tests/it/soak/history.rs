@@ -1,0 +1,767 @@
+//! What the processes of the soak noted, and where it breaks a promise.
+//!
+//! Judges by what is certain alone. All times are microseconds since boot. A call takes effect
+//! between its two times; what it said of a lock was so at some instant between them.
+
+use super::{FORCED, Figures, LONG, MINE};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// What a noted deadline may be off by.
+const SLACK: u64 = 1_000;
+
+/// How much longer than its bound a call may take where the machine is busy.
+const MARGIN: Duration = Duration::from_secs(4);
+
+/// What a lock was when the call came to it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Was {
+    Unsaid,
+    Absent,
+    Present,
+    Bearing(u64),
+    NotBearing(u64),
+}
+
+/// What a lock is since then.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Now {
+    Unsaid,
+    Absent,
+    /// Until is 0 where it had passed when it was noted.
+    Held {
+        token: u64,
+        until: u64,
+        is_bound: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Said {
+    name: String,
+    was: Was,
+    now: Now,
+}
+
+/// One call of one process.
+#[derive(Debug)]
+pub(super) struct Call {
+    process: usize,
+    verb: String,
+    /// In microseconds; none where it waits until it is granted.
+    limit: Option<u64>,
+    lease: u64,
+    is_bound: bool,
+    targets: Vec<(String, Option<u64>)>,
+    invoked: u64,
+    /// When the answer was there; none where the process was killed before.
+    returned: Option<u64>,
+    /// When nothing that it does can come any more.
+    over: u64,
+    outcome: String,
+    said: Vec<Said>,
+}
+
+/// One process, as its parent knows it.
+#[derive(Debug)]
+pub(super) struct Life {
+    /// Who has the same locks of its own, one after the other.
+    pub(super) slot: usize,
+    /// When it was killed, and when it was certainly gone.
+    pub(super) killed: u64,
+    pub(super) gone: u64,
+    pub(super) stops: Vec<(u64, u64)>,
+}
+
+/// A request, as it was first seen to wait.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) process: usize,
+    /// Which of its calls.
+    pub(super) call: usize,
+    pub(super) names: Vec<String>,
+    pub(super) seen: u64,
+}
+
+/// What is known of a lock: of one token.
+#[derive(Debug, Default)]
+struct Known {
+    name: String,
+    /// The call that created it, where that returned.
+    creator: Option<usize>,
+    /// It was there from here on, until there at least.
+    from: u64,
+    to: u64,
+    /// When a deadline was known, and which.
+    deadlines: Vec<(u64, u64)>,
+    /// When somebody may have ended it, and when somebody certainly had.
+    may_end: u64,
+    has_ended: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct History {
+    calls: Vec<Call>,
+    /// Of each process, its calls.
+    by_process: BTreeMap<usize, Vec<usize>>,
+    lives: BTreeMap<usize, Life>,
+    waiting: BTreeMap<u64, Waiting>,
+    locks: BTreeMap<u64, Known>,
+    /// For each name its new locks: the call, and the token.
+    created: HashMap<String, Vec<(usize, u64)>>,
+    pub(super) violations: Vec<String>,
+}
+
+fn number<T: FromStr>(text: &str) -> T {
+    text.parse()
+        .ok()
+        .unwrap_or_else(|| panic!("not a number: {text}"))
+}
+
+impl Call {
+    fn invoked(process: usize, line: &str, gone: u64) -> Self {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [time, verb, limit, lease, bound, targets] = words[..] else {
+            panic!("{line}");
+        };
+        let target = |text: &str| match text.split_once('#') {
+            Some((name, token)) => (name.to_owned(), Some(number(token))),
+            None => (text.to_owned(), None),
+        };
+        Self {
+            process,
+            verb: verb.to_owned(),
+            limit: (limit != "-").then(|| number(limit)),
+            lease: number(lease),
+            is_bound: bound == "bound",
+            targets: targets.split(',').map(target).collect(),
+            invoked: number(time),
+            returned: None,
+            over: gone,
+            outcome: "killed".to_owned(),
+            said: Vec::new(),
+        }
+    }
+
+    fn returned(&mut self, line: &str) {
+        let mut words = line.split(' ').filter(|word| !word.is_empty());
+        let returned = number(words.next().unwrap());
+        self.returned = Some(returned);
+        self.outcome = words.next().unwrap().to_owned();
+        self.said = words.map(Said::parse).collect();
+        if self.outcome == "no" {
+            // The lock in the way may have been granted by this very call, and undone with it.
+            self.said
+                .retain(|said| said.name.starts_with(MINE) || said.sighted().is_none());
+        }
+        // What was given up amid its commit may be found done later.
+        if self.outcome != "busy" {
+            self.over = returned;
+        }
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        matches!(&*self.outcome, "busy" | "killed")
+    }
+
+    fn may_end_locks(&self) -> bool {
+        matches!(
+            &*self.verb,
+            "unlock" | "unlock_all" | "guard.unlock" | "release"
+        )
+    }
+
+    fn changes_nothing(&self) -> bool {
+        matches!(&*self.verb, "locks" | "find" | "is_locked" | "clean")
+    }
+}
+
+impl Said {
+    fn parse(text: &str) -> Self {
+        let parts: Vec<&str> = text.split('|').collect();
+        let [name, was, now] = parts[..] else {
+            panic!("{text}");
+        };
+        Self {
+            name: name.to_owned(),
+            was: match (was, was.strip_prefix('~')) {
+                (_, Some(token)) => Was::NotBearing(number(token)),
+                ("?", _) => Was::Unsaid,
+                ("-", _) => Was::Absent,
+                ("+", _) => Was::Present,
+                (token, _) => Was::Bearing(number(token)),
+            },
+            now: match *now.split('@').collect::<Vec<_>>() {
+                [token, until, ref bound @ ..] => Now::Held {
+                    token: number(token),
+                    until: number(until),
+                    is_bound: !bound.is_empty(),
+                },
+                ["-"] => Now::Absent,
+                _ => Now::Unsaid,
+            },
+        }
+    }
+
+    /// The lock that it saw, or made.
+    fn sighted(&self) -> Option<(u64, Option<u64>)> {
+        match (self.was, self.now) {
+            (_, Now::Held { token, until, .. }) => Some((token, Some(until))),
+            (Was::Bearing(token), _) => Some((token, None)),
+            _ => None,
+        }
+    }
+
+    fn created(&self) -> Option<u64> {
+        match (self.was, self.now) {
+            (Was::Absent, Now::Held { token, .. }) => Some(token),
+            _ => None,
+        }
+    }
+}
+
+impl History {
+    /// Takes up the notes of a process.
+    pub(super) fn add(&mut self, process: usize, life: Life, notes: &str) {
+        let calls = self.by_process.entry(process).or_default();
+        // What does not end in a line feed was cut off.
+        let whole = notes.rfind('\n').map_or("", |end| &notes[..end]);
+        for line in whole.lines() {
+            match line.split_at(2) {
+                ("> ", rest) => {
+                    calls.push(self.calls.len());
+                    self.calls.push(Call::invoked(process, rest, life.gone));
+                }
+                ("< ", rest) => self.calls.last_mut().unwrap().returned(rest),
+                (_, rest) => self.violations.push(format!("process {process}: {rest}")),
+            }
+        }
+        self.lives.insert(process, life);
+    }
+
+    /// Looks for what breaks a promise, given who was seen to wait.
+    pub(super) fn check(&mut self, waiting: BTreeMap<u64, Waiting>) {
+        self.waiting = waiting;
+        // A guard asks for more in the name of the call that made it.
+        self.waiting.retain(|_, waiting| {
+            let calls = self.by_process.get(&waiting.process);
+            let call = calls.and_then(|calls| Some(&self.calls[*calls.get(waiting.call)?]));
+            call.is_some_and(|call| call.targets.iter().map(|(name, _)| name).eq(&waiting.names))
+        });
+        self.gather();
+        self.check_one_holder_at_a_time();
+        self.check_tokens_rise();
+        self.check_what_is_held_is_seen();
+        self.check_first_come_first_served();
+        self.check_own_locks();
+        self.check_limits();
+    }
+
+    fn violation(&mut self, what: &str, calls: &[usize]) {
+        let calls = calls
+            .iter()
+            .map(|&call| format!("\n    {:?}", self.calls[call]));
+        self.violations
+            .push(format!("{what}{}", String::from_iter(calls)));
+    }
+
+    /// Collects what is known of each lock.
+    fn gather(&mut self) {
+        for at in 0..self.calls.len() {
+            let call = &self.calls[at];
+            let Some(returned) = call.returned else {
+                continue;
+            };
+            let mut twice = Vec::new();
+            for said in &call.said {
+                let Some((token, until)) = said.sighted() else {
+                    continue;
+                };
+                let lock = self.locks.entry(token).or_insert_with(|| Known {
+                    name: said.name.clone(),
+                    from: u64::MAX,
+                    may_end: u64::MAX,
+                    has_ended: u64::MAX,
+                    ..Known::default()
+                });
+                lock.from = lock.from.min(returned);
+                lock.to = lock.to.max(call.invoked);
+                lock.deadlines.extend(until.map(|until| (returned, until)));
+                if said.created().is_some() {
+                    twice.extend(lock.creator.replace(at));
+                    let created = self.created.entry(said.name.clone()).or_default();
+                    created.push((at, token));
+                }
+                if said.now == Now::Absent {
+                    lock.has_ended = lock.has_ended.min(returned);
+                }
+                if lock.name != said.name {
+                    twice.push(at);
+                }
+            }
+            for other in twice {
+                self.violation("a token was issued twice", &[other, at]);
+            }
+        }
+        let mut by_name: HashMap<&str, Vec<u64>> = HashMap::new();
+        for (token, lock) in &self.locks {
+            by_name.entry(&lock.name).or_default().push(*token);
+        }
+        let mut ends = Vec::new();
+        for call in self.calls.iter().filter(|call| call.may_end_locks()) {
+            for (name, token) in &call.targets {
+                match token {
+                    Some(token) => ends.push((*token, call.invoked, call.over)),
+                    None => {
+                        let all = by_name.get(&**name).into_iter().flatten();
+                        ends.extend(all.map(|token| (*token, call.invoked, call.over)));
+                    }
+                }
+            }
+        }
+        for (token, invoked, over) in ends {
+            if let Some(lock) = self.locks.get_mut(&token) {
+                let created = lock
+                    .creator
+                    .map_or(0, |creator| self.calls[creator].invoked);
+                if created <= over {
+                    lock.may_end = lock.may_end.min(invoked);
+                }
+            }
+        }
+    }
+
+    /// Until when a lock is certainly live, by what was known of it at that time.
+    fn live_until(&self, lock: &Known, at: u64) -> u64 {
+        let Some(creator) = lock.creator.map(|creator| &self.calls[creator]) else {
+            return 0;
+        };
+        let known = lock
+            .deadlines
+            .iter()
+            .filter(|(returned, _)| *returned <= at);
+        let until = known.map(|(_, until)| until.saturating_sub(SLACK)).max();
+        let killed = match creator.is_bound {
+            true => self.lives[&creator.process].killed,
+            false => u64::MAX,
+        };
+        until.unwrap_or_default().min(lock.may_end).min(killed)
+    }
+
+    /// No two locks of a name are there at the same time: each from when it was first seen until
+    /// it was last seen or its lease ended.
+    fn check_one_holder_at_a_time(&mut self) {
+        let mut by_name: HashMap<&str, Vec<(u64, u64, u64)>> = HashMap::new();
+        for (token, lock) in &self.locks {
+            let to = lock.to.max(self.live_until(lock, u64::MAX));
+            if lock.from < to {
+                let spans = by_name.entry(&lock.name).or_default();
+                spans.push((lock.from, to, *token));
+            }
+        }
+        let mut both = Vec::new();
+        for spans in by_name.values_mut() {
+            spans.sort_unstable();
+            let mut last = (0, 0, 0);
+            for span in spans {
+                if span.0 < last.1 {
+                    both.push((last, *span));
+                }
+                last = if span.1 > last.1 { *span } else { last };
+            }
+        }
+        for (one, other) in both {
+            let creators = [one, other].map(|(_, _, token)| self.locks[&token].creator);
+            let calls: Vec<usize> = creators.into_iter().flatten().collect();
+            let what = format!("two held it at once: {one:?}, {other:?} (from, to, token)");
+            self.violation(&what, &calls);
+        }
+    }
+
+    /// A call that begins after another has returned gets larger tokens.
+    fn check_tokens_rise(&mut self) {
+        let all = self.created.values().flatten().copied();
+        let mut by_begin: Vec<(usize, u64)> = all.collect();
+        let mut by_end = by_begin.clone();
+        by_begin.sort_unstable_by_key(|(call, _)| self.calls[*call].invoked);
+        by_end.sort_unstable_by_key(|(call, _)| self.calls[*call].returned);
+        let mut ended = by_end.into_iter().peekable();
+        let (mut largest, mut fell) = ((0, 0), Vec::new());
+        for (call, token) in by_begin {
+            let begun = self.calls[call].invoked;
+            while let Some(end) = ended.next_if(|(end, _)| self.calls[*end].returned < Some(begun))
+            {
+                largest = if end.1 > largest.1 { end } else { largest };
+            }
+            if token < largest.1 {
+                fell.push((largest.0, call));
+            }
+        }
+        for (one, next) in fell {
+            self.violation("a token fell", &[one, next]);
+        }
+    }
+
+    /// What is certainly live is not found absent, and what is certainly gone is not found.
+    fn check_what_is_held_is_seen(&mut self) {
+        let mut by_name: HashMap<&str, Vec<(u64, u64)>> = HashMap::new();
+        for (token, lock) in &self.locks {
+            if lock.from < self.live_until(lock, u64::MAX) {
+                by_name
+                    .entry(&lock.name)
+                    .or_default()
+                    .push((lock.from, *token));
+            }
+        }
+        by_name.values_mut().for_each(|locks| locks.sort_unstable());
+        let mut wrong = Vec::new();
+        for (at, call) in self.calls.iter().enumerate() {
+            for said in &call.said {
+                let held = match said.was {
+                    Was::NotBearing(token) => Some(token),
+                    Was::Absent => by_name.get(&*said.name).and_then(|locks| {
+                        let before = locks.partition_point(|(from, _)| *from <= call.invoked);
+                        Some(locks[before.checked_sub(1)?].1)
+                    }),
+                    _ => None,
+                };
+                let held = held.and_then(|token| self.locks.get(&token));
+                if let Some(lock) = held
+                    && Some(self.live_until(lock, call.invoked)) > call.returned
+                {
+                    wrong.push(("what is held is not found", lock.creator, at));
+                }
+                if self.sees_half(call, said) {
+                    wrong.push(("half of a set is found", None, at));
+                }
+                let Some(lock) = said.sighted().map(|(token, _)| &self.locks[&token]) else {
+                    continue;
+                };
+                if lock.has_ended < call.invoked {
+                    wrong.push(("what was given back is found", lock.creator, at));
+                }
+                let creator = lock.creator.map(|creator| &self.calls[creator]);
+                if creator.is_some_and(|creator| {
+                    creator.is_bound && self.lives[&creator.process].gone < call.invoked
+                }) {
+                    wrong.push(("what a dead process held is found", lock.creator, at));
+                }
+            }
+        }
+        for (what, creator, at) in wrong {
+            self.violation(what, &Vec::from_iter(creator.into_iter().chain([at])));
+        }
+    }
+
+    /// Whether a list has this lock, but not another that was created by the same call and is
+    /// certainly not gone yet.
+    fn sees_half(&self, list: &Call, said: &Said) -> bool {
+        let lock = said.sighted().and_then(|(token, _)| self.locks.get(&token));
+        let Some(creator) = lock.and_then(|lock| Some(&self.calls[lock.creator?])) else {
+            return false;
+        };
+        let is_listed = |token: u64| list.said.iter().any(|it| it.was == Was::Bearing(token));
+        let is_asked = |name: &String| list.said.iter().any(|it| it.name == *name);
+        let mut twins = creator.said.iter().filter(|twin| is_asked(&twin.name));
+        list.verb == "locks"
+            && twins.any(|twin| {
+                twin.created().is_some_and(|token| {
+                    let known = creator.returned.unwrap_or_default();
+                    let until = self.live_until(&self.locks[&token], known);
+                    !is_listed(token) && Some(until) > list.returned
+                })
+            })
+    }
+
+    /// Nobody who came after a request was seen to wait gets one of its names before it does.
+    ///
+    /// Judges requests that wait for as long as it takes, for locks that nobody takes away and
+    /// that last longer than any stop, and that were granted in the end: these have one place in
+    /// the queue, which they never leave before. Who came after: a call that began after the
+    /// request was seen, and a request with a higher number.
+    fn check_first_come_first_served(&mut self) {
+        let mut later: HashMap<&str, Vec<(u64, u64, usize)>> = HashMap::new();
+        for (name, created) in &self.created {
+            let begun = created
+                .iter()
+                .map(|&(call, token)| (self.calls[call].invoked, token, call));
+            let mut begun = Vec::from_iter(begun);
+            begun.sort_unstable();
+            // Each with the smallest token of it and those after it.
+            for at in (1..begun.len()).rev() {
+                if begun[at].1 < begun[at - 1].1 {
+                    (begun[at - 1].1, begun[at - 1].2) = (begun[at].1, begun[at].2);
+                }
+            }
+            later.insert(name, begun);
+        }
+        let mut first_of_later_numbers: HashMap<&str, (u64, usize)> = HashMap::new();
+        let mut barged = Vec::new();
+        for waiting in self.waiting.values().rev() {
+            let at = self.by_process[&waiting.process][waiting.call];
+            let call = &self.calls[at];
+            let is_judged = call.limit.is_none()
+                && call.lease == LONG.as_micros() as u64
+                && call
+                    .targets
+                    .iter()
+                    .all(|(name, _)| !FORCED.contains(&&**name));
+            for said in &call.said {
+                let Some(token) = said.created() else {
+                    continue;
+                };
+                let begun = &later[&*said.name];
+                let next = begun.partition_point(|(begun, ..)| *begun <= waiting.seen);
+                let after = begun.get(next).map(|&(_, token, call)| (token, call));
+                let first = first_of_later_numbers.get(&*said.name).copied();
+                for (other, by) in after.into_iter().chain(first).filter(|_| is_judged) {
+                    if other < token {
+                        barged.push((at, by));
+                    }
+                }
+                let first = first.unwrap_or((u64::MAX, at)).min((token, at));
+                first_of_later_numbers.insert(&said.name, first);
+            }
+        }
+        for (passed, by) in barged {
+            self.violation("one who came later was first", &[passed, by]);
+        }
+    }
+
+    /// Locks that one process after the other has for itself are exactly as they were left.
+    fn check_own_locks(&mut self) {
+        let mut by_slot: BTreeMap<usize, Own> = BTreeMap::new();
+        let mut wrong = Vec::new();
+        for (process, life) in &self.lives {
+            let own = by_slot.entry(life.slot).or_default();
+            for &at in &self.by_process[process] {
+                let call = &self.calls[at];
+                for said in call.said.iter().filter(|said| said.name.starts_with(MINE)) {
+                    if let Some(what) = own.contradicts(call, said) {
+                        let since = own.since.get(&said.name).copied();
+                        wrong.push((format!("{}: {what}", said.name), since, at));
+                    }
+                }
+                if !own.is_whole(call) {
+                    wrong.push(("half of a call was done".to_owned(), own.doubt, at));
+                }
+                own.follow(at, call);
+            }
+        }
+        for (what, since, at) in wrong {
+            self.violation(&what, &Vec::from_iter(since.into_iter().chain([at])));
+        }
+    }
+
+    /// Adds what was done to the figures.
+    pub(super) fn count(&self, figures: &mut Figures) {
+        let waited: HashSet<_> = self
+            .waiting
+            .values()
+            .map(|it| (it.process, it.call))
+            .collect();
+        for (process, calls) in &self.by_process {
+            let life = &self.lives[process];
+            for (number, call) in calls.iter().map(|&call| &self.calls[call]).enumerate() {
+                *figures.calls.entry(call.verb.clone()).or_default() += 1;
+                let hits = |at| {
+                    let is_before = call.returned.is_none_or(|returned| at < returned);
+                    call.verb != "acquire" && call.invoked <= at && is_before
+                };
+                let harm = life
+                    .stops
+                    .iter()
+                    .map(|(from, _)| *from)
+                    .chain([life.killed]);
+                figures.amid_calls += harm.filter(|at| hits(*at)).count();
+                figures.busy += usize::from(call.outcome == "busy");
+                if call.verb == "acquire" {
+                    let has_waited = waited.contains(&(*process, number));
+                    figures.grants += usize::from(call.outcome == "ok");
+                    figures.hand_overs += usize::from(call.outcome == "ok" && has_waited);
+                    figures.gave_up += usize::from(call.outcome == "no" && has_waited);
+                }
+            }
+        }
+    }
+
+    fn check_limits(&mut self) {
+        let mut late = Vec::new();
+        for (at, call) in self.calls.iter().enumerate() {
+            let life = &self.lives[&call.process];
+            let end = call.returned.unwrap_or(life.killed);
+            let stopped = life
+                .stops
+                .iter()
+                .map(|&(from, to)| to.min(end).saturating_sub(from.max(call.invoked)));
+            let took = end.saturating_sub(call.invoked + stopped.sum::<u64>());
+            if call
+                .limit
+                .is_some_and(|limit| took > limit + MARGIN.as_micros() as u64)
+            {
+                late.push((took, at));
+            }
+        }
+        for (took, at) in late {
+            self.violation(&format!("a call took {took} µs of its own"), &[at]);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum OwnLock {
+    Absent,
+    Held {
+        token: u64,
+        until: u64,
+        bound_to: Option<usize>,
+    },
+}
+
+/// The locks that one process after the other has for itself; of those that are not here it is
+/// not known.
+#[derive(Debug, Default)]
+struct Own {
+    locks: HashMap<String, OwnLock>,
+    /// The call that last told.
+    since: HashMap<String, usize>,
+    /// Names that a call without an answer changed all, or none; and that call.
+    whole: Vec<String>,
+    doubt: Option<usize>,
+}
+
+impl Own {
+    /// Whether a lock is live all through a call, or not at all; none where that is not certain.
+    fn is_live(lock: OwnLock, call: &Call) -> Option<bool> {
+        let OwnLock::Held {
+            until, bound_to, ..
+        } = lock
+        else {
+            return Some(false);
+        };
+        if bound_to.is_some_and(|process| process != call.process) {
+            return Some(false);
+        }
+        if until.saturating_add(SLACK) < call.invoked {
+            return Some(false);
+        }
+        (until.saturating_sub(SLACK) > call.over).then_some(true)
+    }
+
+    fn contradicts(&self, call: &Call, said: &Said) -> Option<&'static str> {
+        let present = self.locks.get(&said.name).copied();
+        let is_live = present.and_then(|lock| Self::is_live(lock, call));
+        let old = match present {
+            Some(OwnLock::Held { token, until, .. }) => Some((token, until)),
+            _ => None,
+        };
+        let had = |token| old.is_some_and(|(old, _)| old == token);
+        match said.was {
+            Was::Absent if is_live == Some(true) => return Some("it is lost"),
+            Was::Present if is_live == Some(false) => return Some("it came back"),
+            Was::Bearing(_) if is_live == Some(false) => return Some("it came back"),
+            Was::Bearing(token) if present.is_some() && !had(token) => {
+                return Some("it is another");
+            }
+            Was::NotBearing(token) if is_live == Some(true) && had(token) => {
+                return Some("it is lost");
+            }
+            _ => {}
+        }
+        let Now::Held { token, until, .. } = said.now else {
+            return None;
+        };
+        if said.was == Was::Unsaid && is_live.is_some_and(|is_live| is_live != had(token)) {
+            return Some("it is not the lock that it was, or still is");
+        }
+        let new = match call.lease {
+            0 => (u64::MAX, u64::MAX),
+            lease => (call.invoked + lease, call.over + lease),
+        };
+        let (least, most) = match (old, &*call.verb) {
+            _ if said.was == Was::Absent || !had(token) && old.is_some() => new,
+            (None, _) => return None,
+            (Some((_, old)), "renew.add_time") => match call.lease {
+                0 => new,
+                lease => (old.saturating_add(lease), old.saturating_add(lease)),
+            },
+            (Some((_, old)), "set" | "set.only_renew" | "renew" | "renew.create")
+                if call.outcome == "ok" =>
+            {
+                (old.max(new.0), old.max(new.1))
+            }
+            (Some((_, old)), _) => (old, old),
+        };
+        let fits = (least.saturating_sub(SLACK)..=most.saturating_add(SLACK)).contains(&until);
+        (until > 0 && !fits).then_some("its deadline is not what it was made")
+    }
+
+    /// Whether the call without an answer before this one was done whole or not at all.
+    fn is_whole(&self, call: &Call) -> bool {
+        let said = call
+            .said
+            .iter()
+            .filter(|said| self.whole.contains(&said.name));
+        let mut absent = said.map(|said| said.was == Was::Absent);
+        let first = absent.next();
+        call.verb != "locks" || absent.all(|it| Some(it) == first)
+    }
+
+    fn follow(&mut self, at: usize, call: &Call) {
+        let targets = call
+            .targets
+            .iter()
+            .filter(|(name, _)| name.starts_with(MINE));
+        if targets.clone().count() == 0 {
+            return;
+        }
+        self.whole.clear();
+        if call.is_in_doubt() && !call.changes_nothing() {
+            let is_changed = |name: &String| match self.locks.get(name) {
+                Some(OwnLock::Absent) => {
+                    matches!(&*call.verb, "set" | "set.fail" | "set.no_renew")
+                }
+                Some(OwnLock::Held {
+                    until,
+                    bound_to: None,
+                    ..
+                }) => call.verb == "unlock_all" && *until > call.over + LONG.as_micros() as u64,
+                _ => false,
+            };
+            let whole = targets
+                .clone()
+                .filter(|(name, token)| token.is_none() && is_changed(name));
+            self.whole = whole.map(|(name, _)| name.clone()).collect();
+            self.doubt = Some(at);
+            for (name, _) in targets {
+                self.locks.remove(name);
+            }
+            return;
+        }
+        for said in call.said.iter().filter(|said| said.name.starts_with(MINE)) {
+            let lock = match (said.was, said.now) {
+                (_, Now::Held { until: 0, .. }) => None,
+                (
+                    _,
+                    Now::Held {
+                        token,
+                        until,
+                        is_bound,
+                    },
+                ) => Some(OwnLock::Held {
+                    token,
+                    until,
+                    bound_to: is_bound.then_some(call.process),
+                }),
+                (_, Now::Absent) | (Was::Absent, _) => Some(OwnLock::Absent),
+                _ => continue,
+            };
+            self.since.insert(said.name.clone(), at);
+            match lock {
+                Some(lock) => self.locks.insert(said.name.clone(), lock),
+                None => self.locks.remove(&said.name),
+            };
+        }
+    }
+}

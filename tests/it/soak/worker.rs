@@ -1,0 +1,630 @@
+//! One process of the soak: random calls on the store that it shares with the others, each noted
+//! before it is made and after it returned.
+//!
+//! What it notes of a call, a line for each, is all that is known of it afterwards. A killed
+//! worker's notes simply end.
+
+use super::{FORCED, LONERS, LONG, MINE, SHARED, boot_micros};
+use crate::holding_support::{Dice, millis};
+use lockmgr::{
+    Error, GetOptions, Lock, LockGuard, LockManager, LockRef, RenewOptions, Result, SetOptions,
+    Status,
+};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::thread;
+use std::time::Duration;
+
+/// How long a worker waits for the others' transactions: less than some are stopped.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// How long one waits that does not wait for as long as it takes.
+const LONGEST_WAIT: Duration = Duration::from_millis(400);
+
+/// A call, as it is noted before it is made.
+struct Asked<'a> {
+    verb: &'a str,
+    /// How long it waits for locks; none where it waits until they are granted.
+    wait: Option<Duration>,
+    lease: Duration,
+    is_bound: bool,
+    targets: Vec<String>,
+}
+
+fn ask<'a>(verb: &'a str, targets: impl IntoIterator<Item = impl ToString>) -> Asked<'a> {
+    Asked {
+        verb,
+        wait: Some(Duration::ZERO),
+        lease: Duration::ZERO,
+        is_bound: false,
+        targets: targets.into_iter().map(|it| it.to_string()).collect(),
+    }
+}
+
+/// A lock as it is noted: that of a name, or only while it bears this token.
+fn target(name: &str, token: Option<u64>) -> String {
+    token.map_or_else(|| name.to_owned(), |token| format!("{name}#{token}"))
+}
+
+fn lock_ref(name: &str, token: Option<u64>) -> LockRef<'_> {
+    match token {
+        Some(token) => LockRef::with_token(name, token),
+        None => LockRef::new(name),
+    }
+}
+
+fn not_found(name: &str, token: Option<u64>) -> String {
+    match token {
+        Some(token) => format!("{name}|~{token}|?"),
+        None => absent(name),
+    }
+}
+
+fn absent(name: &str) -> String {
+    format!("{name}|-|-")
+}
+
+fn created(manager: &LockManager, lock: &Lock) -> String {
+    format!("{}|-|{}", lock.name(), state(manager, lock))
+}
+
+fn seen(manager: &LockManager, lock: &Lock) -> String {
+    let (name, token) = (lock.name(), lock.token());
+    format!("{name}|{token}|{}", state(manager, lock))
+}
+
+fn state(manager: &LockManager, lock: &Lock) -> String {
+    let until = until(|| manager.time_left(lock));
+    let bound = lock.bound_to().map_or("", |_| "@bound");
+    format!("{}@{until}{bound}", lock.token())
+}
+
+/// A deadline on the clock since boot, from the time left; 0 where it has passed.
+fn until(time_left: impl Fn() -> Option<Duration>) -> u64 {
+    loop {
+        let before = boot_micros();
+        let left = time_left();
+        // Held up in between it would tell nothing.
+        if boot_micros() - before < 500 {
+            return match left {
+                None => u64::MAX,
+                Some(Duration::ZERO) => 0,
+                Some(left) => before + left.as_micros() as u64,
+            };
+        }
+    }
+}
+
+type Tokens = Vec<(String, u64)>;
+
+/// The locks of a guard, each as it is held now. What was not known before is new.
+fn held(guard: &LockGuard, known: &[(String, u64)]) -> Vec<String> {
+    let until = until(|| guard.time_left());
+    let one = |lock: (String, u64)| {
+        let (name, token) = &lock;
+        let was = match known.contains(&lock) {
+            true => token.to_string(),
+            false => "-".to_owned(),
+        };
+        format!("{name}|{was}|{token}@{until}")
+    };
+    guard.tokens().into_iter().map(one).collect()
+}
+
+fn tokens(guard: &LockGuard) -> Vec<String> {
+    let tokens = guard.tokens().into_iter();
+    tokens
+        .map(|(name, token)| target(&name, Some(token)))
+        .collect()
+}
+
+fn given_back(locks: &[(String, u64)]) -> Vec<String> {
+    let locks = locks.iter();
+    locks
+        .map(|(name, token)| format!("{name}|{token}|-"))
+        .collect()
+}
+
+pub(super) struct Worker {
+    dir: PathBuf,
+    manager: LockManager,
+    notes: File,
+    /// How many calls it made.
+    calls: usize,
+    dice: Dice,
+    number: usize,
+    is_loner: bool,
+    mine: Vec<String>,
+    /// Locks that it held at some time, and may yet.
+    locks: Vec<Lock>,
+}
+
+fn open(path: &Path, number: usize) -> LockManager {
+    loop {
+        let builder = LockManager::builder().busy_timeout(BUSY);
+        match builder.locked_by(number.to_string()).open(path) {
+            Ok(manager) => return manager,
+            Err(Error::StoreBusy { .. }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn new(dir: &Path, slot: usize, number: usize, seed: u64) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            manager: open(&dir.join("store/locks.redb"), number),
+            notes: File::create_new(dir.join(number.to_string())).unwrap(),
+            calls: 0,
+            dice: Dice(seed),
+            number,
+            is_loner: slot < LONERS,
+            mine: (0..6).map(|i| format!("{MINE}{slot}:{i}")).collect(),
+            locks: Vec::new(),
+        }
+    }
+
+    /// Works until it is killed.
+    pub(super) fn work(mut self) {
+        self.list_mine();
+        loop {
+            // Some change their own locks alone: they are soon amid a call that is to be whole.
+            let kind = if self.is_loner { 50 } else { 0 };
+            match kind + self.dice.below(100 - kind - kind / 5) {
+                0..20 => self.hold_long(),
+                20..35 => self.hold_shortly(),
+                35..50 => self.take_shared(),
+                50..82 => self.change_mine(),
+                82..87 => self.list_mine(),
+                87..94 => self.look_at_shared(),
+                94..97 => self.force(),
+                97..98 => {
+                    self.call(ask("clean", [""]), LockManager::clean_locks, |_, _| vec![]);
+                }
+                _ => self.manager = open(&self.dir.join("store/locks.redb"), self.number),
+            }
+            self.locks.truncate(40);
+        }
+    }
+
+    /// Notes a line by one write, so that it is there whole or is the last.
+    fn note(&mut self, line: &str) {
+        self.notes
+            .write_all(format!("{line}\n").as_bytes())
+            .unwrap();
+    }
+
+    /// Makes a call. `said` tells of what it returned which locks were there: `NAME|WAS|NOW`.
+    fn call<T>(
+        &mut self,
+        asked: Asked<'_>,
+        make: impl FnOnce(&LockManager) -> Result<T>,
+        said: impl FnOnce(&LockManager, &T) -> Vec<String>,
+    ) -> Option<T> {
+        // It may wait for the store twice: a refused call commits what it settled.
+        let limit = asked.wait.map(|wait| (wait + 2 * BUSY).as_micros());
+        let limit = limit.map_or("-".to_owned(), |limit| limit.to_string());
+        let (verb, lease) = (asked.verb, asked.lease.as_micros());
+        let bound = if asked.is_bound { "bound" } else { "-" };
+        let targets = asked.targets.join(",");
+        let manager = self.manager.clone();
+        self.calls += 1;
+        let invoked = boot_micros();
+        self.note(&format!(
+            "> {invoked} {verb} {limit} {lease} {bound} {targets}"
+        ));
+        let result = make(&manager);
+        let returned = boot_micros();
+        let (outcome, said) = match &result {
+            Ok(value) => ("ok", said(&manager, value)),
+            Err(Error::Locked(lock) | Error::LockFail(lock)) => ("no", vec![seen(&manager, lock)]),
+            Err(Error::LockNotFound { name, token }) => ("no", vec![not_found(name, *token)]),
+            Err(Error::Reserved { .. } | Error::Lost { .. }) => ("no", Vec::new()),
+            Err(Error::StoreBusy { .. }) => ("busy", Vec::new()),
+            Err(error) => {
+                self.note(&format!("! {verb} {targets}: {error:?}"));
+                ("failed", Vec::new())
+            }
+        };
+        self.note(&format!("< {returned} {outcome} {}", said.join(" ")));
+        result.ok()
+    }
+
+    fn some_of(&mut self, names: &[&str], most: usize) -> Vec<String> {
+        let mut some = self.dice.some_of(names);
+        some.truncate(most);
+        some.into_iter().map(str::to_owned).collect()
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.dice.below(n) == 0
+    }
+
+    fn up_to(&mut self, most: Duration) -> Duration {
+        millis(self.dice.below(most.as_millis() as u64))
+    }
+
+    /// Waits for as long as it takes, and holds for longer than anybody is stopped.
+    fn hold_long(&mut self) {
+        let names = self.some_of(&SHARED, 3);
+        let wait = self.one_in(4).then(|| self.up_to(LONGEST_WAIT));
+        let keeps_alive = self.one_in(3);
+        if let Some(guard) = self.acquire(&names, wait, LONG, keeps_alive) {
+            self.use_guard(guard, LONG);
+        }
+    }
+
+    /// Holds for less than some are stopped.
+    fn hold_shortly(&mut self) {
+        let all = [&SHARED[..], &FORCED[..]].concat();
+        let names = self.some_of(&all, 4);
+        let wait = Some(self.up_to(LONGEST_WAIT));
+        let lease = millis(60 + self.dice.below(400));
+        let keeps_alive = !self.one_in(3);
+        if let Some(guard) = self.acquire(&names, wait, lease, keeps_alive) {
+            self.use_guard(guard, lease);
+        }
+    }
+
+    fn acquire(
+        &mut self,
+        names: &[String],
+        wait: Option<Duration>,
+        lease: Duration,
+        keeps_alive: bool,
+    ) -> Option<LockGuard> {
+        let who = format!("{}/{}", self.number, self.calls);
+        let asked = Asked {
+            wait,
+            lease,
+            is_bound: true,
+            ..ask("acquire", names)
+        };
+        let acquire = |manager: &LockManager| {
+            let mut acquire = manager.acquire(names).timeout(lease).locked_by(who);
+            acquire = match wait {
+                Some(bound) => acquire.wait(bound),
+                None => acquire.wait_forever(),
+            };
+            if keeps_alive {
+                acquire = acquire.keep_alive();
+            }
+            acquire.lock()
+        };
+        self.call(asked, acquire, |_, guard| held(guard, &[]))
+    }
+
+    /// Does this and that with a guard, and releases it.
+    fn use_guard(&mut self, mut guard: LockGuard, lease: Duration) {
+        let mut witnesses = Vec::new();
+        if lease == LONG {
+            let names = guard.tokens().into_iter().map(|(name, _)| name);
+            witnesses.extend(names.map(|name| (self.witness(&name), name)));
+        }
+        let mut known = guard.tokens();
+        for _ in 0..self.dice.below(4) {
+            match self.dice.below(5) {
+                0 => self.renew_guard(&mut guard, &mut known, lease),
+                1 => self.look_at_guard(&guard, &known),
+                2 if lease != LONG => self.add_to_guard(&mut guard, &mut known, lease),
+                3 => {
+                    if let Some((name, token)) = guard.tokens().pop() {
+                        witnesses.retain(|(_, of)| *of != name);
+                        let asked = ask("guard.unlock", [target(&name, Some(token))]);
+                        let unlock = |_: &LockManager| guard.unlock(&name);
+                        let lock = [(name.clone(), token)];
+                        self.call(asked, unlock, |_, was_held| match was_held {
+                            true => given_back(&lock),
+                            false => Vec::new(),
+                        });
+                    }
+                }
+                _ if lease == LONG => thread::sleep(self.up_to(millis(4))),
+                _ => thread::sleep(self.up_to(millis(60))),
+            }
+        }
+        drop(witnesses);
+        let last = guard.tokens();
+        for lock in last.iter().filter(|lock| !known.contains(lock)) {
+            self.note(&format!("! a guard has what it was not granted: {lock:?}"));
+        }
+        let asked = ask("release", tokens(&guard));
+        self.call(asked, |_| guard.release(), |_, ()| given_back(&last));
+    }
+
+    fn renew_guard(&mut self, guard: &mut LockGuard, known: &mut Tokens, lease: Duration) {
+        let asked = Asked {
+            lease,
+            is_bound: true,
+            ..ask("guard.renew", tokens(guard))
+        };
+        let renew = |_: &LockManager| {
+            guard.renew_by(lease)?;
+            Ok(held(guard, known))
+        };
+        self.call(asked, renew, |_, held| held.clone());
+        known.extend(guard.tokens());
+    }
+
+    fn look_at_guard(&mut self, guard: &LockGuard, known: &Tokens) {
+        let asked = ask("guard.is_held", tokens(guard));
+        self.call(
+            asked,
+            |_| guard.is_held(),
+            |_, is_held| match is_held {
+                true => held(guard, known),
+                false => Vec::new(),
+            },
+        );
+    }
+
+    fn add_to_guard(&mut self, guard: &mut LockGuard, known: &mut Tokens, lease: Duration) {
+        let all = [&SHARED[..], &FORCED[..]].concat();
+        let name = all[self.dice.below(all.len() as u64) as usize];
+        let waits = self.one_in(2);
+        let asked = Asked {
+            // A guard waits as it did for its first locks.
+            wait: Some(LONGEST_WAIT),
+            lease,
+            is_bound: true,
+            ..ask(
+                if waits {
+                    "guard.lock"
+                } else {
+                    "guard.try_lock"
+                },
+                [name],
+            )
+        };
+        let add = |_: &LockManager| {
+            match waits {
+                true => guard.lock(name)?,
+                false => guard.try_lock(name)?,
+            }
+            let mut held = held(guard, known);
+            held.retain(|it| it.starts_with(&format!("{name}|-|")));
+            Ok(held)
+        };
+        self.call(asked, add, |_, held| held.clone());
+        known.extend(guard.tokens().into_iter().filter(|(of, _)| of == name));
+    }
+
+    /// Takes what one holder at a time can take: the kernel's lock of a file.
+    fn witness(&mut self, name: &str) -> File {
+        let path = self.dir.join(format!("witness {name}"));
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
+        if file.try_lock().is_err() {
+            self.note(&format!("! two hold {name} at once"));
+        }
+        file
+    }
+
+    /// Takes shared locks by the verbs of one call, for a short time, and gives them back.
+    fn take_shared(&mut self) {
+        let all = [&SHARED[..], &FORCED[..]].concat();
+        let names = self.some_of(&all, 4);
+        let is_bound = self.one_in(2);
+        let lease = millis(20 + self.dice.below(if is_bound { 3_000 } else { 400 }));
+        let mut taken = if self.one_in(2) {
+            self.get(&names[0], lease, is_bound).into_iter().collect()
+        } else {
+            let verbs = ["set.fail", "set.fail", "set.no_renew", "set"];
+            let verb = verbs[self.dice.below(4) as usize];
+            match verb {
+                // Nobody's lock shall be renewed for ever.
+                "set" => self.set(&names, verb, millis(50), false),
+                _ => self.set(&names, verb, lease, is_bound),
+            }
+        };
+        let of = |lock: &Lock| (lock.name().as_str().to_owned(), Some(lock.token()));
+        if let Some((name, token)) = taken.first().map(of)
+            && self.one_in(3)
+        {
+            self.renew(&name, token, "renew", millis(300));
+        }
+        if self.one_in(2) {
+            thread::sleep(self.up_to(millis(5)));
+        }
+        // By what it once held it must not touch what others hold by now.
+        if !self.locks.is_empty() {
+            let any = self.dice.below(self.locks.len() as u64) as usize;
+            taken.push(self.locks[any].clone());
+            let (name, token) = of(&self.locks[any]);
+            self.renew(&name, token, "renew", millis(300));
+        }
+        self.unlock(&Vec::from_iter(taken.iter().map(of)));
+        let old = std::mem::replace(&mut self.locks, taken);
+        self.locks.extend(old);
+    }
+
+    fn get(&mut self, name: &str, lease: Duration, is_bound: bool) -> Option<Lock> {
+        let mut options = GetOptions::new().timeout(lease);
+        if is_bound {
+            options = options.bound_to(process::id());
+        }
+        let asked = Asked {
+            lease,
+            is_bound,
+            ..ask("get", [name])
+        };
+        let get = |manager: &LockManager| manager.get_lock(name, options);
+        self.call(asked, get, |manager, lock| vec![created(manager, lock)])
+    }
+
+    /// Sets locks, and returns those that it created.
+    fn set(&mut self, names: &[String], verb: &str, lease: Duration, is_bound: bool) -> Vec<Lock> {
+        let mut options = SetOptions::new().timeout(lease);
+        if is_bound {
+            options = options.bound_to(process::id());
+        }
+        options = match verb {
+            "set.fail" => options.fail(),
+            "set.no_renew" => options.no_renew(),
+            "set.only_renew" => options.only_renew(),
+            _ => options,
+        };
+        let asked = Asked {
+            lease,
+            is_bound,
+            ..ask(verb, names)
+        };
+        let set = |manager: &LockManager| manager.set_lock(names, options);
+        let mut new = Vec::new();
+        self.call(asked, set, |manager, result| {
+            let statuses = result.statuses().iter();
+            let said = statuses.map(|(name, status)| match result.get(name.as_str()) {
+                None => absent(name.as_str()),
+                Some(lock) if status.status == Status::Create => {
+                    new.push(lock.clone());
+                    created(manager, lock)
+                }
+                Some(lock) => seen(manager, lock),
+            });
+            said.collect()
+        });
+        new
+    }
+
+    /// Unlocks by one call.
+    fn unlock(&mut self, of: &[(String, Option<u64>)]) {
+        let targets = of.iter().map(|(name, token)| target(name, *token));
+        let refs = of.iter().map(|(name, token)| lock_ref(name, *token));
+        let refs = Vec::from_iter(refs);
+        let (verb, is_one) = match of.len() {
+            1 => ("unlock", true),
+            _ => ("unlock_all", false),
+        };
+        let unlock = |manager: &LockManager| match is_one {
+            true => manager.unlock(refs[0]).map(|was_there| vec![was_there]),
+            false => manager.unlock_all(refs),
+        };
+        self.call(ask(verb, targets), unlock, |_, were_there| {
+            let each = of.iter().zip(were_there);
+            let said = each.map(|((name, token), was_there)| match (was_there, token) {
+                (true, Some(token)) => format!("{name}|{token}|-"),
+                (true, None) => format!("{name}|+|-"),
+                (false, token) => not_found(name, *token),
+            });
+            said.collect()
+        });
+    }
+
+    fn renew(
+        &mut self,
+        name: &str,
+        token: Option<u64>,
+        verb: &str,
+        lease: Duration,
+    ) -> Option<Lock> {
+        let options = RenewOptions::new().timeout(lease);
+        let options = match verb {
+            "renew.add_time" => options.add_time(),
+            "renew.create" => options.create(),
+            _ => options,
+        };
+        let asked = Asked {
+            lease,
+            ..ask(verb, [target(name, token)])
+        };
+        let renew = |manager: &LockManager| manager.renew_lock(lock_ref(name, token), options);
+        self.call(asked, renew, |manager, lock| {
+            vec![match verb {
+                // Which of both it did is not said.
+                "renew.create" => format!("{name}|?|{}", state(manager, lock)),
+                _ => seen(manager, lock),
+            }]
+        })
+    }
+
+    /// Ends somebody's lock, as an administrator may.
+    fn force(&mut self) {
+        let name = FORCED[self.dice.below(FORCED.len() as u64) as usize];
+        self.unlock(&[(name.to_owned(), None)]);
+    }
+
+    /// Changes locks that nobody else touches, so that what they are is known exactly.
+    fn change_mine(&mut self) {
+        let mine = self.mine.clone();
+        let mine: Vec<&str> = mine.iter().map(String::as_str).collect();
+        let names = self.some_of(&mine, 4);
+        let name = &names[0];
+        let is_bound = self.one_in(6);
+        let lease = match self.dice.below(4) {
+            0..2 => Duration::ZERO,
+            2 => millis(20 + self.dice.below(300)),
+            _ => LONG * 10,
+        };
+        let known = self.locks.iter().find(|lock| lock.name() == name.as_str());
+        let token = known.map(Lock::token).filter(|_| self.dice.below(2) == 0);
+        let one_of = |verbs: [&'static str; 4], dice: &mut Dice| verbs[dice.below(4) as usize];
+        let changed = match self.dice.below(16) {
+            0..6 => {
+                let verbs = ["set", "set.no_renew", "set.fail", "set.only_renew"];
+                let verb = one_of(verbs, &mut self.dice);
+                self.set(&names, verb, lease, is_bound)
+            }
+            6..8 => self.get(name, lease, is_bound).into_iter().collect(),
+            8..10 => {
+                let verbs = ["renew", "renew", "renew.add_time", "renew.create"];
+                let verb = one_of(verbs, &mut self.dice);
+                self.renew(name, token, verb, lease).into_iter().collect()
+            }
+            10 => {
+                self.unlock(&[(name.clone(), token)]);
+                Vec::new()
+            }
+            _ => {
+                self.unlock(&Vec::from_iter(names.into_iter().map(|name| (name, None))));
+                Vec::new()
+            }
+        };
+        self.locks.splice(..0, changed);
+    }
+
+    /// Lists all that is its own, as its predecessor left it or it did itself.
+    fn list_mine(&mut self) {
+        let prefix = self.mine[0].trim_end_matches('0').to_owned();
+        self.list(&prefix, &self.mine.clone());
+    }
+
+    fn list(&mut self, prefix: &str, names: &[String]) {
+        let list = |manager: &LockManager| manager.locks(prefix);
+        self.call(ask("locks", names), list, |manager, locks| {
+            let one = |name: &String| {
+                let lock = locks.iter().find(|lock| lock.name() == name.as_str());
+                lock.map_or_else(|| absent(name), |lock| seen(manager, lock))
+            };
+            names.iter().map(one).collect()
+        });
+    }
+
+    fn look_at_shared(&mut self) {
+        let name = SHARED[self.dice.below(SHARED.len() as u64) as usize];
+        match self.dice.below(3) {
+            0 => self.list("s", &SHARED.map(str::to_owned)),
+            1 => {
+                let find = |manager: &LockManager| manager.find(name);
+                self.call(ask("find", [name]), find, |manager, found| {
+                    let lock = found.as_ref();
+                    vec![lock.map_or_else(|| absent(name), |lock| seen(manager, lock))]
+                });
+            }
+            _ => {
+                let is_locked = |manager: &LockManager| manager.is_locked(name);
+                self.call(ask("is_locked", [name]), is_locked, |_, is_locked| {
+                    vec![match is_locked {
+                        true => format!("{name}|+|?"),
+                        false => absent(name),
+                    }]
+                });
+            }
+        }
+    }
+}
