@@ -3,6 +3,7 @@
 mod bad_input;
 mod bound;
 mod command;
+mod crashes;
 mod guards;
 mod holding_support;
 mod model;

@@ -1,0 +1,202 @@
+//! Crashes of the machine: whatever the disk kept of what was not synced, the store opens again
+//! with the state after some prefix of its calls, which includes every one that was acknowledged.
+//!
+//! Random calls are recorded together with what they do to the file. From the recording come
+//! images of the disk at every sync and between syncs; each is opened, compared, written to, and
+//! opened again, and of some the repair crashes too.
+//!
+//! `LOCKMGR_CRASH_IMAGES` sets how many images there are at least, and `LOCKMGR_CRASH_SEED` the
+//! seed of the first run.
+
+mod check;
+mod disk;
+mod script;
+
+use crate::holding_support::Dice;
+use crate::support::Home;
+use check::{Tally, check};
+use disk::{Disk, Event, Log};
+use lockmgr::LockManager;
+use script::{Recording, Sharing, State, record};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Instant;
+
+const STEPS: usize = 40;
+const IMAGES_OF_A_RUN: usize = 600;
+
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// The run of that seed: each kind of sharing in turn.
+fn run(seed: u64) -> Recording {
+    let sharing = [Sharing::Exclusive, Sharing::Shared, Sharing::TwoManagers];
+    record(seed, STEPS, sharing[(seed % 3) as usize])
+}
+
+fn check_run(seed: u64, recording: &Recording) -> Result<Tally, String> {
+    check(recording, IMAGES_OF_A_RUN, &mut Dice(seed))
+}
+
+#[test]
+fn every_crash_leaves_a_prefix_of_the_calls_with_all_that_were_acknowledged() {
+    let wanted = setting("LOCKMGR_CRASH_IMAGES").unwrap_or(10_000) as usize;
+    let first = setting("LOCKMGR_CRASH_SEED").unwrap_or(1);
+    let began = Instant::now();
+    let (next, images) = (AtomicU64::new(first), AtomicUsize::new(0));
+    let work = || {
+        let mut tally = Tally::default();
+        while images.load(Relaxed) < wanted {
+            let seed = next.fetch_add(1, Relaxed);
+            let one = thread::spawn(move || check_run(seed, &run(seed))).join();
+            let one = one.unwrap_or_else(|_| Err("it panics".to_owned()));
+            let one = one.map_err(|why| {
+                images.store(wanted, Relaxed);
+                format!("LOCKMGR_CRASH_SEED={seed} LOCKMGR_CRASH_IMAGES=1 repeats it: {why}")
+            })?;
+            images.fetch_add(one.images, Relaxed);
+            tally += one;
+        }
+        Ok(tally)
+    };
+    let mut tally = Tally::default();
+    thread::scope(|scope| {
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            let done: Result<Tally, String> = worker.join().unwrap();
+            tally += done.unwrap_or_else(|why| panic!("{why}"));
+        }
+    });
+    let (last, took) = (next.into_inner() - 1, began.elapsed());
+    eprintln!("seeds {first} to {last}: {tally:?}, 0 violations, in {took:.1?}");
+}
+
+#[test]
+fn a_store_has_a_name_only_when_it_is_whole_on_the_disk() {
+    for is_exclusive in [false, true] {
+        let home = Home::in_memory();
+        let log = Log::default();
+        let named_at = Arc::new(OnceLock::new());
+        let (hook, path, events, named) =
+            (log.hook(), home.db(), log.clone(), Arc::clone(&named_at));
+        let builder = LockManager::builder().storage_hook(move |call| {
+            if path.exists() {
+                named.get_or_init(|| events.len());
+            }
+            hook(call)
+        });
+        let builder = if is_exclusive {
+            builder.exclusive()
+        } else {
+            builder
+        };
+        drop(builder.open(home.db()).unwrap());
+
+        let mut events = log.take();
+        let after = events.split_off(*named_at.get().unwrap());
+        let file = Disk::new(&[], &events).in_the_end();
+        let newborn = Recording {
+            file: file.expect("all is synced before it is named"),
+            events: after,
+            states: vec![State::default()],
+            moves: Vec::new(),
+        };
+        check(&newborn, 500, &mut Dice(1)).unwrap();
+    }
+}
+
+#[test]
+fn the_files_of_the_runs_grow_and_shrink() {
+    let mut tally = Tally::default();
+    (1..=3).for_each(|seed| tally += run(seed).tally());
+    assert!(tally.growths > 0 && tally.shrinkages > 0, "{tally:?}");
+}
+
+/// What the check says of each kind of run where the recording lies about it.
+fn violations(lie: impl Fn(&mut Recording)) -> [Option<String>; 3] {
+    [1, 2, 3].map(|seed| {
+        let mut recording = run(seed);
+        lie(&mut recording);
+        check_run(seed, &recording).err()
+    })
+}
+
+/// Keeps those of these events for which `is_kept` says so of their number.
+fn keep_of(recording: &mut Recording, these: fn(&Event) -> bool, is_kept: fn(usize) -> bool) {
+    let mut number = 0;
+    recording.events.retain(|event| {
+        number += usize::from(these(event));
+        !these(event) || is_kept(number)
+    });
+}
+
+#[test]
+fn a_sync_left_out_is_noticed() {
+    let found = violations(|recording| {
+        keep_of(
+            recording,
+            |event| matches!(event, Event::Sync),
+            |number| number % 8 != 0,
+        );
+    });
+    assert!(found.iter().all(Option::is_some), "{found:?}");
+}
+
+#[test]
+fn an_acknowledgement_before_the_commit_is_noticed() {
+    let found = violations(|recording| {
+        keep_of(
+            recording,
+            |event| matches!(event, Event::Acknowledged),
+            |_| false,
+        );
+        recording.events = recording
+            .events
+            .drain(..)
+            .flat_map(|event| match event {
+                Event::Begun => vec![Event::Begun, Event::Acknowledged],
+                event => vec![event],
+            })
+            .collect();
+    });
+    assert!(found.iter().all(Option::is_some), "{found:?}");
+}
+
+#[test]
+fn half_of_a_call_is_noticed() {
+    // Takes every two calls for one.
+    let found = violations(|recording| {
+        keep_of(
+            recording,
+            |event| matches!(event, Event::Begun),
+            |number| number % 2 == 1,
+        );
+        keep_of(
+            recording,
+            |event| matches!(event, Event::Acknowledged),
+            |number| number % 2 == 0,
+        );
+        let mut number = 0;
+        recording.states.retain(|_| {
+            number += 1;
+            number % 2 == 1
+        });
+    });
+    assert!(found.iter().all(Option::is_some), "{found:?}");
+}
+
+#[test]
+fn a_token_that_is_issued_again_is_noticed() {
+    let found = violations(|recording| {
+        for state in &mut recording.states {
+            state.token += 1;
+        }
+    });
+    let is_noticed = |why: &Option<String>| why.as_ref().is_some_and(|it| it.contains("token"));
+    assert!(found.iter().all(is_noticed), "{found:?}");
+}

@@ -1,0 +1,214 @@
+//! Opens what crashes leave, and compares with what the calls promised.
+
+use super::disk::{Disk, Event, Log, crashes};
+use super::script::{Move, Recording, State, View};
+use crate::holding_support::{Dice, secs};
+use crate::support::{Home, noon};
+use lockmgr::{GetOptions, LockManager, ManualClock};
+use std::collections::HashSet;
+use std::error::Error;
+use std::fs;
+use std::ops::AddAssign;
+
+/// One in so many images is opened by a repair that is recorded, and crashes itself.
+const REPAIRS: u64 = 16;
+/// The images of a crash amid a repair.
+const IMAGES_OF_A_REPAIR: usize = 8;
+
+/// What was tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) images: usize,
+    /// Of them, those left by crashes amid a repair, or soon after.
+    pub(super) repairs: usize,
+    pub(super) calls: usize,
+    pub(super) syncs: usize,
+    /// How often the file was made longer, and shorter.
+    pub(super) growths: usize,
+    pub(super) shrinkages: usize,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.images += other.images;
+        self.repairs += other.repairs;
+        self.calls += other.calls;
+        self.syncs += other.syncs;
+        self.growths += other.growths;
+        self.shrinkages += other.shrinkages;
+    }
+}
+
+impl Recording {
+    /// Counts what happened in it.
+    pub(super) fn tally(&self) -> Tally {
+        let mut tally = Tally {
+            calls: self.states.len() - 1,
+            ..Tally::default()
+        };
+        let mut length = self.file.len();
+        for event in &self.events {
+            match event {
+                Event::Sync => tally.syncs += 1,
+                Event::SetLen(len) => {
+                    tally.growths += usize::from(*len > length);
+                    tally.shrinkages += usize::from(*len < length);
+                    length = *len;
+                }
+                Event::Write { .. } | Event::Begun | Event::Acknowledged => {}
+            }
+        }
+        tally
+    }
+}
+
+/// Opens about so many images of crashes amid this run. Each must hold the state after a prefix
+/// of its calls that includes every one acknowledged by then; otherwise says which does not.
+pub(super) fn check(recording: &Recording, count: usize, dice: &mut Dice) -> Result<Tally, String> {
+    let home = Home::in_memory();
+    let mut tally = recording.tally();
+    let mut seen = HashSet::new();
+    let mut disk = Disk::new(&recording.file, &recording.events);
+    for crash in crashes(&recording.events, count, dice) {
+        let Some(image) = disk.image_after(crash, &mut seen, dice) else {
+            continue;
+        };
+        tally.images += 1;
+        let number = tally.images;
+        let explain = |why: Box<dyn Error>| {
+            format!(
+                "image {number} ({crash:?}, calls {:?}): {why:?}",
+                disk.calls()
+            )
+        };
+        let states = &recording.states[disk.calls()];
+        let reopened = Reopened::from(&home, &image, states, recording, dice).map_err(explain)?;
+        if dice.below(REPAIRS) == 0
+            && let Some(repair) = reopened.recording(image, states, recording)
+        {
+            let of_repair = check_repair(&home, &repair, dice).map_err(explain)?;
+            tally.images += of_repair;
+            tally.repairs += of_repair;
+        }
+    }
+    Ok(tally)
+}
+
+fn check_repair(home: &Home, repair: &Recording, dice: &mut Dice) -> Result<usize, Box<dyn Error>> {
+    let mut seen = HashSet::new();
+    let mut disk = Disk::new(&repair.file, &repair.events);
+    for crash in crashes(&repair.events, IMAGES_OF_A_REPAIR, dice) {
+        if let Some(image) = disk.image_after(crash, &mut seen, dice) {
+            let states = &repair.states[disk.calls()];
+            Reopened::from(home, &image, states, repair, dice).map_err(|why| {
+                format!("{crash:?} of its repair, calls {:?}: {why:?}", disk.calls())
+            })?;
+        }
+    }
+    Ok(seen.len())
+}
+
+/// An image, opened, written to, closed and opened again.
+struct Reopened {
+    /// Which state it held.
+    found: usize,
+    /// How it was left.
+    left: State,
+    events: Vec<Event>,
+}
+
+impl Reopened {
+    fn from(
+        home: &Home,
+        image: &[u8],
+        states: &[State],
+        Recording { moves, .. }: &Recording,
+        dice: &mut Dice,
+    ) -> Result<Self, Box<dyn Error>> {
+        fs::write(home.db(), image)?;
+        let (log, clock) = (Log::default(), ManualClock::new(noon()));
+        let builder = LockManager::builder().clock(clock.clone());
+        let mut builder = builder.storage_hook(log.hook());
+        let way = dice.below(8);
+        if way < 2 {
+            builder = builder.exclusive();
+        }
+
+        log.push(Event::Begun);
+        let mut manager = if way == 2 {
+            builder.clone().read_only().open(home.db())?
+        } else {
+            builder.clone().open(home.db())?
+        };
+        let found = find(&manager, states, moves, &clock)?;
+        log.push(Event::Acknowledged);
+
+        if way == 2 {
+            manager = builder.clone().open(home.db())?;
+        }
+        log.push(Event::Begun);
+        let options = GetOptions::new().timeout(secs(60));
+        let probe = manager.get_lock(format!("probe {}", states[found].token), options)?;
+        log.push(Event::Acknowledged);
+        if probe.token() <= states[found].token {
+            return Err(format!("the token {} is issued again", probe.token()).into());
+        }
+        let left = State {
+            view: View::of(&manager)?,
+            token: probe.token(),
+            moves: states[found].moves,
+        };
+        drop(manager);
+        let again = View::of(&builder.open(home.db())?)?;
+        if again != left.view {
+            let difference = again.difference(&left.view);
+            return Err(format!("opened again, {difference}").into());
+        }
+        Ok(Self {
+            found,
+            left,
+            events: log.take(),
+        })
+    }
+
+    /// As a recording: opening is its first call, after which nothing that was seen may be lost,
+    /// and writing its second. None where the clock tells the states apart.
+    fn recording(
+        self,
+        file: Vec<u8>,
+        states: &[State],
+        Recording { moves, .. }: &Recording,
+    ) -> Option<Recording> {
+        let found = &states[self.found];
+        let other = &states[states.len() - 1 - self.found];
+        (found.moves == other.moves).then(|| Recording {
+            file,
+            events: self.events,
+            states: vec![other.clone(), found.clone(), self.left],
+            moves: moves.clone(),
+        })
+    }
+}
+
+/// Which of these states the store holds, each as its clock shows it.
+fn find(
+    manager: &LockManager,
+    states: &[State],
+    moves: &[Move],
+    clock: &ManualClock,
+) -> Result<usize, Box<dyn Error>> {
+    let mut moved = 0;
+    let mut difference = String::new();
+    for (place, state) in states.iter().enumerate() {
+        moves[moved..state.moves]
+            .iter()
+            .for_each(|step| step.make(clock));
+        moved = state.moves;
+        let view = View::of(manager)?;
+        if view == state.view {
+            return Ok(place);
+        }
+        difference = view.difference(&state.view);
+    }
+    Err(difference.into())
+}
