@@ -14,7 +14,7 @@ use crate::queue::Request;
 use crate::record::{self, BadRow, Digest, State};
 use crate::storage::StorageHook;
 use crate::wait::announce;
-use bounded::BoundedFile;
+use bounded::{BoundedFile, LastFailure};
 use redb::backends::FileBackend;
 use redb::{
     ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction,
@@ -92,6 +92,7 @@ pub(crate) struct Store {
     openings: Turns,
     /// Of those who write.
     turns: Turns,
+    failure: LastFailure,
 }
 
 struct Handle {
@@ -177,6 +178,7 @@ impl Store {
             handle: RwLock::default(),
             openings: Turns::default(),
             turns: Turns::default(),
+            failure: LastFailure::default(),
         };
         store.call("open", || store.handle().map(drop))?;
         Ok(store)
@@ -246,8 +248,9 @@ impl Store {
                         }
                         Err(error) => {
                             // Half way through a commit the handle no longer knows the file.
+                            let error = at.failed(error);
                             self.close();
-                            Err(at.failed(error))
+                            Err(error)
                         }
                     }
                 }
@@ -264,12 +267,14 @@ impl Store {
     }
 
     /// Runs one call within its bound. What it throws the store off with closes the handle, so
-    /// that the next call opens, and repairs, the file anew.
+    /// that the next call opens, and repairs, the file anew. So does a failure of a call that
+    /// succeeded all the same: a lock it could not give back would stay as long as the handle.
     fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T>) -> Result<T> {
         let result = caught(self.at(action), || {
             bounded::within(self.config.busy_timeout, body)
         });
-        if let Err(Error::Io { .. } | Error::Corrupted { .. }) = result {
+        let has_failed = matches!(result, Err(Error::Io { .. } | Error::Corrupted { .. }));
+        if self.failure.take().is_some() || has_failed {
             self.close();
         }
         result
@@ -293,6 +298,8 @@ impl Store {
         }
         // Closing a damaged file may panic as reading it may.
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(handle)));
+        // Nor has the next handle to do with how this one failed.
+        self.failure.take();
     }
 
     /// The handle of the file that has the store's name now. Whoever deletes or replaces a store
@@ -411,6 +418,7 @@ impl Store {
             handle: RwLock::default(),
             openings: Turns::default(),
             turns: Turns::default(),
+            failure: LastFailure::default(),
         };
         match writer.open_writer()?.database {
             Opened::Writer(database) => database.close().map_err(|error| at.failed(error)),
@@ -488,7 +496,8 @@ impl Store {
         let Config {
             busy_timeout, hook, ..
         } = &self.config;
-        Ok(BoundedFile::new(file, *busy_timeout, hook.clone()))
+        let (failure, hook) = (self.failure.clone(), hook.clone());
+        Ok(BoundedFile::new(file, *busy_timeout, failure, hook))
     }
 
     fn builder(&self) -> redb::Builder {
@@ -505,6 +514,7 @@ impl Store {
     fn at(&self, action: &'static str) -> At<'_> {
         At {
             config: &self.config,
+            failure: &self.failure,
             action,
         }
     }
@@ -533,6 +543,7 @@ fn caught<T>(at: At<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
 #[derive(Clone, Copy)]
 struct At<'a> {
     config: &'a Config,
+    failure: &'a LastFailure,
     action: &'static str,
 }
 
@@ -603,6 +614,10 @@ impl At<'_> {
                 io::ErrorKind::UnexpectedEof => self.corrupted("it ends too early"),
                 io::ErrorKind::InvalidData => self.not_a_store("it is not a redb file"),
                 _ => self.io(error),
+            },
+            error @ redb::Error::PreviousIo => match self.failure.take() {
+                Some(failure) => self.failed(redb::Error::Io(failure)),
+                None => self.io(io::Error::other(error.to_string())),
             },
             redb::Error::Corrupted(detail) => self.corrupted(detail),
             redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => self.busy(),

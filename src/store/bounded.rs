@@ -89,11 +89,31 @@ struct Wait {
     result: Option<Result<(), BackendError>>,
 }
 
+/// What a file failed with last. redb does not always pass it on: a failure amid a larger work
+/// comes out as "previous", and one to give a lock back not at all.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastFailure(Arc<Mutex<Option<io::Error>>>);
+
+impl LastFailure {
+    pub(super) fn take(&self) -> Option<io::Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn note(&self, error: &io::Error) {
+        let copy = match error.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(copy);
+    }
+}
+
 /// The backend that redb works on.
 pub(super) struct BoundedFile {
     shared: Arc<Shared>,
     /// The bound of calls that set no deadline: closing.
     bound: Duration,
+    failure: LastFailure,
     hook: Option<StorageHook>,
 }
 
@@ -104,7 +124,12 @@ struct Shared {
 }
 
 impl BoundedFile {
-    pub(super) fn new(file: FileBackend, bound: Duration, hook: Option<StorageHook>) -> Self {
+    pub(super) fn new(
+        file: FileBackend,
+        bound: Duration,
+        failure: LastFailure,
+        hook: Option<StorageHook>,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 file,
@@ -112,8 +137,19 @@ impl BoundedFile {
                 ended: Condvar::new(),
             }),
             bound,
+            failure,
             hook,
         }
+    }
+
+    /// Makes a call, unless the hook fails it, and notes how it failed.
+    fn call<T>(
+        &self,
+        call: StorageCall<'_>,
+        make: impl FnOnce(&FileBackend) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let result = self.before(call).and_then(|()| make(&self.shared.file));
+        result.inspect_err(|error| self.failure.note(error))
     }
 
     /// Tells the hook of a call that is about to be made; its error is the call's.
@@ -234,37 +270,34 @@ impl fmt::Debug for BoundedFile {
 
 impl StorageBackend for BoundedFile {
     fn len(&self) -> io::Result<u64> {
-        self.before(StorageCall::Len)?;
-        self.shared.file.len()
+        self.call(StorageCall::Len, |file| file.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.before(StorageCall::Read {
-            offset,
-            len: out.len(),
-        })?;
-        self.shared.file.read(offset, out)?;
-        let claimed = largest_child(out);
-        if claimed > PAGE && claimed > self.shared.file.len()? {
-            let damaged = "a page claims to be larger than the file";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, damaged));
-        }
-        Ok(())
+        let len = out.len();
+        self.call(StorageCall::Read { offset, len }, |file| {
+            file.read(offset, out)?;
+            let claimed = largest_child(out);
+            if claimed > PAGE && claimed > file.len()? {
+                let damaged = "a page claims to be larger than the file";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, damaged));
+            }
+            Ok(())
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.before(StorageCall::SetLen { len })?;
-        self.shared.file.set_len(len)
+        self.call(StorageCall::SetLen { len }, |file| file.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.before(StorageCall::Sync)?;
-        self.shared.file.sync_data()
+        self.call(StorageCall::Sync, |file| file.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.before(StorageCall::Write { offset, data })?;
-        self.shared.file.write(offset, data)
+        self.call(StorageCall::Write { offset, data }, |file| {
+            file.write(offset, data)
+        })
     }
 
     fn close(&self) -> io::Result<()> {
@@ -292,8 +325,8 @@ impl StorageBackend for BoundedFile {
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.before(StorageCall::Unlock)?;
-        self.shared.file.unlock_range(start, end)
+        let unlock = |file: &FileBackend| Ok(file.unlock_range(start, end)?);
+        Ok(self.call(StorageCall::Unlock, unlock)?)
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
@@ -335,6 +368,7 @@ mod tests {
         BoundedFile::new(
             FileBackend::new(file).unwrap(),
             Duration::from_secs(60),
+            LastFailure::default(),
             None,
         )
     }
