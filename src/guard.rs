@@ -255,7 +255,9 @@ impl Acquire<'_> {
     /// # Errors
     /// [`Error::Locked`] with one of the locks that are held, or [`Error::Reserved`] with a
     /// request that came earlier; [`Error::InvalidName`], [`Error::InvalidTimeout`]; those of the
-    /// store. None of the locks is held then, and no request stays behind.
+    /// store. None of the locks is held then, and no request stays behind; where storage fails
+    /// amid a commit and goes on failing, they are taken back as soon as it works again, and what
+    /// was granted meanwhile goes with its lease.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -282,7 +284,11 @@ impl Acquire<'_> {
             lease,
             wait: self.wait,
             owner: process::id(),
-            held: Mutex::new(Held { locks, lost: None }),
+            held: Mutex::new(Held {
+                locks,
+                lost: None,
+                released: Vec::new(),
+            }),
             work: Mutex::default(),
             on_lost: self.on_lost,
         });
@@ -305,9 +311,10 @@ struct Asker<'a> {
 }
 
 /// What asking came to.
+#[derive(Clone)]
 enum Answer {
     Granted(Vec<Lock>),
-    Queued(u64),
+    Queued(Box<Request>),
 }
 
 impl Asker<'_> {
@@ -325,10 +332,10 @@ impl Asker<'_> {
         loop {
             match self.enqueue(names, until)? {
                 Answer::Granted(locks) => return Ok(locks),
-                Answer::Queued(number) => {
+                Answer::Queued(request) => {
                     let place = Place {
                         asker: self,
-                        number,
+                        number: request.number,
                         names,
                         until,
                     };
@@ -344,27 +351,48 @@ impl Asker<'_> {
     }
 
     /// Takes the locks where that can be, and else a place in the queue where one is wanted.
+    /// Where that failed amid its commit it may be done: then it is undone.
     fn enqueue(&self, names: &[LockName], until: Option<Deadline>) -> Result<Answer> {
-        self.manager.write("lock in", |tx, queue, now| {
-            let Some(obstacle) = first_obstacle(tx, queue, names, now)? else {
-                return self.take(tx, names, now).map(Answer::Granted);
-            };
-            if matches!(self.wait, Wait::Not) || until.is_some_and(|until| until.is_over(now)) {
-                return Err(obstacle);
-            }
-            let number = tx.next_request()?;
-            queue.sweep(tx, number, now)?;
-            tx.put_request(&Request {
-                number,
-                names: names.to_vec(),
-                lease: self.lease.clone(),
-                asked_at: now.wall,
-                until,
-                stands_until: PATIENCE.deadline(now)?,
-                is_challenged: false,
-            })?;
-            Ok(Answer::Queued(number))
-        })
+        let mut done = None;
+        let result = self.manager.write("lock in", |tx, queue, now| {
+            let answer = self.try_enqueue(tx, queue, names, until, now)?;
+            done = Some(answer.clone());
+            Ok(answer)
+        });
+        if let (Err(error), Some(done)) = (&result, done) {
+            let manager = self.manager.clone();
+            undo(error, move || take_back_exactly(&manager, &done));
+        }
+        result
+    }
+
+    fn try_enqueue(
+        &self,
+        tx: &mut WriteTx<'_>,
+        queue: &Queue,
+        names: &[LockName],
+        until: Option<Deadline>,
+        now: Moment,
+    ) -> Result<Answer> {
+        let Some(obstacle) = first_obstacle(tx, queue, names, now)? else {
+            return self.take(tx, names, now).map(Answer::Granted);
+        };
+        if matches!(self.wait, Wait::Not) || until.is_some_and(|until| until.is_over(now)) {
+            return Err(obstacle);
+        }
+        let number = tx.next_request()?;
+        queue.sweep(tx, number, now)?;
+        let request = Request {
+            number,
+            names: names.to_vec(),
+            lease: self.lease.clone(),
+            asked_at: now.wall,
+            until,
+            stands_until: PATIENCE.deadline(now)?,
+            is_challenged: false,
+        };
+        tx.put_request(&request)?;
+        Ok(Answer::Queued(Box::new(request)))
     }
 
     fn take(&self, tx: &mut WriteTx<'_>, names: &[LockName], now: Moment) -> Result<Vec<Lock>> {
@@ -645,28 +673,10 @@ impl Place<'_> {
     }
 
     /// Takes back the request after an error: nobody shall wait for one that no longer does.
-    /// Where the store is busy or full it is tried again in the background.
     fn abandon(&self, error: &Error) {
-        let is_passing =
-            |error: &Error| matches!(error, Error::StoreBusy { .. } | Error::Io { .. });
-        // This call has waited its bound where the store was busy.
-        let again = match error {
-            Error::StoreBusy { .. } => true,
-            _ => self.take_back().is_err_and(|error| is_passing(&error)),
-        };
-        if again {
-            let (manager, number) = (self.asker.manager.clone(), self.number);
-            let names = self.names.to_vec();
-            let again = move || {
-                while take_back(&manager, number, &names).is_err_and(|error| is_passing(&error)) {
-                    thread::sleep(LONGEST_SLEEP);
-                }
-            };
-            // Without a thread the request stays until this process ends.
-            let _ = thread::Builder::new()
-                .name("lockmgr-abandon".into())
-                .spawn(again);
-        }
+        let (manager, number) = (self.asker.manager.clone(), self.number);
+        let names = self.names.to_vec();
+        undo(error, move || take_back(&manager, number, &names));
     }
 
     /// Takes over what was granted. What was granted on a word alone is held for a short time,
@@ -693,6 +703,54 @@ impl Place<'_> {
         }
         Ok(kept)
     }
+}
+
+/// Undoes, after an error, what shall not stay. Where the store is busy or full it is tried again
+/// in the background.
+fn undo(error: &Error, work: impl Fn() -> Result<()> + Send + 'static) {
+    let is_passing = |error: &Error| matches!(error, Error::StoreBusy { .. } | Error::Io { .. });
+    // This call has waited its bound where the store was busy.
+    let again = match error {
+        Error::StoreBusy { .. } => true,
+        _ => work().is_err_and(|error| is_passing(&error)),
+    };
+    if again {
+        let again = move || {
+            while work().is_err_and(|error| is_passing(&error)) {
+                thread::sleep(LONGEST_SLEEP);
+            }
+        };
+        // Without a thread it stays until this process ends.
+        let _ = thread::Builder::new()
+            .name("lockmgr-undo".into())
+            .spawn(again);
+    }
+}
+
+/// Takes back what asking came to, where that was done after all. Numbers alone do not tell: were
+/// it not done, they would be issued again, though at another time.
+fn take_back_exactly(manager: &LockManager, done: &Answer) -> Result<()> {
+    manager.0.store.write("stop waiting in", |tx| {
+        match done {
+            Answer::Granted(locks) => {
+                for lock in locks {
+                    if tx.get(&lock.name)?.as_ref() == Some(lock) {
+                        tx.remove(&lock.name)?;
+                    }
+                }
+            }
+            Answer::Queued(request) => {
+                let is_same = |it: Request| {
+                    (it.asked_at, &it.names, &it.lease)
+                        == (request.asked_at, &request.names, &request.lease)
+                };
+                if tx.request(request.number)?.is_some_and(is_same) {
+                    tx.remove_request(request.number)?;
+                }
+            }
+        }
+        settle(tx, manager.now()).map(drop)
+    })
 }
 
 fn take_back(manager: &LockManager, number: u64, names: &[LockName]) -> Result<()> {
@@ -817,6 +875,9 @@ struct Held {
     locks: Vec<Lock>,
     /// The first that was found lost, and who held it then.
     lost: Option<(Lock, Option<Lock>)>,
+    /// The tokens of those whose release failed. It may be done all the same: then they are gone,
+    /// and not lost.
+    released: Vec<u64>,
 }
 
 impl fmt::Debug for Shared {
@@ -861,6 +922,9 @@ impl Shared {
             match fate {
                 Fate::Held(lock) => held.locks[at] = lock,
                 Fate::Released => drop(held.locks.remove(at)),
+                Fate::Lost(_) if held.released.contains(&lock.token) => {
+                    held.locks.remove(at);
+                }
                 Fate::Lost(by) => {
                     held.locks.remove(at);
                     lost.push(lock.clone());
@@ -882,7 +946,13 @@ impl Shared {
 
     /// Looks whether all the locks are still there, and notes those that were lost.
     fn look(&self) -> Result<bool> {
-        let locks = self.held().locks.clone();
+        let (locks, released) = {
+            let held = self.held();
+            (held.locks.clone(), held.released.clone())
+        };
+        if locks.is_empty() {
+            return Ok(self.held().lost.is_none());
+        }
         let mut is_held = true;
         let mut fates = Vec::new();
         self.manager.0.store.read("read", |tx| {
@@ -891,7 +961,7 @@ impl Shared {
                 let row = tx.get(&lock.name)?;
                 let is_live = row.as_ref().is_some_and(|row| row.is_live(now));
                 let is_mine = row.as_ref().is_some_and(|row| row.token == lock.token);
-                is_held &= is_live && is_mine;
+                is_held &= is_live && is_mine || released.contains(&lock.token);
                 // One that ran out, and was nobody's since, may yet be renewed.
                 let ran_out = row.is_none() && lock.is_expired(now);
                 if !is_mine && !ran_out {
@@ -931,7 +1001,10 @@ impl Shared {
         }
         self.update(|locks| {
             let chosen: Vec<&Lock> = locks.iter().filter(|lock| is_chosen(lock)).collect();
-            let mut were_there = self.manager.unlock_all(chosen)?.into_iter();
+            let tokens: Vec<u64> = chosen.iter().map(|lock| lock.token).collect();
+            let unlocked = self.manager.unlock_all(chosen);
+            let were_there = unlocked.inspect_err(|_| self.held().released.extend(tokens));
+            let mut were_there = were_there?.into_iter();
             let fate = |lock: &Lock| match is_chosen(lock) {
                 false => Fate::Held(lock.clone()),
                 true if were_there.next() == Some(true) => Fate::Released,
@@ -999,7 +1072,8 @@ impl LockGuard {
     /// Gives back one of the locks, and says whether the guard still held it.
     ///
     /// # Errors
-    /// [`Error::Lost`], where any was lost; those of the store, and then the lock is still held.
+    /// [`Error::Lost`], where any was lost; those of the store, and then the lock is still held,
+    /// or given back where that failed amid its commit.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
