@@ -4,6 +4,7 @@ mod bad_input;
 mod bound;
 mod command;
 mod crashes;
+mod failing_storage;
 mod guards;
 mod holding_support;
 mod model;

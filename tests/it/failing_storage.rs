@@ -1,0 +1,609 @@
+//! Storage that fails: each call of the store to its file, once or until it is mended. Whatever
+//! fails, the call says so, the store is as before it or after it, and goes on.
+
+use crate::holding_support::until;
+use crate::support::{Home, noon};
+use chrono::{DateTime, TimeDelta};
+use lockmgr::{
+    Error, GetOptions, Lock, LockGuard, LockManager, LockRef, ManualClock, RenewOptions,
+    SetOptions, StorageCall, Timeout,
+};
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A kind of call to the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Len,
+    Read,
+    Write,
+    SetLen,
+    Sync,
+    Lock,
+    Unlock,
+}
+
+const KINDS: [Kind; 7] = [
+    Kind::Len,
+    Kind::Read,
+    Kind::Write,
+    Kind::SetLen,
+    Kind::Sync,
+    Kind::Lock,
+    Kind::Unlock,
+];
+
+impl Kind {
+    fn of(call: StorageCall<'_>) -> Self {
+        match call {
+            StorageCall::Len => Self::Len,
+            StorageCall::Read { .. } => Self::Read,
+            StorageCall::Write { .. } => Self::Write,
+            StorageCall::SetLen { .. } => Self::SetLen,
+            StorageCall::Sync => Self::Sync,
+            StorageCall::Lock => Self::Lock,
+            StorageCall::Unlock => Self::Unlock,
+            other => panic!("{other:?} is not tried"),
+        }
+    }
+}
+
+/// No step takes so long, unless it hangs.
+const HANG: Duration = Duration::from_secs(10);
+
+const EINTR: i32 = 4;
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// What shall fail.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    kind: Kind,
+    /// From which call of the kind on, the first being 0.
+    from: usize,
+    /// Whether those that follow fail too.
+    lasts: bool,
+    error: i32,
+}
+
+/// Counts the calls to a file, and makes them fail.
+#[derive(Clone, Default)]
+struct Storage(Arc<Mutex<Calls>>);
+
+#[derive(Default)]
+struct Calls {
+    seen: [usize; KINDS.len()],
+    fault: Option<Fault>,
+    failed: usize,
+}
+
+impl Storage {
+    fn hook(&self) -> impl Fn(StorageCall<'_>) -> io::Result<()> + Send + Sync + 'static {
+        let calls = self.clone();
+        move |call| calls.before(Kind::of(call))
+    }
+
+    fn before(&self, kind: Kind) -> io::Result<()> {
+        let mut calls = self.0.lock().unwrap();
+        let seen = calls.seen[kind as usize];
+        calls.seen[kind as usize] += 1;
+        let fails = |it: &Fault| it.kind == kind && (seen == it.from || it.lasts && seen > it.from);
+        match calls.fault.filter(fails) {
+            None => Ok(()),
+            Some(fault) => {
+                calls.failed += 1;
+                Err(io::Error::from_raw_os_error(fault.error))
+            }
+        }
+    }
+
+    /// Lets these calls fail, counted from now on.
+    fn fail(&self, fault: Fault) {
+        *self.0.lock().unwrap() = Calls {
+            fault: Some(fault),
+            ..Calls::default()
+        };
+    }
+
+    fn mend(&self) {
+        *self.0.lock().unwrap() = Calls::default();
+    }
+
+    fn seen(&self, kind: Kind) -> usize {
+        self.0.lock().unwrap().seen[kind as usize]
+    }
+
+    /// How many calls failed.
+    fn failed(&self) -> usize {
+        self.0.lock().unwrap().failed
+    }
+}
+
+/// One process with a store, and what it has at hand.
+struct World {
+    home: Home,
+    storage: Storage,
+    clock: ManualClock,
+    is_exclusive: bool,
+    manager: Option<LockManager>,
+    guard: Option<LockGuard>,
+    /// The tokens that were acknowledged, and the largest of all that were.
+    tokens: HashMap<String, u64>,
+    last_token: u64,
+}
+
+/// What is done with the world, and what it answers, but for tokens.
+type Step = (&'static str, fn(&mut World) -> lockmgr::Result<String>);
+
+/// What others see of a lock, but for its token and parts of seconds.
+type Seen = (String, String, Option<i64>, i64);
+
+fn seen(lock: &Lock) -> Seen {
+    let (name, by) = (lock.name().to_string(), lock.locked_by().to_string());
+    let until = lock.locked_until().as_ref().map(DateTime::timestamp);
+    (name, by, until, lock.updated_at().timestamp())
+}
+
+impl World {
+    fn new(is_exclusive: bool) -> Self {
+        Self {
+            home: Home::quick(),
+            storage: Storage::default(),
+            clock: ManualClock::new(noon()),
+            is_exclusive,
+            manager: None,
+            guard: None,
+            tokens: HashMap::new(),
+            last_token: 0,
+        }
+    }
+
+    fn open(&mut self) -> lockmgr::Result<String> {
+        let mut builder = LockManager::builder()
+            .locked_by("app")
+            .clock(self.clock.clone())
+            .storage_hook(self.storage.hook());
+        if self.is_exclusive {
+            builder = builder.exclusive();
+        }
+        self.manager = Some(builder.open(self.home.db())?);
+        Ok("opened".into())
+    }
+
+    fn close(&mut self) -> lockmgr::Result<String> {
+        self.manager = None;
+        Ok("closed".into())
+    }
+
+    fn manager(&self) -> &LockManager {
+        self.manager.as_ref().unwrap()
+    }
+
+    fn guard(&mut self) -> &mut LockGuard {
+        self.guard.as_mut().unwrap()
+    }
+
+    /// Notes tokens that were acknowledged. They rise.
+    fn issued<'a>(&mut self, locks: impl IntoIterator<Item = (&'a str, u64)>) {
+        let before = self.last_token;
+        for (name, token) in locks {
+            if self.tokens.insert(name.to_owned(), token) != Some(token) {
+                assert!(token > before, "{name} bears the old token {token}");
+                self.last_token = self.last_token.max(token);
+            }
+        }
+    }
+
+    fn noted(&mut self, lock: &Lock) -> String {
+        self.issued([(lock.name().as_str(), lock.token())]);
+        format!("{:?}", seen(lock))
+    }
+
+    fn noted_guard(&mut self) -> String {
+        let tokens = self.guard().tokens();
+        self.issued(tokens.iter().map(|(name, token)| (name.as_str(), *token)));
+        let names = tokens.into_iter().map(|(name, _)| name);
+        names.collect::<Vec<_>>().concat()
+    }
+
+    /// Checks that each lock bears the token that was acknowledged, or a later one of a call that
+    /// failed and was done all the same.
+    fn looked_at(&self, locks: &[Lock]) -> Vec<Seen> {
+        for lock in locks {
+            let (name, token) = (lock.name().as_str(), lock.token());
+            let is_right = self.tokens.get(name) == Some(&token) || token > self.last_token;
+            assert!(is_right, "{name} bears {token} of {}", self.last_token);
+        }
+        locks.iter().map(seen).collect()
+    }
+
+    /// What another process finds. Who is alone with the file is looked at in a copy of it, as
+    /// it would be after a crash.
+    fn seen_by_others(&self) -> Vec<Seen> {
+        let copy = Home::quick();
+        let db = if self.is_exclusive && self.home.db().exists() {
+            fs::copy(self.home.db(), copy.db()).unwrap();
+            copy.db()
+        } else {
+            self.home.db()
+        };
+        let other = LockManager::builder().clock(self.clock.clone()).read_only();
+        let other = other.busy_timeout(Duration::from_secs(1)).open(db).unwrap();
+        assert!(other.requests("").unwrap().is_empty());
+        self.looked_at(&other.locks("").unwrap())
+    }
+
+    fn state(&self) -> Vec<Seen> {
+        match &self.manager {
+            Some(manager) => self.looked_at(&manager.locks("").unwrap()),
+            None => self.seen_by_others(),
+        }
+    }
+}
+
+/// Names so long that so many of them make the file grow.
+fn many() -> Vec<String> {
+    (0..24).map(|i| format!("{}{i}", "x".repeat(240))).collect()
+}
+
+/// A day in the life of a store. A step that failed is done anew.
+const SCRIPT: &[Step] = &[
+    ("open", World::open),
+    ("set", |it| {
+        let set = it.manager().set_lock(["a", "b"], SetOptions::new())?;
+        Ok(set.locks().iter().map(|lock| it.noted(lock)).collect())
+    }),
+    ("set many", |it| {
+        let for_ever = SetOptions::new().timeout(Timeout::Never);
+        let set = it.manager().set_lock(many(), for_ever)?;
+        Ok(set.locks().iter().map(|lock| it.noted(lock)).collect())
+    }),
+    ("be refused", |it| {
+        match it.manager().set_lock(["c", "b"], SetOptions::new().fail()) {
+            Err(Error::LockFail(lock)) => Ok(it.noted(&lock)),
+            other => other.map(|set| panic!("{set:?}")),
+        }
+    }),
+    ("get", |it| {
+        let short = GetOptions::new().timeout(Duration::from_secs(5));
+        let lock = it.manager().get_lock("short", short)?;
+        Ok(it.noted(&lock))
+    }),
+    ("renew", |it| {
+        let lock = LockRef::with_token("short", it.tokens["short"]);
+        let ten = RenewOptions::new().timeout(Duration::from_secs(10));
+        let lock = it.manager().renew_lock(lock, ten)?;
+        Ok(it.noted(&lock))
+    }),
+    ("guard", |it| {
+        it.guard = Some(it.manager().acquire(["g", "h"]).lock()?);
+        Ok(it.noted_guard())
+    }),
+    ("add to the guard", |it| {
+        it.guard().lock("i")?;
+        Ok(it.noted_guard())
+    }),
+    ("renew the guard", |it| {
+        it.guard().renew()?;
+        Ok(it.guard().deadline().unwrap().timestamp().to_string())
+    }),
+    ("look at the guard", |it| {
+        Ok(it.guard().is_held()?.to_string())
+    }),
+    ("unlock in the guard", |it| {
+        Ok(it.guard().unlock("g")?.to_string())
+    }),
+    ("release the guard", |it| {
+        match it.guard.take() {
+            Some(guard) => guard.release()?,
+            // Released in vain before: its locks are left to their leases.
+            None => drop(it.manager().unlock_all(["h", "i"])?),
+        }
+        Ok("released".into())
+    }),
+    ("clean", |it| {
+        it.clock.set_wall(noon() + TimeDelta::seconds(60));
+        Ok(it.manager().clean_locks()?.to_string())
+    }),
+    ("find", |it| {
+        let found = it.manager().find("a")?;
+        Ok(format!("{:?}", found.as_ref().map(seen)))
+    }),
+    ("close", World::close),
+    ("open again", World::open),
+    ("unlock", |it| Ok(it.manager().unlock("a")?.to_string())),
+    ("reset", |it| Ok(it.manager().reset_locks()?.to_string())),
+    ("get after the reset", |it| {
+        let lock = it.manager().get_lock("last", GetOptions::new())?;
+        Ok(it.noted(&lock))
+    }),
+    ("close at last", World::close),
+];
+
+/// Steps of which nothing stays where they fail.
+const UNDONE: [&str; 2] = ["guard", "add to the guard"];
+
+/// Says at what a test failed.
+struct Context(String);
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("at {}", self.0);
+        }
+    }
+}
+
+/// What each step of an undisturbed run answered, the states before and after it, and how many
+/// calls of each kind there were before it.
+struct Undisturbed {
+    answers: Vec<String>,
+    states: Vec<Vec<Seen>>,
+    calls: [usize; KINDS.len()],
+}
+
+fn undisturbed(is_exclusive: bool) -> Undisturbed {
+    let mut world = World::new(is_exclusive);
+    let (mut answers, mut states) = (Vec::new(), vec![Vec::new()]);
+    for (_, step) in SCRIPT {
+        answers.push(step(&mut world).unwrap());
+        let calls = world.storage.0.lock().unwrap().seen;
+        states.push(world.state());
+        world.storage.0.lock().unwrap().seen = calls;
+    }
+    let calls = world.storage.0.lock().unwrap().seen;
+    Undisturbed {
+        answers,
+        states,
+        calls,
+    }
+}
+
+/// Checks that the call says which file failed it, at what, and why.
+fn is_told(world: &World, error: &Error, fault: Fault) {
+    let Error::Io {
+        path,
+        action,
+        source,
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(*path, world.home.db());
+    assert!(error.to_string().contains(action) && !action.is_empty());
+    assert_eq!(source.raw_os_error(), Some(fault.error), "{error:?}");
+}
+
+/// Runs the script with one fault, and returns whether it was met.
+fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
+    let mut world = World::new(is_exclusive);
+    let mut met_at = None;
+    world.storage.fail(fault);
+    for (i, (name, step)) in SCRIPT.iter().enumerate() {
+        let mode = if is_exclusive { "exclusive" } else { "shared" };
+        let _context = Context(format!("step \"{name}\", {mode}, {fault:?}"));
+        let (before, after) = (&expected.states[i], &expected.states[i + 1]);
+        let began = Instant::now();
+        let answer = step(&mut world);
+        assert!(began.elapsed() < HANG, "it took {:?}", began.elapsed());
+        if world.storage.failed() == 0 {
+            assert_eq!(answer.unwrap(), expected.answers[i]);
+            // What follows those is like what follows without a fault.
+            if met_at.is_some_and(|met_at| i > met_at + 2) {
+                break;
+            }
+            continue;
+        }
+        met_at = Some(i);
+        world.storage.mend();
+        if let Err(error) = &answer {
+            is_told(&world, error, fault);
+        }
+        // What was undone in vain is undone in the background.
+        if answer.is_err() && UNDONE.contains(name) {
+            until("it is undone", || world.seen_by_others() == *before);
+            // What is done anew is told from that by its time.
+            world.clock.advance(Duration::from_micros(1));
+        }
+        let state = world.seen_by_others();
+        assert!(
+            state == *before || state == *after,
+            "neither before nor after: {state:?}"
+        );
+        assert_eq!(world.state(), state);
+        match answer {
+            Ok(answer) => {
+                assert_eq!(answer, expected.answers[i]);
+                assert_eq!(state, *after);
+            }
+            Err(_) if before == after || state == *before => {
+                assert_eq!(step(&mut world).unwrap(), expected.answers[i]);
+            }
+            // It was done all the same: what it would have told is read.
+            Err(_) => {
+                let locks = world.manager().locks("").unwrap();
+                world.issued(locks.iter().map(|it| (it.name().as_str(), it.token())));
+            }
+        }
+    }
+    met_at.is_some()
+}
+
+/// Tries all kinds of calls at once, as most of the time is waited for, and adds up how many
+/// faults each met.
+fn of_each_kind(try_it: impl Fn(Kind) -> usize + Sync) -> usize {
+    let try_it = &try_it;
+    thread::scope(|scope| {
+        let threads = KINDS.map(|kind| scope.spawn(move || try_it(kind)));
+        threads.map(|thread| thread.join().unwrap()).iter().sum()
+    })
+}
+
+fn every_call_may_fail(is_exclusive: bool) {
+    let expected = undisturbed(is_exclusive);
+    let met = of_each_kind(|kind| {
+        let mut met = 0;
+        for from in 0..expected.calls[kind as usize] {
+            for lasts in [false, true] {
+                let error = [EIO, ENOSPC, EINTR][from % 3];
+                let fault = Fault {
+                    kind,
+                    from,
+                    lasts,
+                    error,
+                };
+                met += usize::from(run_with(fault, is_exclusive, &expected));
+            }
+        }
+        met
+    });
+    assert!(met > 300, "only {met} faults were met");
+}
+
+#[test]
+fn every_call_of_a_shared_store_may_fail() {
+    every_call_may_fail(false);
+}
+
+#[test]
+fn every_call_of_an_exclusive_store_may_fail() {
+    every_call_may_fail(true);
+}
+
+/// A manager of a shared store, on whose file calls may fail.
+fn failing() -> (Home, Storage, LockManager) {
+    let (home, storage) = (Home::quick(), Storage::default());
+    let builder = LockManager::builder().storage_hook(storage.hook());
+    let manager = builder.open(home.db()).unwrap();
+    (home, storage, manager)
+}
+
+/// Every write fails from now on.
+const NO_SPACE: Fault = Fault {
+    kind: Kind::Write,
+    from: 0,
+    lasts: true,
+    error: ENOSPC,
+};
+
+#[test]
+fn a_guard_whose_renewals_fail_for_its_lease_tells_its_owner() {
+    let (_home, storage, manager) = failing();
+    let (lost, losses) = mpsc::channel();
+    let lease = Duration::from_millis(400);
+    let guard = manager.acquire(["a"]).timeout(lease).keep_alive();
+    let on_lost = move |lock: &Lock| lost.send(lock.name().to_string()).unwrap();
+    let mut guard = guard.on_lost(on_lost).lock().unwrap();
+    assert!(guard.is_held().unwrap());
+    storage.fail(NO_SPACE);
+    let refused = guard.renew().unwrap_err();
+    assert!(matches!(refused, Error::Io { source, .. } if source.raw_os_error() == Some(ENOSPC)));
+
+    assert_eq!(losses.recv_timeout(HANG).unwrap(), "a");
+    assert!(!guard.is_held().unwrap());
+    assert!(matches!(guard.renew(), Err(Error::Lost { .. })));
+    assert!(guard.tokens().is_empty());
+    storage.mend();
+    drop(guard);
+    assert!(!manager.is_locked("a").unwrap());
+    assert_eq!(losses.try_iter().count(), 0);
+}
+
+#[test]
+fn a_guard_outlives_a_renewal_that_failed() {
+    let (_home, storage, manager) = failing();
+    let lease = Duration::from_millis(900);
+    let guard = manager.acquire(["a"]).timeout(lease).keep_alive();
+    let guard = guard.on_lost(|lock| panic!("{lock:?} was lost")).lock();
+    let guard = guard.unwrap();
+    let first = guard.deadline();
+    storage.fail(NO_SPACE);
+    until("a renewal fails", || storage.failed() > 0);
+    storage.mend();
+    until("another succeeds", || guard.deadline() > first);
+    assert!(guard.is_held().unwrap());
+    guard.release().unwrap();
+}
+
+#[test]
+fn a_guard_that_cannot_be_released_frees_its_locks_with_its_lease() {
+    let (home, storage, manager) = failing();
+    let lease = Duration::from_millis(300);
+    let guard = manager.acquire(["a"]).timeout(lease).lock().unwrap();
+    storage.fail(NO_SPACE);
+    drop(guard);
+    assert!(home.open().is_locked("a").unwrap());
+    storage.mend();
+    until("its lease ends", || !manager.is_locked("a").unwrap());
+    manager.get_lock("a", GetOptions::new()).unwrap();
+}
+
+/// Waits for a lock while the storage fails, and checks that either it is had, or nothing stays
+/// of the request. Returns how many calls of that kind there were.
+fn waits_with(fault: Fault) -> (usize, bool) {
+    let _context = Context(format!("{fault:?}"));
+    let (home, storage, waiting) = failing();
+    let others = home.open();
+    let held = others.acquire(["a"]).lock().unwrap();
+    storage.fail(fault);
+    let result = thread::scope(|scope| {
+        // What is granted to one that failed, and cannot say so, goes with its lease.
+        let acquire = waiting
+            .acquire(["a", "b"])
+            .timeout(Duration::from_millis(1_500));
+        let waiter = scope.spawn(|| acquire.wait(HANG).lock());
+        until("the waiter is queued, or has failed", || {
+            !others.requests("").unwrap().is_empty() || waiter.is_finished()
+        });
+        held.release().unwrap();
+        waiter.join().unwrap()
+    });
+    let (calls, failed) = (storage.seen(fault.kind), storage.failed());
+    storage.mend();
+    match result {
+        Ok(guard) => {
+            assert!(guard.is_held().unwrap());
+            assert_eq!(others.locks("").unwrap().len(), 2);
+            guard.release().unwrap();
+        }
+        Err(Error::Io { source, .. }) => {
+            assert_eq!(source.raw_os_error(), Some(fault.error));
+        }
+        Err(error) => panic!("{error:?}"),
+    }
+    until("nothing stays", || {
+        others.requests("").unwrap().is_empty() && others.locks("").unwrap().is_empty()
+    });
+    let second = others.acquire(["a", "b"]).lock().unwrap();
+    second.release().unwrap();
+    (calls, failed > 0)
+}
+
+#[test]
+fn a_wait_that_fails_leaves_nothing_behind() {
+    let met = of_each_kind(|kind| {
+        let mut met = 0;
+        for lasts in [false, true] {
+            for from in 0.. {
+                let error = EIO;
+                let fault = Fault {
+                    kind,
+                    from,
+                    lasts,
+                    error,
+                };
+                let (calls, has_failed) = waits_with(fault);
+                met += usize::from(has_failed);
+                if from >= calls {
+                    break;
+                }
+            }
+        }
+        met
+    });
+    assert!(met > 50, "only {met} faults were met");
+}
