@@ -1,16 +1,15 @@
 //! Bad input and bad stores: each is refused with its own exit status, by name, and without a
 //! trace in the store's file.
 
-use crate::support::{Home, chmod, is_root, run, through, works};
+use crate::support::{Disk, Home, chmod, run, through};
 use lockmgr::{Error, GetOptions, LockManager, SetOptions, Timeout};
 use redb::{Database, TableDefinition};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 const USAGE: i32 = 64;
@@ -351,134 +350,6 @@ fn a_store_without_permission_is_refused() {
     }
     chmod(&closed, 0o755);
     assert_eq!(fs::read_dir(closed).unwrap().count(), 0);
-}
-
-/// A file system of its own for one store, which vanishes with the shell that keeps it.
-struct Disk {
-    home: Home,
-    shell: Child,
-}
-
-impl Disk {
-    /// None where this user or this system cannot have one.
-    fn new() -> Option<Self> {
-        if !is_root() {
-            eprintln!("skipped: only root can mount a file system");
-            return None;
-        }
-        if !works(&["unshare", "--mount"]) {
-            return None;
-        }
-        let home = Home::new();
-        let mount = "mount -t tmpfs -o size=1m tmpfs \"$0\" && echo mounted && read -r _";
-        let mut shell = Command::new("unshare");
-        shell.args(["--mount", "sh", "-c", mount]).arg(home.path());
-        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut shell = shell.spawn().unwrap();
-        let mut line = String::new();
-        let mut said = BufReader::new(shell.stdout.as_mut().unwrap());
-        said.read_line(&mut line).unwrap();
-        let disk = Self { home, shell };
-        if line != "mounted\n" {
-            eprintln!("skipped: nothing can be mounted here");
-            return None;
-        }
-        Some(disk)
-    }
-
-    fn db(&self) -> PathBuf {
-        self.home.db()
-    }
-
-    /// Runs a shell command in the directory of the disk.
-    fn shell(&self, script: &str) -> bool {
-        let mut command = Command::new("nsenter");
-        command.args([
-            "--mount",
-            "--target",
-            &self.shell.id().to_string(),
-            "sh",
-            "-c",
-        ]);
-        let script = format!("cd '{}' && {script}", self.home.path().display());
-        command
-            .arg(script)
-            .stderr(Stdio::null())
-            .status()
-            .unwrap()
-            .success()
-    }
-
-    fn command(&self) -> Command {
-        let id = self.shell.id().to_string();
-        let mut command = through(&["nsenter", "--mount", "--target", &id]);
-        command.arg("--db").arg(self.db());
-        command
-    }
-
-    fn json(&self, args: &[&str]) -> (Option<i32>, Value) {
-        let ran = run(self.command().arg("--json").args(args));
-        (ran.status, ran.document())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        drop(self.shell.stdin.take());
-        self.shell.wait().unwrap();
-    }
-}
-
-#[test]
-fn a_full_disk_refuses_writing_and_loses_nothing() {
-    let Some(disk) = Disk::new() else {
-        return;
-    };
-    let mut refusals = 0;
-    for free in (0..20).map(|pages| pages * 4096) {
-        let (_, set) = disk.json(&["set", "held"]);
-        let mut acknowledged = set["locks"].as_array().unwrap().clone();
-        disk.shell("cat /dev/zero > filler");
-        assert!(disk.shell(&format!("truncate -s -{free} filler")));
-        for round in 0..6 {
-            let names: Vec<_> = (0..5)
-                .map(|i| format!("{}{i}", "x".repeat(200 + round)))
-                .collect();
-            let names = names.iter().map(String::as_str);
-            let (exit, set) = disk.json(&["set"].into_iter().chain(names).collect::<Vec<_>>());
-            if exit == Some(0) {
-                acknowledged.extend_from_slice(set["locks"].as_array().unwrap());
-            } else {
-                assert_eq!(
-                    (exit, &set["error"]["kind"]),
-                    (Some(IO), &json!("Io")),
-                    "{set}"
-                );
-                refusals += 1;
-            }
-        }
-        let (exit, list) = disk.json(&["list"]);
-        assert!(exit == Some(0) || exit == Some(IO), "{list}");
-
-        assert!(disk.shell("rm filler"));
-        let (exit, list) = disk.json(&["list"]);
-        assert_eq!(exit, Some(0), "{list}");
-        for lock in &acknowledged {
-            assert!(
-                list.as_array().unwrap().contains(lock),
-                "{lock} is not in {list}"
-            );
-        }
-        let (exit, set) = disk.json(&["set", "new"]);
-        assert_eq!((exit, &set["counts"]["created"]), (Some(0), &json!(1)));
-        assert!(disk.shell("rm locks.redb"));
-    }
-    assert!(refusals > 20, "the disk was full for {refusals} calls");
-
-    disk.shell("cat /dev/zero > filler");
-    let (exit, refused) = disk.json(&["set", "held"]);
-    assert_eq!((exit, &refused["error"]["kind"]), (Some(IO), &json!("Io")));
-    assert_eq!(disk.json(&["list"]), (Some(0), json!([])));
 }
 
 #[test]

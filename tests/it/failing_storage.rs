@@ -2,12 +2,13 @@
 //! fails, the call says so, the store is as before it or after it, and goes on.
 
 use crate::holding_support::until;
-use crate::support::{Home, noon};
+use crate::support::{Disk, Home, noon, run, through, works};
 use chrono::{DateTime, TimeDelta};
 use lockmgr::{
     Error, GetOptions, Lock, LockGuard, LockManager, LockRef, ManualClock, RenewOptions,
     SetOptions, StorageCall, Timeout,
 };
+use serde_json::json;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -58,6 +59,9 @@ const HANG: Duration = Duration::from_secs(10);
 const EINTR: i32 = 4;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
+
+/// How the command says that storage failed.
+const IO: i32 = 74;
 
 /// What shall fail.
 #[derive(Clone, Copy, Debug)]
@@ -606,4 +610,178 @@ fn a_wait_that_fails_leaves_nothing_behind() {
         met
     });
     assert!(met > 50, "only {met} faults were met");
+}
+
+#[test]
+fn a_full_disk_is_told_by_the_library_and_loses_nothing() {
+    let Some(disk) = Disk::new() else {
+        return;
+    };
+    let mut refusals = 0;
+    for free in (0..16).map(|pages| pages * 4096) {
+        let manager = LockManager::open(disk.db_from_outside()).unwrap();
+        let mut guard = manager.acquire(["guarded"]).lock().unwrap();
+        let mut acknowledged = vec![manager.find("guarded").unwrap().unwrap()];
+        disk.shell("cat /dev/zero > filler");
+        assert!(disk.shell(&format!("truncate -s -{free} filler")));
+        let mut refused = |error: &Error| {
+            assert!(error.to_string().contains("locks.redb"), "{error}");
+            match error {
+                Error::Io { source, .. } => {
+                    assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+                }
+                _ => panic!("{error:?}"),
+            }
+            refusals += 1;
+        };
+        for round in 0..8 {
+            let names = (0..4).map(|i| format!("{}{round}{i}", "x".repeat(200)));
+            match manager.set_lock(names, SetOptions::new()) {
+                Ok(set) => acknowledged.extend_from_slice(set.locks()),
+                Err(error) => refused(&error),
+            }
+        }
+        match guard.renew() {
+            Ok(()) => acknowledged[0] = manager.find("guarded").unwrap().unwrap(),
+            Err(error) => refused(&error),
+        }
+        assert!(disk.shell("rm filler"));
+
+        assert!(guard.is_held().unwrap());
+        let other = LockManager::open(disk.db_from_outside()).unwrap();
+        for manager in [&manager, &other] {
+            let locks = manager.locks("").unwrap();
+            let is_there = |lock| locks.contains(lock);
+            assert!(acknowledged.iter().all(is_there), "{free} free: {locks:?}");
+        }
+        guard.renew().unwrap();
+        guard.release().unwrap();
+        let new = manager.get_lock("new", GetOptions::new()).unwrap();
+        assert!(acknowledged.iter().all(|lock| lock.token() < new.token()));
+        drop((manager, other));
+        assert!(disk.shell("rm locks.redb"));
+    }
+    assert!(refusals > 20, "the disk was full for {refusals} calls");
+}
+
+#[test]
+fn a_full_disk_is_told_by_the_command_and_loses_nothing() {
+    let Some(disk) = Disk::new() else {
+        return;
+    };
+    let mut refusals = 0;
+    for free in (0..20).map(|pages| pages * 4096) {
+        let (_, set) = disk.json(&["set", "held"]);
+        let mut acknowledged = set["locks"].as_array().unwrap().clone();
+        disk.shell("cat /dev/zero > filler");
+        assert!(disk.shell(&format!("truncate -s -{free} filler")));
+        for round in 0..6 {
+            let names: Vec<_> = (0..5)
+                .map(|i| format!("{}{i}", "x".repeat(200 + round)))
+                .collect();
+            let names = names.iter().map(String::as_str);
+            let (exit, set) = disk.json(&["set"].into_iter().chain(names).collect::<Vec<_>>());
+            if exit == Some(0) {
+                acknowledged.extend_from_slice(set["locks"].as_array().unwrap());
+            } else {
+                assert_eq!(
+                    (exit, &set["error"]["kind"]),
+                    (Some(IO), &json!("Io")),
+                    "{set}"
+                );
+                refusals += 1;
+            }
+        }
+        let (exit, list) = disk.json(&["list"]);
+        assert!(exit == Some(0) || exit == Some(IO), "{list}");
+
+        assert!(disk.shell("rm filler"));
+        let (exit, list) = disk.json(&["list"]);
+        assert_eq!(exit, Some(0), "{list}");
+        for lock in &acknowledged {
+            assert!(
+                list.as_array().unwrap().contains(lock),
+                "{lock} is not in {list}"
+            );
+        }
+        let (exit, set) = disk.json(&["set", "new"]);
+        assert_eq!((exit, &set["counts"]["created"]), (Some(0), &json!(1)));
+        assert!(disk.shell("rm locks.redb"));
+    }
+    assert!(refusals > 20, "the disk was full for {refusals} calls");
+
+    disk.shell("cat /dev/zero > filler");
+    let (exit, refused) = disk.json(&["set", "held"]);
+    assert_eq!((exit, &refused["error"]["kind"]), (Some(IO), &json!("Io")));
+    assert_eq!(disk.json(&["list"]), (Some(0), json!([])));
+}
+
+/// Runs `lockmgr set a b` where there is no store yet, with the n-th system call of that name
+/// failing. Returns whether there was one.
+fn set_with(call: &str, n: usize, error: &str) -> bool {
+    let home = Home::quick();
+    let (db, trace) = (home.db(), home.join("trace"));
+    let (trace_only, inject) = (
+        format!("trace={call}"),
+        format!("inject={call}:error={error}:when={n}"),
+    );
+    let strace = [
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        &trace_only,
+        "-e",
+        &inject,
+        "-o",
+    ];
+    let mut command = through(&[&strace[..], &[trace.to_str().unwrap()]].concat());
+    let ran = run(command.arg("--db").arg(&db).args(["set", "a", "b"]));
+    let trace = fs::read_to_string(trace).unwrap();
+    // What the system reads to start a program is none of its.
+    let is_loader = ran.stderr.contains("while loading shared libraries");
+    if !trace.contains("INJECTED") || is_loader {
+        return is_loader;
+    }
+    let context = format!("{call} {n} {error}: {ran:?}");
+    let (locks, status) = (home.json(["list"]).1, ran.status);
+    let names = locks.as_array().unwrap().iter().map(|lock| &lock["name"]);
+    let names: Vec<_> = names.map(|name| name.as_str().unwrap()).collect();
+    match status {
+        Some(0) => assert_eq!(names, ["a", "b"], "{context}"),
+        Some(73 | 74) => {
+            assert!(names.is_empty() || names == ["a", "b"], "{context}");
+            let complaint = ran.stderr.strip_prefix("lockmgr: cannot ").unwrap();
+            assert!(complaint.contains("locks.redb: "), "{context}");
+        }
+        _ => panic!("{context}"),
+    }
+    assert_eq!(home.json(["set", "c"]).0, Some(0), "{context}");
+    true
+}
+
+#[test]
+fn the_command_outlives_every_system_call_that_fails() {
+    if !works(&["strace", "-qq", "-o", "/dev/null"]) {
+        return;
+    }
+    let calls = [
+        "pwrite64",
+        "pread64",
+        "fdatasync",
+        "fcntl",
+        "ftruncate,linkat,fsync",
+        "openat,statx",
+    ];
+    let failed: usize = thread::scope(|scope| {
+        let one_by_one = |call: &'static str| {
+            let errors = ["EIO", "ENOSPC", "EINTR"];
+            (1..)
+                .take_while(|&n| set_with(call, n, errors[n % 3]))
+                .count()
+        };
+        let threads = calls.map(|call| scope.spawn(move || one_by_one(call)));
+        threads.map(|thread| thread.join().unwrap()).iter().sum()
+    });
+    assert!(failed > 80, "only {failed} system calls failed");
 }

@@ -7,6 +7,7 @@ mod crashes;
 mod failing_storage;
 mod guards;
 mod holding_support;
+mod hostile;
 mod model;
 mod processes;
 mod run;

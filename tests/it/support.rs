@@ -5,6 +5,7 @@ use lockmgr::{LockManager, ManualClock};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -201,5 +202,88 @@ pub(crate) fn finish(child: Child) -> Ran {
         status: output.status.code(),
         stdout: text(output.stdout),
         stderr: text(output.stderr),
+    }
+}
+
+/// A file system of its own for one store, which vanishes with the shell that keeps it.
+pub(crate) struct Disk {
+    pub(crate) home: Home,
+    pub(crate) shell: Child,
+}
+
+impl Disk {
+    /// None where this user or this system cannot have one.
+    pub(crate) fn new() -> Option<Self> {
+        if !is_root() {
+            eprintln!("skipped: only root can mount a file system");
+            return None;
+        }
+        if !works(&["unshare", "--mount"]) {
+            return None;
+        }
+        let home = Home::new();
+        let mount = "mount -t tmpfs -o size=1m tmpfs \"$0\" && echo mounted && read -r _";
+        let mut shell = Command::new("unshare");
+        shell.args(["--mount", "sh", "-c", mount]).arg(home.path());
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        let mut line = String::new();
+        let mut said = BufReader::new(shell.stdout.as_mut().unwrap());
+        said.read_line(&mut line).unwrap();
+        let disk = Self { home, shell };
+        if line != "mounted\n" {
+            eprintln!("skipped: nothing can be mounted here");
+            return None;
+        }
+        Some(disk)
+    }
+
+    /// Where the store is for who sees the disk.
+    pub(crate) fn db(&self) -> PathBuf {
+        self.home.db()
+    }
+
+    /// Where it is for this process, which does not.
+    pub(crate) fn db_from_outside(&self) -> PathBuf {
+        let root = format!("/proc/{}/root{}", self.shell.id(), self.db().display());
+        PathBuf::from(root)
+    }
+
+    /// Runs a shell command in the directory of the disk.
+    pub(crate) fn shell(&self, script: &str) -> bool {
+        let mut command = Command::new("nsenter");
+        command.args([
+            "--mount",
+            "--target",
+            &self.shell.id().to_string(),
+            "sh",
+            "-c",
+        ]);
+        let script = format!("cd '{}' && {script}", self.home.path().display());
+        command
+            .arg(script)
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let id = self.shell.id().to_string();
+        let mut command = through(&["nsenter", "--mount", "--target", &id]);
+        command.arg("--db").arg(self.db());
+        command
+    }
+
+    pub(crate) fn json(&self, args: &[&str]) -> (Option<i32>, Value) {
+        let ran = run(self.command().arg("--json").args(args));
+        (ran.status, ran.document())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        self.shell.wait().unwrap();
     }
 }

@@ -1,0 +1,497 @@
+//! Hostile surroundings: what others can do to the file and to where it shall be, to a terminal
+//! and to the clock. Each ends in the right answer or in an error, at once.
+
+use crate::holding_support::{Kept, until_queued};
+use crate::support::{Home, chmod, is_root, run, through, works};
+use chrono::{DateTime, Utc};
+use lockmgr::{
+    Builder, Error, GetOptions, Lock, LockManager, ManualClock, RenewOptions, SetOptions, Timeout,
+};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const DONE: Option<i32> = Some(0);
+const NO: Option<i32> = Some(1);
+const DATA: Option<i32> = Some(65);
+const CANNOT_CREATE: Option<i32> = Some(73);
+const PERMISSION: Option<i32> = Some(77);
+
+/// No call takes so long, whatever was done to its file.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+fn get() -> GetOptions {
+    GetOptions::new()
+}
+
+/// What a call came to, in a word.
+fn word<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    match result {
+        Ok(answer) => format!("{answer:?}"),
+        Err(Error::LockNotFound { .. }) => "LockNotFound".into(),
+        Err(Error::NotAStore { .. }) => "NotAStore".into(),
+        Err(Error::Corrupted { .. }) => "Corrupted".into(),
+        Err(Error::Io { source, .. }) => format!("{:?}", source.kind()),
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// A directory of its own for the store, that something can be done to.
+fn db_in(home: &Home) -> PathBuf {
+    home.join("dir/locks.redb")
+}
+
+/// A store of the lock `held`, open.
+fn store_in(home: &Home, builder: Builder) -> (LockManager, Lock) {
+    fs::create_dir(home.join("dir")).unwrap();
+    let manager = builder.open(db_in(home)).unwrap();
+    let held = manager.get_lock("held", get()).unwrap();
+    (manager, held)
+}
+
+/// What six calls are told: whether `held` is locked, how many locks there are, its token, how
+/// many locks are created, whether `held` is unlocked, and whether the new lock is there.
+type Told = [String; 6];
+
+fn told(manager: &LockManager, held: &Lock) -> Told {
+    let began = Instant::now();
+    let renewed = manager.renew_lock(held, RenewOptions::new());
+    let told = [
+        word(manager.is_locked("held")),
+        word(manager.locks("").map(|locks| locks.len())),
+        word(renewed.map(|lock| lock.token())),
+        word(
+            manager
+                .set_lock(["new"], SetOptions::new())
+                .map(|set| set.counts().created),
+        ),
+        word(manager.unlock(held)),
+        word(manager.is_locked("new")),
+    ];
+    assert!(began.elapsed() < AT_ONCE, "{told:?}");
+    told
+}
+
+/// All is as if nothing had been done.
+const UNHURT: [&str; 6] = ["true", "1", "1", "1", "true", "true"];
+/// It is another store, without locks.
+const EMPTY: [&str; 6] = ["false", "0", "LockNotFound", "1", "false", "true"];
+const NO_STORE: [&str; 6] = ["NotAStore"; 6];
+
+/// Does something to a store under an open handle, and returns what is told then.
+fn told_after(builder: Builder, mischief: impl Fn(&Home)) -> Told {
+    let home = Home::new();
+    let (manager, held) = store_in(&home, builder);
+    // Who only reads looks whose name it is every so often.
+    thread::sleep(Duration::from_millis(110));
+    mischief(&home);
+    let told = told(&manager, &held);
+    // What is left of it has to be removed.
+    if home.join("dir").exists() {
+        chmod(&home.join("dir"), 0o755);
+    }
+    told
+}
+
+/// Does it under a shared and an exclusive handle, and checks what is told.
+fn all_are_told(expected: [&str; 6], mischief: impl Fn(&Home)) {
+    for builder in [LockManager::builder(), LockManager::builder().exclusive()] {
+        assert_eq!(told_after(builder, &mischief), expected);
+    }
+}
+
+#[test]
+fn who_unlinks_the_file_takes_its_locks_away() {
+    all_are_told(EMPTY, |home| fs::remove_file(db_in(home)).unwrap());
+}
+
+#[test]
+fn who_replaces_the_file_says_what_is_locked() {
+    let theirs = ["false", "1", "LockNotFound", "1", "false", "true"];
+    all_are_told(theirs, |home| {
+        let other = LockManager::open(home.join("other")).unwrap();
+        other.get_lock("theirs", get()).unwrap();
+        drop(other);
+        fs::rename(home.join("other"), db_in(home)).unwrap();
+    });
+}
+
+#[test]
+fn who_replaces_the_file_by_something_else_stops_the_store() {
+    all_are_told(NO_STORE, |home| {
+        fs::write(home.join("other"), "x".repeat(100_000)).unwrap();
+        fs::rename(home.join("other"), db_in(home)).unwrap();
+    });
+    all_are_told(NO_STORE, |home| {
+        fs::remove_file(db_in(home)).unwrap();
+        fs::create_dir(db_in(home)).unwrap();
+    });
+    all_are_told(NO_STORE, |home| {
+        fs::remove_file(db_in(home)).unwrap();
+        symlink("/dev/zero", db_in(home)).unwrap();
+    });
+}
+
+#[test]
+fn who_changes_permissions_does_not_stop_who_has_it_open() {
+    all_are_told(UNHURT, |home| chmod(&db_in(home), 0));
+    all_are_told(UNHURT, |home| chmod(&home.join("dir"), 0o555));
+}
+
+#[test]
+fn a_store_whose_directory_moves_is_missing_until_it_is_back() {
+    let home = Home::new();
+    let (manager, held) = store_in(&home, LockManager::builder());
+    thread::sleep(Duration::from_millis(110));
+    fs::rename(home.join("dir"), home.join("away")).unwrap();
+    assert_eq!(told(&manager, &held), ["NotFound"; 6]);
+    fs::rename(home.join("away"), home.join("dir")).unwrap();
+    assert_eq!(told(&manager, &held), UNHURT);
+
+    all_are_told(["NotFound"; 6], |home| {
+        fs::remove_dir_all(home.join("dir")).unwrap();
+    });
+}
+
+/// Checks that, after the bytes of the file were changed in place, each call gave the answer of
+/// the store as it was, of an empty one, or said that it is damaged; and so does the command.
+fn is_right_or_refused(mischief: impl Fn(&File, u64)) {
+    for builder in [LockManager::builder(), LockManager::builder().exclusive()] {
+        let home = Home::new();
+        let (manager, held) = store_in(&home, builder);
+        let file = File::options().write(true).open(db_in(&home)).unwrap();
+        mischief(&file, file.metadata().unwrap().len());
+        let told = told(&manager, &held);
+        for ((told, unhurt), empty) in told.iter().zip(UNHURT).zip(EMPTY) {
+            let is_refused = told == "Corrupted" || told == "NotAStore";
+            assert!(is_refused || *told == unhurt || *told == empty, "{told}");
+        }
+        drop(manager);
+        for args in [&["list"][..], &["find", "new"], &["set", "more"]] {
+            let ran = run(through(&[]).arg("--db").arg(db_in(&home)).args(args));
+            assert!([DONE, NO, DATA].contains(&ran.status), "{args:?}: {ran:?}");
+        }
+    }
+}
+
+#[test]
+fn bytes_changed_under_an_open_store_are_never_a_panic() {
+    let garbage = |from: u64| {
+        move |file: &File, len: u64| {
+            let bytes = vec![b'x'; (len - from) as usize];
+            file.write_all_at(&bytes, from).unwrap();
+        }
+    };
+    is_right_or_refused(garbage(0));
+    is_right_or_refused(garbage(4096));
+    is_right_or_refused(|file, _| file.set_len(0).unwrap());
+    is_right_or_refused(|file, _| file.set_len(4096).unwrap());
+    is_right_or_refused(|file, len| file.set_len(len / 2).unwrap());
+}
+
+/// The command with at most so much memory, in KiB.
+fn frugal(kib: u32) -> Command {
+    let script = format!("ulimit -v {kib} && exec \"$0\" \"$@\"");
+    through(&["sh", "-c", &script])
+}
+
+#[test]
+fn a_file_of_gigabytes_costs_neither_time_nor_memory() {
+    let home = Home::new();
+    home.open().get_lock("held", get()).unwrap();
+    let file = File::options().write(true).open(home.db()).unwrap();
+    file.set_len(5 << 30).unwrap();
+    let zeros = home.join("zeros");
+    File::create(&zeros).unwrap().set_len(4 << 30).unwrap();
+    let began = Instant::now();
+    for (db, args, status) in [
+        (&home.db(), &["find", "held"][..], DONE),
+        (&home.db(), &["set", "new"], DONE),
+        (&home.db(), &["find", "new"], DONE),
+        (&home.db(), &["find", "absent"], NO),
+        (&zeros, &["find", "held"], DATA),
+        (&zeros, &["set", "held"], DATA),
+    ] {
+        let ran = run(frugal(256 * 1024).arg("--db").arg(db).args(args));
+        assert_eq!(ran.status, status, "{args:?}: {ran:?}");
+    }
+    assert!(began.elapsed() < AT_ONCE);
+}
+
+#[test]
+fn a_symlink_to_a_store_is_the_store() {
+    let home = Home::new();
+    let manager = home.open();
+    let link = home.join("link");
+    symlink(home.db(), &link).unwrap();
+    let linked = LockManager::open(&link).unwrap();
+    linked.get_lock("a", get()).unwrap();
+    assert!(manager.is_locked("a").unwrap());
+    manager.unlock("a").unwrap();
+    assert!(!linked.is_locked("a").unwrap());
+    assert!(link.is_symlink());
+}
+
+#[test]
+fn a_symlink_does_not_make_a_store_elsewhere() {
+    let home = Home::new();
+    let target = home.join("target");
+    symlink(&target, home.db()).unwrap();
+    assert_eq!(home.lockmgr(["set", "a"]).status, CANNOT_CREATE);
+    assert_eq!(home.lockmgr(["list"]).status, DONE);
+    assert!(!target.exists());
+
+    fs::write(&target, "secret").unwrap();
+    for args in [["set", "a"], ["find", "a"]] {
+        let ran = home.lockmgr(args);
+        assert_eq!(ran.status, DATA);
+        assert!(!ran.stderr.contains("secret"));
+    }
+    assert_eq!(fs::read(&target).unwrap(), b"secret");
+}
+
+#[test]
+fn what_somebody_prepared_in_a_common_directory_is_refused() {
+    let home = Home::new();
+    chmod(home.path(), 0o1777);
+    let Some(_) = home.command_of_ordinary_user() else {
+        return;
+    };
+    let told = |status: Option<i32>| {
+        for args in [&["set", "a"][..], &["find", "a"]] {
+            let mut command = home.command_of_ordinary_user().unwrap();
+            let ran = run(command.arg("--db").arg(home.db()).args(args));
+            assert_eq!(ran.status, status, "{args:?}: {ran:?}");
+        }
+    };
+    let _socket = UnixListener::bind(home.db()).unwrap();
+    told(DATA);
+    fs::remove_file(home.db()).unwrap();
+
+    fs::create_dir(home.db()).unwrap();
+    told(DATA);
+    fs::remove_dir(home.db()).unwrap();
+
+    fs::write(home.db(), "not yours").unwrap();
+    chmod(&home.db(), 0o666);
+    told(DATA);
+    assert_eq!(fs::read(home.db()).unwrap(), b"not yours");
+    if is_root() {
+        chmod(&home.db(), 0o600);
+        told(PERMISSION);
+    }
+    fs::remove_file(home.db()).unwrap();
+    told(DONE);
+}
+
+#[test]
+fn names_of_those_who_wait_and_hold_steer_no_terminal() {
+    // Directions, joiners, spaces of no width, marks that combine with what precedes, a tag.
+    let wild = "a\u{202e}b\u{2066}c\u{200b}d\u{200d}e\u{feff}f\u{ad}g\u{e0041}h\u{2028}i";
+    let steers = |c: char| !matches!(c, ' '..='~' | '\n');
+    let home = Home::new();
+    let _holder = Kept::holder(&home, &[wild, "--locked-by", wild]);
+    let mut waiting = Kept::start(home.command().args([
+        "run",
+        "-v",
+        "-w",
+        "20",
+        wild,
+        "--locked-by",
+        wild,
+        "--",
+        "true",
+    ]));
+    until_queued(&home.open(), "", 1);
+    for args in [
+        &["queue"][..],
+        &["list"],
+        &["find", wild],
+        &["get", wild],
+        &["get", wild, "--wait", "0.01"],
+        &["run", "-v", "-n", wild, "--", "true"],
+        &["run", "-v", "-w", "0.01", wild, "--", "true"],
+        &["set", "-e", wild],
+        &["check", wild, "1"],
+    ] {
+        let ran = home.lockmgr(args);
+        let printed = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(!printed.contains(steers), "{args:?}: {printed:?}");
+        assert!(
+            printed.contains("202e") || args[0] == "check",
+            "{printed:?}"
+        );
+    }
+    waiting.child().kill().unwrap();
+    let told = waiting.ended();
+    assert!(
+        told.stderr.contains("202e") && !told.stderr.contains(steers),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn json_holds_no_control_character() {
+    let home = Home::new();
+    let steers = |c: char| c.is_control() && c != '\n';
+    for wild in ["\u{1b}[2J", "\u{7f}", "\u{9b}2J", "a\rb"] {
+        let db = format!("{}/{wild}/x.redb", home.path().display());
+        for args in [
+            &["get", wild][..],
+            &["get", "a", "--locked-by", wild],
+            &["set", "a", "-t", wild],
+            &["set", "a", &format!("--{wild}")],
+            &["set", "a", "--db", &db],
+            &["run", "-c", "true", wild],
+            &["check", wild, "1"],
+        ] {
+            let ran = run(home.command().arg("--json").args(args));
+            let printed = format!("{}{}", ran.stdout, ran.stderr);
+            assert!(!printed.contains(steers), "{args:?}: {printed:?}");
+            assert_ne!(ran.status, DONE, "{args:?}");
+        }
+    }
+}
+
+/// Opens managers until there are no more descriptors, in a process that may have few.
+#[test]
+#[ignore = "another test runs it with few descriptors"]
+fn opens_until_refused() {
+    let home = Home::new();
+    let first = home.open();
+    let mut managers = Vec::new();
+    let refused = loop {
+        match LockManager::open(home.db()) {
+            Ok(manager) => managers.push(manager),
+            Err(error) => break error,
+        }
+        assert!(managers.len() < 10_000);
+    };
+    let Error::Io {
+        path,
+        action,
+        source,
+    } = &refused
+    else {
+        panic!("{refused:?}");
+    };
+    const EMFILE: i32 = 24;
+    assert_eq!((path, *action), (&home.db(), "open"));
+    assert_eq!(source.raw_os_error(), Some(EMFILE));
+
+    // Those that are open go on; none needs another descriptor to write.
+    first.get_lock("a", get()).unwrap();
+    for manager in &managers {
+        assert!(manager.is_locked("a").unwrap());
+    }
+    managers.pop();
+    let another = LockManager::open(home.db()).unwrap();
+    assert!(another.unlock("a").unwrap());
+    println!("{} managers", managers.len());
+}
+
+#[test]
+fn handles_are_refused_when_there_are_no_more_descriptors() {
+    let me = std::env::current_exe().unwrap();
+    let script = "ulimit -n 64 && \
+        exec \"$0\" --exact hostile::opens_until_refused --ignored --nocapture";
+    let ran = run(Command::new("sh").args(["-c", script]).arg(me));
+    assert_eq!(ran.status, DONE, "{ran:?}");
+    assert!(ran.stdout.contains("1 passed") && ran.stdout.contains(" managers"));
+}
+
+fn at(instant: &str) -> DateTime<Utc> {
+    instant.parse().unwrap()
+}
+
+#[test]
+fn a_clock_at_the_ends_of_time_gives_answers_and_errors() {
+    for (wall, is_past_the_calendar) in [
+        ("1970-01-01T00:00:00Z", false),
+        ("1969-12-31T23:59:59Z", false),
+        ("0001-01-01T00:00:00Z", false),
+        ("2262-04-11T23:47:16.854775Z", false),
+        ("2262-04-11T23:47:16.854776Z", false),
+        ("9999-12-31T23:55:00Z", true),
+        ("+10000-01-01T00:00:00Z", true),
+        ("+262142-12-31T23:59:59Z", true),
+    ] {
+        let home = Home::new();
+        let clock = ManualClock::new(at(wall));
+        let builder = LockManager::builder().clock(clock.clone());
+        let manager = builder.open(home.db()).unwrap();
+        let lock = manager.get_lock("a", get());
+        if is_past_the_calendar {
+            assert!(
+                matches!(lock, Err(Error::InvalidTimeout(_))),
+                "{wall}: {lock:?}"
+            );
+        } else {
+            let lock = lock.unwrap();
+            let lease = lock.locked_until().unwrap() - lock.created_at();
+            assert_eq!(lease.num_seconds(), 600);
+            clock.advance(Duration::from_secs(599));
+            assert!(manager.is_locked("a").unwrap());
+            clock.advance(Duration::from_secs(1));
+            assert!(!manager.is_locked("a").unwrap());
+        }
+        manager
+            .get_lock("b", get().timeout(Timeout::Never))
+            .unwrap();
+        let _ = manager.renew_lock("b", RenewOptions::new());
+        assert!(manager.is_locked("b").unwrap());
+        let _ = manager.acquire(["c"]).wait(Duration::from_millis(1)).lock();
+        manager.clean_locks().unwrap();
+        assert!(manager.reset_locks().unwrap() >= 1);
+    }
+}
+
+#[test]
+fn a_clock_before_the_times_of_the_store_frees_nothing() {
+    let home = Home::new();
+    let clock = ManualClock::new(at("2030-01-01T00:00:00Z"));
+    let manager = LockManager::builder().clock(clock.clone());
+    let manager = manager.open(home.db()).unwrap();
+    let first = manager.get_lock("a", get()).unwrap();
+    clock.set_wall(at("1970-01-01T00:00:00Z"));
+    assert_eq!(manager.find("a").unwrap().unwrap(), first);
+    assert_eq!(manager.clean_locks().unwrap(), 0);
+    let second = manager.get_lock("b", get()).unwrap();
+    assert!(second.token() > first.token());
+    manager.renew_lock(&first, RenewOptions::new()).unwrap();
+    clock.advance(Duration::from_secs(600));
+    assert!(manager.locks("").unwrap().is_empty());
+}
+
+#[test]
+fn the_command_answers_at_any_time_of_the_wall_clock() {
+    if !works(&["faketime", "-f", "-1d"]) {
+        return;
+    }
+    let home = Home::new();
+    for wall in [
+        "@1970-01-01 00:00:01",
+        "@2262-04-12 00:00:00",
+        "@2005-01-01 00:00:00",
+    ] {
+        let command = |args: &[&str]| {
+            let mut command = through(&["faketime", "-f", wall]);
+            run(command.arg("--db").arg(home.db()).args(args))
+        };
+        for (args, status) in [
+            (&["set", "a", "-t", "600"][..], DONE),
+            (&["is-locked", "a"], DONE),
+            (&["list"], DONE),
+            (&["get", "a"], NO),
+            (&["run", "b", "--", "true"], DONE),
+            (&["unlock", "a"], DONE),
+        ] {
+            let ran = command(args);
+            assert_eq!(ran.status, status, "{wall} {args:?}: {ran:?}");
+        }
+    }
+}
