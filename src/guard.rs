@@ -35,6 +35,9 @@ const LONGEST_UNSEEN: Duration = Duration::from_secs(1);
 /// How long giving up a place may take at the end of a wait.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// How soon what could not be undone is tried again.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
 /// The processes that one waiter watches, at most: of those who hold its names, and of those who
 /// come before it.
 const MOST_WATCHED: usize = 64;
@@ -716,8 +719,10 @@ fn undo(error: &Error, work: impl Fn() -> Result<()> + Send + 'static) {
     };
     if again {
         let again = move || {
+            let mut pause = FIRST_PAUSE;
             while work().is_err_and(|error| is_passing(&error)) {
-                thread::sleep(LONGEST_SLEEP);
+                thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_SLEEP);
             }
         };
         // Without a thread it stays until this process ends.
