@@ -121,6 +121,11 @@ impl Storage {
         self.0.lock().unwrap().seen[kind as usize]
     }
 
+    /// Returns once no handle is left, of work that is undone in the background neither.
+    fn is_let_go(&self) {
+        until("the file is let go", || Arc::strong_count(&self.0) == 1);
+    }
+
     /// How many calls failed.
     fn failed(&self) -> usize {
         self.0.lock().unwrap().failed
@@ -421,6 +426,9 @@ fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
         assert_eq!(world.state(), state);
         match answer {
             Ok(answer) => {
+                // What was not written, or not synced, is not acknowledged.
+                let is_lost = matches!(fault.kind, Kind::Write | Kind::SetLen | Kind::Sync);
+                assert!(before == after || !is_lost, "it was acknowledged");
                 assert_eq!(answer, expected.answers[i]);
                 assert_eq!(state, *after);
             }
@@ -434,6 +442,9 @@ fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
             }
         }
     }
+    world.manager = None;
+    world.guard = None;
+    world.storage.is_let_go();
     met_at.is_some()
 }
 
@@ -584,6 +595,8 @@ fn waits_with(fault: Fault) -> (usize, bool) {
     });
     let second = others.acquire(["a", "b"]).lock().unwrap();
     second.release().unwrap();
+    drop(waiting);
+    storage.is_let_go();
     (calls, failed > 0)
 }
 
