@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -92,11 +93,27 @@ struct Wait {
 /// What a file failed with last. redb does not always pass it on: a failure amid a larger work
 /// comes out as "previous", and one to give a lock back not at all.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LastFailure(Arc<Mutex<Option<io::Error>>>);
+pub(super) struct LastFailure(Arc<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    /// Looked at first: every call asks, from every thread.
+    is_there: AtomicBool,
+    error: Mutex<Option<io::Error>>,
+}
 
 impl LastFailure {
     pub(super) fn take(&self) -> Option<io::Error> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        if !self.0.is_there.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut error = self.error();
+        self.0.is_there.store(false, Ordering::Release);
+        error.take()
+    }
+
+    fn error(&self) -> MutexGuard<'_, Option<io::Error>> {
+        self.0.error.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, error: &io::Error) {
@@ -104,7 +121,9 @@ impl LastFailure {
             Some(number) => io::Error::from_raw_os_error(number),
             None => io::Error::new(error.kind(), error.to_string()),
         };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(copy);
+        let mut error = self.error();
+        *error = Some(copy);
+        self.0.is_there.store(true, Ordering::Release);
     }
 }
 

@@ -160,7 +160,7 @@ fn seen(lock: &Lock) -> Seen {
 impl World {
     fn new(is_exclusive: bool) -> Self {
         Self {
-            home: Home::quick(),
+            home: Home::in_memory(),
             storage: Storage::default(),
             clock: ManualClock::new(noon()),
             is_exclusive,
@@ -233,7 +233,7 @@ impl World {
     /// What another process finds. Who is alone with the file is looked at in a copy of it, as
     /// it would be after a crash.
     fn seen_by_others(&self) -> Vec<Seen> {
-        let copy = Home::quick();
+        let copy = Home::in_memory();
         let db = if self.is_exclusive && self.home.db().exists() {
             fs::copy(self.home.db(), copy.db()).unwrap();
             copy.db()
@@ -491,7 +491,7 @@ fn every_call_of_an_exclusive_store_may_fail() {
 
 /// A manager of a shared store, on whose file calls may fail.
 fn failing() -> (Home, Storage, LockManager) {
-    let (home, storage) = (Home::quick(), Storage::default());
+    let (home, storage) = (Home::in_memory(), Storage::default());
     let builder = LockManager::builder().storage_hook(storage.hook());
     let manager = builder.open(home.db()).unwrap();
     (home, storage, manager)
@@ -732,7 +732,7 @@ fn a_full_disk_is_told_by_the_command_and_loses_nothing() {
 /// Runs `lockmgr set a b` where there is no store yet, with the n-th system call of that name
 /// failing. Returns whether there was one.
 fn set_with(call: &str, n: usize, error: &str) -> bool {
-    let home = Home::quick();
+    let home = Home::in_memory();
     let (db, trace) = (home.db(), home.join("trace"));
     let (trace_only, inject) = (
         format!("trace={call}"),

@@ -35,12 +35,6 @@ impl Home {
         Self(dir)
     }
 
-    /// One in memory where the system has such a place: what is synced there is synced at once.
-    pub(crate) fn quick() -> Self {
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
-        Self(dir.unwrap())
-    }
-
     pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
