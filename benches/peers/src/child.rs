@@ -1,0 +1,72 @@
+//! Other processes: each says `ready` when it is, and is talked to in lines.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+
+#[derive(Debug)]
+pub(crate) struct Child {
+    process: std::process::Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Child {
+    /// Starts it, and waits until it is ready.
+    pub(crate) fn start(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn()?;
+        let output = process.stdout.take().context("no output of a child")?;
+        let input = process.stdin.take();
+        let mut child = Self {
+            process,
+            input,
+            output: BufReader::new(output),
+        };
+        let first = child.answer()?;
+        ensure!(
+            first == "ready",
+            "{command:?} is not ready but says {first}"
+        );
+        Ok(child)
+    }
+
+    /// Starts this program as a worker.
+    pub(crate) fn worker(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(arguments);
+        Self::start(command)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().context("the child was told to end")?;
+        writeln!(input, "{line}")?;
+        Ok(input.flush()?)
+    }
+
+    pub(crate) fn answer(&mut self) -> Result<String> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            bail!("a child ended early: {}", self.process.wait()?);
+        }
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Tells it to end.
+    pub(crate) fn stop(&mut self) {
+        self.input = None;
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.stop();
+        // It ends with its input; one that fails to was going to be measured, and is in the way.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

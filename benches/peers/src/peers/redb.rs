@@ -1,0 +1,130 @@
+//! The bare engine: redb with one table of rows that have lockmgr's names and bytes, and no more
+//! work than a good engineer's shortest code for it. What lockmgr takes beyond it is lockmgr's.
+
+use super::{CACHE, Mode, Peer};
+use anyhow::{Context, Result};
+use redb::{Builder, ConcurrencyMode, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use std::hint::black_box;
+use std::path::Path;
+
+const LOCKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("locks");
+/// Nobody waits, and `find` has to see that.
+const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests");
+
+pub(crate) struct Redb {
+    pub(crate) database: Database,
+    /// The bytes of every row.
+    row: Vec<u8>,
+}
+
+pub(crate) fn builder(mode: Mode) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .set_cache_size(CACHE)
+        .set_concurrency_mode(match mode {
+            Mode::Exclusive => ConcurrencyMode::ExclusiveWriter,
+            Mode::Shared => ConcurrencyMode::MultiWriter,
+        });
+    builder
+}
+
+/// A row as it stands in a redb file: lockmgr's own, or one of its peer's.
+pub(crate) fn row_in(database: &impl ReadableDatabase) -> Result<Vec<u8>> {
+    let locks = database.begin_read()?.open_table(LOCKS)?;
+    let (_, row) = locks.first()?.context("the store has no row")?;
+    Ok(row.value().to_vec())
+}
+
+impl Redb {
+    /// A new store of rows of these bytes.
+    pub(crate) fn create(file: &Path, row: Vec<u8>) -> Result<Self> {
+        let database = builder(Mode::Exclusive).create(file)?;
+        let tx = database.begin_write()?;
+        tx.open_table(LOCKS)?;
+        tx.open_table(REQUESTS)?;
+        tx.commit()?;
+        Ok(Self { database, row })
+    }
+
+    /// A store that has a row, which all others are like.
+    pub(crate) fn open(file: &Path, mode: Mode) -> Result<Self> {
+        let database = builder(mode).open(file)?;
+        let row = row_in(&database)?;
+        Ok(Self { database, row })
+    }
+
+    /// `is_locked`, for threads that share it.
+    pub(crate) fn has(&self, name: &str) -> Result<bool> {
+        let locks = self.database.begin_read()?.open_table(LOCKS)?;
+        Ok(locks.get(name)?.is_some())
+    }
+
+    /// Removes every row in one transaction, as a bare `clean_locks` would.
+    pub(crate) fn remove_all(&self) -> Result<()> {
+        let tx = self.database.begin_write()?;
+        let is_kept = |_: &str, row: &[u8]| black_box(row).is_empty();
+        tx.open_table(LOCKS)?.retain(is_kept)?;
+        Ok(tx.commit()?)
+    }
+}
+
+impl Peer for Redb {
+    fn set(&mut self, names: &[String]) -> Result<()> {
+        let tx = self.database.begin_write()?;
+        {
+            let mut locks = tx.open_table(LOCKS)?;
+            for name in names {
+                locks.insert(name.as_str(), self.row.as_slice())?;
+            }
+        }
+        Ok(tx.commit()?)
+    }
+
+    fn remove(&mut self, names: &[String]) -> Result<()> {
+        let tx = self.database.begin_write()?;
+        {
+            let mut locks = tx.open_table(LOCKS)?;
+            for name in names {
+                locks.remove(name.as_str())?;
+            }
+        }
+        Ok(tx.commit()?)
+    }
+
+    fn set_unchanged(&mut self, present: &str) -> Result<()> {
+        self.set_refused(present, present)
+    }
+
+    fn set_refused(&mut self, absent: &str, _present: &str) -> Result<()> {
+        let tx = self.database.begin_write()?;
+        tx.open_table(LOCKS)?.insert(absent, self.row.as_slice())?;
+        Ok(tx.abort()?)
+    }
+
+    fn is_locked(&mut self, name: &str) -> Result<bool> {
+        self.has(name)
+    }
+
+    fn find(&mut self, name: &str) -> Result<bool> {
+        let tx = self.database.begin_read()?;
+        let locks = tx.open_table(LOCKS)?;
+        let row = locks.get(name)?;
+        let waiting = tx.open_table(REQUESTS)?.range::<u64>(..)?.count();
+        black_box(waiting);
+        Ok(row.is_some())
+    }
+
+    fn list(&mut self, prefix: &str) -> Result<usize> {
+        let locks = self.database.begin_read()?.open_table(LOCKS)?;
+        let mut found = 0;
+        for entry in locks.range(prefix..)? {
+            let (name, row) = entry?;
+            if !name.value().starts_with(prefix) {
+                break;
+            }
+            black_box(row.value());
+            found += 1;
+        }
+        Ok(found)
+    }
+}

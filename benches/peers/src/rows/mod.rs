@@ -1,0 +1,52 @@
+//! The rows of the table, in groups that can be measured by themselves.
+
+mod clean;
+mod command;
+mod django;
+mod files;
+mod handover;
+mod memory;
+mod opening;
+mod processes;
+mod reads;
+mod threads;
+mod writes;
+
+use crate::lab::Lab;
+use crate::report::Report;
+use anyhow::Result;
+
+type Measure = fn(&Lab, &mut Report) -> Result<()>;
+
+pub(crate) const GROUPS: [(&str, Measure); 11] = [
+    ("writes", writes::measure),
+    ("reads", reads::measure),
+    ("opening", opening::measure),
+    ("clean", clean::measure),
+    ("processes", processes::measure),
+    ("threads", threads::measure),
+    ("handover", handover::measure),
+    ("django", django::measure),
+    ("memory", memory::measure),
+    ("files", files::measure),
+    ("command", command::measure),
+];
+
+/// A count as people read it.
+fn count(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or_default())
+        .collect();
+    groups.join(",")
+}
+
+fn locks(number: usize) -> String {
+    match number {
+        1 => "1 lock".to_owned(),
+        _ => format!("{} locks", count(number)),
+    }
+}

@@ -1,0 +1,79 @@
+//! Opening a store and closing it again.
+
+use super::locks;
+use crate::lab::Lab;
+use crate::peers::lockmgr;
+use crate::peers::redb;
+use crate::peers::sqlite;
+use crate::peers::{CACHE, Kind, Mode};
+use crate::report::{Report, Row};
+use crate::stats::{interleave, timed};
+use anyhow::Result;
+use std::path::Path;
+
+/// Opens the file and closes it.
+type Open = fn(&Path) -> Result<()>;
+
+pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
+    // From 1,001 rows on opening no longer looks through all of them.
+    for rows in [1, lab.scale.few, lab.scale.many] {
+        let stores = lab.stores(rows)?;
+        for (mode, opens) in WAYS {
+            let what = format!("open and close, {mode}, {}", locks(rows));
+            lab.say(&what);
+            let mut opens: Vec<(Open, _)> = opens
+                .iter()
+                .zip(Kind::ALL)
+                .map(|(open, kind)| (*open, kind.file(stores.path())))
+                .collect();
+            let rounds = lab.scale.rounds / 2;
+            let samples = interleave(rounds.max(1), &mut opens, |(open, file), _| {
+                timed(|| open(file))
+            })?;
+            report.push(Row::of_times(what, &samples).at_most(1.3));
+        }
+    }
+    Ok(())
+}
+
+const WAYS: [(&str, &[Open]); 3] = [
+    (
+        "exclusive",
+        &[
+            |file| closed(lockmgr::builder(Mode::Exclusive).open(file)?),
+            |file| closed(redb::builder(Mode::Exclusive).open(file)?),
+            open_sqlite,
+        ],
+    ),
+    (
+        "multi-writer",
+        &[
+            |file| closed(lockmgr::builder(Mode::Shared).open(file)?),
+            |file| closed(redb::builder(Mode::Shared).open(file)?),
+            open_sqlite,
+        ],
+    ),
+    (
+        "read-only",
+        &[
+            |file| {
+                let builder = ::lockmgr::LockManager::builder().cache_size(CACHE);
+                closed(builder.read_only().open(file)?)
+            },
+            |file| closed(redb::builder(Mode::Shared).open_read_only(file)?),
+        ],
+    ),
+];
+
+/// Closing is a part of it.
+fn closed<S>(store: S) -> Result<()> {
+    drop(store);
+    Ok(())
+}
+
+/// It reads the file only once it has a statement.
+fn open_sqlite(file: &Path) -> Result<()> {
+    let connection = sqlite::connect(file)?;
+    connection.query_row("SELECT last FROM tokens", [], |_| Ok(()))?;
+    closed(connection)
+}

@@ -1,0 +1,151 @@
+//! `set_lock`, by names in one call and by locks in the store, and calls that change nothing.
+
+use super::locks;
+use crate::lab::{Lab, Stores};
+use crate::names;
+use crate::peers::{Kind, Mode, Peer};
+use crate::plot::{Chart, Data, Line};
+use crate::report::{Report, Row};
+use crate::stats::{Sample, interleave, timed, timed_each};
+use anyhow::Result;
+
+/// Names in a large call.
+const LARGE: usize = 1_000;
+
+pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
+    by_locks(lab, report)?;
+    by_names(lab, report)
+}
+
+/// Every row of the table, and a plot over sizes of the store.
+fn by_locks(lab: &Lab, report: &mut Report) -> Result<()> {
+    let scale = lab.scale;
+    let mut lines = Lines::default();
+    for rows in scale.sizes() {
+        let stores = lab.stores(rows)?;
+        for mode in Mode::ALL {
+            let mut peers = stores.open(mode)?;
+            let place = format!("{}, {}", mode.name(), locks(rows));
+            lab.say(&format!("set_lock, {place}"));
+
+            let one = one_call(lab, &mut peers, 1)?;
+            lines.push(mode, rows, &one);
+            if rows != scale.few && rows != scale.many {
+                continue;
+            }
+            let what = format!("`set_lock`, one new name; {place}");
+            report.push(Row::of_times(what, &one).at_most(1.15));
+            let large = one_call(lab, &mut peers, LARGE)?;
+            let what = format!("`set_lock`, {} new names; {place}", super::count(LARGE));
+            report.push(Row::of_times(what, &large).at_most(1.3));
+            nothing(lab, report, &stores, &mut peers, &place)?;
+        }
+    }
+    report.plot(Chart {
+        file: "locks",
+        title: "set_lock, one new name, by locks in the store".to_owned(),
+        x: "locks in the store".to_owned(),
+        y: "time of the call, ms".to_owned(),
+        data: Data::Lines(lines.0),
+    });
+    Ok(())
+}
+
+fn by_names(lab: &Lab, report: &mut Report) -> Result<()> {
+    let rows = lab.scale.few;
+    let stores = lab.stores(rows)?;
+    let mut lines = Lines::default();
+    for mode in Mode::ALL {
+        lab.say(&format!("set_lock by names, {}", mode.name()));
+        let mut peers = stores.open(mode)?;
+        for count in [1, LARGE / 100, LARGE / 10, LARGE] {
+            lines.push(mode, count, &one_call(lab, &mut peers, count)?);
+        }
+    }
+    report.plot(Chart {
+        file: "names",
+        title: format!(
+            "set_lock by names in one call, {} in the store",
+            locks(rows)
+        ),
+        x: "new names in one call".to_owned(),
+        y: "time of the call, ms".to_owned(),
+        data: Data::Lines(lines.0),
+    });
+    Ok(())
+}
+
+/// A call with so many new names, which are removed again so that the store keeps its size.
+fn one_call(lab: &Lab, peers: &mut [Box<dyn Peer>], count: usize) -> Result<Vec<Sample>> {
+    let rounds = match count {
+        0..100 => lab.scale.rounds,
+        _ => lab.scale.heavy_rounds,
+    };
+    interleave(rounds, peers, |peer, round| {
+        let names = names::new(round, count);
+        let took = timed(|| peer.set(&names))?;
+        peer.remove(&names)?;
+        Ok(took)
+    })
+}
+
+/// Calls that go through a write transaction and commit nothing.
+fn nothing(
+    lab: &Lab,
+    report: &mut Report,
+    stores: &Stores,
+    peers: &mut [Box<dyn Peer>],
+    place: &str,
+) -> Result<()> {
+    const CALLS: usize = 10;
+    let before = writes_of_this_process();
+    let unchanged = interleave(lab.scale.rounds, peers, |peer, round| {
+        let name = stores.some_name(round);
+        timed_each(CALLS, |_| peer.set_unchanged(&name))
+    })?;
+    let refused = interleave(lab.scale.rounds, peers, |peer, round| {
+        let (absent, present) = (&names::new(round, 1)[0], stores.some_name(round));
+        timed_each(CALLS, |_| peer.set_refused(absent, &present))
+    })?;
+    // All of them wrote nothing, so that there was nothing to sync.
+    let is_quiet = before == writes_of_this_process();
+    for (what, samples) in [
+        ("`set_lock` that changes nothing", unchanged),
+        ("`set_lock` aborted by `fail`", refused),
+    ] {
+        let row = Row::of_times(format!("{what}; {place}"), &samples);
+        report.push(row.at_most(2.0).and("no write, no sync", is_quiet));
+    }
+    Ok(())
+}
+
+/// How often this process wrote to a file.
+fn writes_of_this_process() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io").ok()?;
+    let line = io.lines().find_map(|line| line.strip_prefix("syscw: "))?;
+    line.parse().ok()
+}
+
+/// A line for each peer and mode; SQLite's modes are one.
+#[derive(Default)]
+struct Lines(Vec<Line>);
+
+impl Lines {
+    fn push(&mut self, mode: Mode, x: usize, samples: &[Sample]) {
+        for (kind, sample) in Kind::ALL.into_iter().zip(samples) {
+            let name = match (kind, mode) {
+                (Kind::Sqlite, Mode::Exclusive) => continue,
+                (Kind::Sqlite, Mode::Shared) => kind.name().to_owned(),
+                _ => format!("{}, {}", kind.name(), mode.name()),
+            };
+            let point = (x as f64, sample.median() / 1e3);
+            match self.0.iter_mut().find(|line| line.name == name) {
+                Some(line) => line.points.push(point),
+                None => self.0.push(Line {
+                    name,
+                    points: vec![point],
+                }),
+            }
+        }
+    }
+}
