@@ -28,7 +28,7 @@ use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,7 +58,8 @@ const CLEANED_AT_A_TIME: usize = 50_000;
 /// How long a file may have been deleted or replaced before who only reads it takes notice.
 const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
 
-/// The largest number of rows that opening a store looks through, in less than a millisecond.
+/// The largest number of rows that are looked through, in less than a millisecond, before the
+/// first answer that one is absent.
 const MOST_CHECKED: u64 = 1_000;
 
 /// The longest pause between two attempts to open a store that another process has to itself.
@@ -97,35 +98,46 @@ pub(crate) struct Store {
 
 struct Handle {
     database: Opened,
-    /// The open file, to announce changes of it.
-    file: File,
     /// Which file that is: the one of this name, until somebody deletes or replaces it.
     identity: Option<Identity>,
     /// When the name was last looked up, in coarse milliseconds.
     seen_at: AtomicU64,
+    /// Whether the rows were looked through, as far as they are.
+    is_checked: AtomicBool,
     /// The process that opened it. One that is forked off shares the open file, and so the locks
     /// on it: it has to open its own.
     process_id: u32,
 }
 
 enum Opened {
-    Writer(Database),
+    /// With the open file, to announce changes of it.
+    Writer(Database, File),
     Reader(ReadOnlyDatabase),
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.database {
-            Opened::Writer(_) => "Writer",
+            Opened::Writer(..) => "Writer",
             Opened::Reader(_) => "Reader",
         })
     }
 }
 
 impl Handle {
+    fn new(database: Opened, metadata: &fs::Metadata) -> Self {
+        Self {
+            database,
+            identity: Identity::of(metadata),
+            seen_at: AtomicU64::new(coarse_millis()),
+            is_checked: AtomicBool::new(false),
+            process_id: process::id(),
+        }
+    }
+
     fn begin_read(&self) -> Result<ReadTransaction, redb::TransactionError> {
         match &self.database {
-            Opened::Writer(database) => database.begin_read(),
+            Opened::Writer(database, _) => database.begin_read(),
             Opened::Reader(database) => database.begin_read(),
         }
     }
@@ -208,7 +220,11 @@ impl Store {
             let txn = handle.begin_read().map_err(|error| at.failed(error))?;
             let locks = txn.open_table(LOCKS).map_err(|error| at.failed(error))?;
             body(&ReadTx {
-                tables: Some((locks, txn)),
+                tables: Some(Tables {
+                    locks,
+                    txn,
+                    is_checked: &handle.is_checked,
+                }),
                 at,
             })
         })
@@ -227,8 +243,8 @@ impl Store {
             let _turn = turn.ok_or_else(|| at.busy())?;
             let handle = self.current_handle(Duration::ZERO)?;
             let Some(Handle {
-                database: Opened::Writer(database),
-                file,
+                database: Opened::Writer(database, file),
+                is_checked,
                 ..
             }) = handle.as_deref()
             else {
@@ -237,7 +253,7 @@ impl Store {
                 return Err(at.io(denied));
             };
             let txn = database.begin_write().map_err(|error| at.failed(error))?;
-            match WriteTx::run(&txn, at, body) {
+            match WriteTx::run(&txn, is_checked, at, body) {
                 Ok((value, outcome @ (Outcome::Changed | Outcome::Awaited))) => {
                     match txn.commit() {
                         Ok(()) => {
@@ -361,7 +377,8 @@ impl Store {
             match self.builder().create_with_backend(self.backend(file)?) {
                 Ok(database) => {
                     at.check_format(&database)?;
-                    return at.opened(Opened::Writer(database), copy);
+                    let metadata = copy.metadata().map_err(|error| at.io(error))?;
+                    return Ok(Handle::new(Opened::Writer(database, copy), &metadata));
                 }
                 Err(error) => pause.after(error, at)?,
             }
@@ -378,21 +395,18 @@ impl Store {
                 return Ok(None);
             };
             // An empty file is what a writer is about to make a store of.
-            if file.metadata().map_err(|error| at.io(error))?.len() == 0 {
+            let metadata = file.metadata().map_err(|error| at.io(error))?;
+            if metadata.len() == 0 {
                 return Ok(None);
             }
-            let copy = file.try_clone().map_err(|error| at.io(error))?;
             let backend = self.backend(file)?;
             match self.builder().open_read_only_with_backend(backend) {
                 Ok(database) => {
                     let txn = database.begin_read().map_err(|error| at.failed(error))?;
-                    return match at.format_of(&txn)? {
-                        Format::Ours => {
-                            at.check_rows(&txn)?;
-                            at.opened(Opened::Reader(database), copy).map(Some)
-                        }
-                        Format::None => Ok(None),
-                    };
+                    return Ok(match at.format_of(&txn)? {
+                        Format::Ours => Some(Handle::new(Opened::Reader(database), &metadata)),
+                        Format::None => None,
+                    });
                 }
                 // Once more, as another process may have died since.
                 Err(DatabaseError::RepairAborted) if !was_repaired || Instant::now() < deadline => {
@@ -421,7 +435,7 @@ impl Store {
             failure: LastFailure::default(),
         };
         match writer.open_writer()?.database {
-            Opened::Writer(database) => database.close().map_err(|error| at.failed(error)),
+            Opened::Writer(database, _) => database.close().map_err(|error| at.failed(error)),
             Opened::Reader(_) => Ok(()),
         }
     }
@@ -591,17 +605,6 @@ impl At<'_> {
         }
     }
 
-    fn opened(&self, database: Opened, file: File) -> Result<Handle> {
-        let metadata = file.metadata().map_err(|error| self.io(error))?;
-        Ok(Handle {
-            database,
-            identity: Identity::of(&metadata),
-            file,
-            seen_at: AtomicU64::new(coarse_millis()),
-            process_id: process::id(),
-        })
-    }
-
     fn bad_row(&self, BadRow(detail): BadRow) -> Error {
         self.corrupted(detail)
     }
@@ -638,30 +641,33 @@ impl At<'_> {
     fn check_format(&self, database: &Database) -> Result<()> {
         let txn = database.begin_read().map_err(|error| self.failed(error))?;
         match self.format_of(&txn)? {
-            Format::Ours => self.check_rows(&txn),
+            Format::Ours => Ok(()),
             Format::None => self.begin_format(database),
         }
     }
 
     /// Looks through a store that is small, whether every row is there and found by its name:
     /// redb does not check the pages it reads, and a lock that damage hides looks free.
-    fn check_rows(&self, txn: &ReadTransaction) -> Result<()> {
-        let meta = txn.open_table(META).map_err(|error| self.failed(error))?;
-        let state = state_in(&meta, *self)?;
-        if state.rows.count > MOST_CHECKED {
+    fn check_rows(
+        &self,
+        locks: &impl ReadableTable<&'static str, &'static [u8]>,
+        expected: Digest,
+    ) -> Result<()> {
+        if expected.count > MOST_CHECKED {
             return Ok(());
         }
-        let locks = txn.open_table(LOCKS).map_err(|error| self.failed(error))?;
         let mut rows = Digest::default();
-        for entry in ReadableTable::iter(&locks).map_err(|error| self.failed(error))? {
+        for entry in locks.iter().map_err(|error| self.failed(error))? {
             let (name, row) = entry.map_err(|error| self.failed(error))?;
-            let lock = decode_named(name.value(), row.value(), *self)?;
-            if get(&locks, &lock.name, *self)?.as_ref() != Some(&lock) {
+            let (name, row) = (name.value(), row.value());
+            record::term(name, row).map_err(|bad| self.bad_row(bad))?;
+            let found = locks.get(name).map_err(|error| self.failed(error))?;
+            if found.is_none_or(|found| found.value() != row) {
                 return Err(self.corrupted("a row is not found by its name"));
             }
-            rows.add(row.value());
+            rows.add(row);
         }
-        if rows == state.rows {
+        if rows == expected {
             Ok(())
         } else {
             Err(self.corrupted("rows are missing"))
@@ -745,37 +751,72 @@ impl Pause {
 /// A snapshot of the store.
 pub(crate) struct ReadTx<'a> {
     /// None where there is no file.
-    tables: Option<(ReadOnlyTable<&'static str, &'static [u8]>, ReadTransaction)>,
+    tables: Option<Tables<'a>>,
     at: At<'a>,
+}
+
+struct Tables<'a> {
+    locks: ReadOnlyTable<&'static str, &'static [u8]>,
+    txn: ReadTransaction,
+    is_checked: &'a AtomicBool,
+}
+
+impl Tables<'_> {
+    /// Before the first answer that a row is absent: whether all are there.
+    fn check(&self, at: At<'_>) -> Result<()> {
+        once(self.is_checked, || {
+            let meta = self.txn.open_table(META);
+            let meta = meta.map_err(|error| at.failed(error))?;
+            at.check_rows(&self.locks, state_in(&meta, at)?.rows)
+        })
+    }
+}
+
+/// Does it where it was not done yet.
+fn once(is_done: &AtomicBool, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    if !is_done.load(Ordering::Relaxed) {
+        work()?;
+        is_done.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 impl ReadTx<'_> {
     /// Whether there is a live row of that name.
     pub(crate) fn is_live(&self, name: &str, now: Moment) -> Result<bool> {
-        let Some((locks, _)) = &self.tables else {
+        let Some(tables) = &self.tables else {
             return Ok(false);
         };
-        let row = locks.get(name).map_err(|error| self.at.failed(error))?;
-        let term = row.map(|row| record::term(name, row.value()));
-        let term = term.transpose().map_err(|bad| self.at.bad_row(bad))?;
-        Ok(term.is_some_and(|term| term.is_live(now)))
+        let row = tables.locks.get(name);
+        match row.map_err(|error| self.at.failed(error))? {
+            Some(row) => {
+                let term = record::term(name, row.value());
+                Ok(term.map_err(|bad| self.at.bad_row(bad))?.is_live(now))
+            }
+            None => tables.check(self.at).map(|()| false),
+        }
     }
 
     /// The row of that name, live or not.
     pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
-        match &self.tables {
-            Some((locks, _)) => get(locks, name, self.at),
-            None => Ok(None),
+        let Some(tables) = &self.tables else {
+            return Ok(None);
+        };
+        let row = get(&tables.locks, name, self.at)?;
+        if row.is_none() {
+            tables.check(self.at)?;
         }
+        Ok(row)
     }
 
     /// The rows whose names begin so, live or not, by name.
     pub(crate) fn with_prefix(&self, prefix: &str) -> Result<Vec<Lock>> {
-        let Some((locks, _)) = &self.tables else {
+        let Some(tables) = &self.tables else {
             return Ok(Vec::new());
         };
+        tables.check(self.at)?;
         let mut found = Vec::new();
-        for entry in ReadableTable::range(locks, prefix..).map_err(|e| self.at.failed(e))? {
+        for entry in ReadableTable::range(&tables.locks, prefix..).map_err(|e| self.at.failed(e))? {
             let (name, row) = entry.map_err(|error| self.at.failed(error))?;
             if !name.value().starts_with(prefix) {
                 break;
@@ -814,7 +855,7 @@ impl ReadTx<'_> {
     }
 
     fn queue(&self) -> Result<Option<ReadOnlyTable<u64, &'static [u8]>>> {
-        let open = |(_, txn): &(_, ReadTransaction)| txn.open_table(REQUESTS);
+        let open = |tables: &Tables<'_>| tables.txn.open_table(REQUESTS);
         let opened = self.tables.as_ref().map(open).transpose();
         opened.map_err(|error| self.at.failed(error))
     }
@@ -840,12 +881,14 @@ pub(crate) struct WriteTx<'a> {
     is_changed: bool,
     /// Whether somebody waits, or did when the transaction began.
     is_awaited: bool,
+    is_checked: &'a AtomicBool,
     at: At<'a>,
 }
 
 impl<'a> WriteTx<'a> {
     fn run<T>(
         txn: &'a WriteTransaction,
+        is_checked: &'a AtomicBool,
         at: At<'a>,
         body: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<(T, Outcome)> {
@@ -857,6 +900,7 @@ impl<'a> WriteTx<'a> {
             requests: None,
             is_changed: false,
             is_awaited: false,
+            is_checked,
             at,
         };
         let result = caught(at, || {
@@ -894,7 +938,22 @@ impl<'a> WriteTx<'a> {
 
     /// The row of that name, live or not.
     pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
-        get(&self.locks, name, self.at)
+        let row = get(&self.locks, name, self.at)?;
+        if row.is_none() {
+            self.check()?;
+        }
+        Ok(row)
+    }
+
+    /// Before the first answer that a row is absent: whether all are there.
+    fn check(&self) -> Result<()> {
+        once(self.is_checked, || {
+            let rows = match &self.state {
+                Some(state) => state.rows,
+                None => state_in(&self.meta()?, self.at)?.rows,
+            };
+            self.at.check_rows(&self.locks, rows)
+        })
     }
 
     pub(crate) fn put(&mut self, lock: &Lock) -> Result<()> {
