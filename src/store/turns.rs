@@ -61,11 +61,11 @@ impl Turns {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.turns
-            .queue()
-            .tickets
-            .retain(|&ticket| ticket != self.ticket);
-        self.turns.moved.notify_all();
+        let mut queue = self.turns.queue();
+        queue.tickets.retain(|&ticket| ticket != self.ticket);
+        if !queue.tickets.is_empty() {
+            self.turns.moved.notify_all();
+        }
     }
 }
 
