@@ -3,7 +3,7 @@
 //! Time left is counted down instead of compared with a clock, so that the model and the library
 //! go wrong in different ways.
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use lockmgr::Lock;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -281,31 +281,71 @@ impl Model {
 
     /// Asserts that the library's lock is the model's, and learns the token of a new one.
     pub fn assert_same(&mut self, name: &str, lock: &Lock, time_left: Option<Duration>) {
-        let left = self.live(name).map(|row| self.left(row));
-        let row = self.rows.get_mut(name);
-        let (Some(left), Some(row)) = (left, row) else {
-            panic!("the model has no such lock: {lock:?}");
-        };
-        let token = *row.token.get_or_insert_with(|| {
-            assert!(lock.token() > self.top, "{} <= {}", lock.token(), self.top);
-            lock.token()
-        });
-        self.top = self.top.max(token);
-        row.may_be_gone = false;
-        let micros = |micros| DateTime::from_timestamp_micros(micros).expect("a calendar instant");
-        assert_eq!(lock.name(), name);
-        assert_eq!(lock.token(), token);
-        assert_eq!(lock.locked_by(), row.by.as_str());
-        assert_eq!(lock.process_id(), row.pid);
-        assert_eq!(lock.created_at(), micros(row.created));
-        assert_eq!(lock.updated_at(), micros(row.updated));
-        assert_eq!(
-            lock.locked_until(),
-            row.until.map(|until| micros(until.wall))
-        );
-        let left = left.map(|left| Duration::from_micros(left.try_into().expect("not expired")));
-        assert_eq!(time_left, left);
+        assert_eq!(Some(Seen::of(lock, time_left)), self.seen(name, lock));
+        self.top = self.top.max(lock.token());
+        if let Some(row) = self.rows.get_mut(name) {
+            row.token = Some(lock.token());
+            row.may_be_gone = false;
+        }
     }
+
+    /// Whether these are the locks there are.
+    pub fn is_same(&self, locks: &[(Lock, Option<Duration>)]) -> bool {
+        let seen = |(lock, left): &(Lock, _)| Some(Seen::of(lock, *left));
+        let expected = |(name, (lock, _)): (&&str, &(Lock, _))| self.seen(name, lock);
+        let names = self.list("");
+        names.len() == locks.len()
+            && (names.iter().zip(locks).map(expected)).eq(locks.iter().map(seen))
+    }
+
+    /// How the lock of that name should look. A new one bears a token above all earlier ones:
+    /// that of `lock`, where it is.
+    fn seen(&self, name: &str, lock: &Lock) -> Option<Seen> {
+        let row = self.live(name)?;
+        let left = self.left(row);
+        Some(Seen {
+            name: name.to_owned(),
+            by: row.by.clone(),
+            pid: row.pid,
+            until: row.until.map(|until| instant(until.wall)),
+            left: left.map(|left| Duration::from_micros(left.try_into().expect("not expired"))),
+            created: instant(row.created),
+            updated: instant(row.updated),
+            token: row.token.unwrap_or(lock.token().max(self.top + 1)),
+        })
+    }
+}
+
+/// A lock as others see it.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    name: String,
+    by: String,
+    pid: Option<u32>,
+    until: Option<DateTime<Utc>>,
+    left: Option<Duration>,
+    created: DateTime<Utc>,
+    updated: DateTime<Utc>,
+    token: u64,
+}
+
+impl Seen {
+    fn of(lock: &Lock, left: Option<Duration>) -> Self {
+        Self {
+            name: lock.name().to_string(),
+            by: lock.locked_by().to_string(),
+            pid: lock.process_id(),
+            until: lock.locked_until(),
+            left,
+            created: lock.created_at(),
+            updated: lock.updated_at(),
+            token: lock.token(),
+        }
+    }
+}
+
+fn instant(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).expect("a calendar instant")
 }
 
 fn calendar(wall: i128) -> Result<i64, No> {

@@ -1,18 +1,24 @@
-//! Any sequence of verbs, options, clock moves and reopenings, against a model in memory.
+//! Any sequence of verbs, options, clock moves and reopenings, against a model in memory, with
+//! storage that fails at any call.
 
 #![no_main]
 
 mod model;
+mod storage;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use chrono::{DateTime, Utc};
 use libfuzzer_sys::fuzz_target;
 use lockmgr::{
-    Error, GetOptions, Lock, LockManager, LockRef, ManualClock, RenewOptions, SetOptions, Timeout,
+    Builder, Error, GetOptions, Lock, LockManager, LockRef, ManualClock, RenewOptions, SetOptions,
+    Timeout,
 };
 use model::{Lease, Model, No, Status};
+use std::fmt::Debug;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use storage::{Fault, Storage};
 
 /// The holder of a manager's locks where a call names none.
 const HOLDER: &str = "fuzz";
@@ -227,11 +233,17 @@ enum Operation<'a> {
     Reboot(Span),
     Reopen,
     ReadOnly,
+    /// Shares the file from now on, or has it to itself again.
+    Share,
+    Fail(Fault),
+    Mend,
 }
 
 struct Run {
     path: PathBuf,
     clock: ManualClock,
+    storage: Storage,
+    is_shared: bool,
     manager: LockManager,
     model: Model,
     held: Vec<Lock>,
@@ -239,18 +251,22 @@ struct Run {
 
 fuzz_target!(|input: Input<'_>| {
     let directory = tempfile::tempdir_in(memory()).expect("a directory for the store");
-    let path = directory.path().join("locks.redb");
     let clock = ManualClock::new(input.start.instant());
     let mut run = Run {
-        manager: open(&path, &clock),
+        path: directory.path().join("locks.redb"),
         model: Model::new(clock.wall().timestamp_micros()),
-        held: Vec::new(),
-        path,
         clock,
+        storage: Storage::default(),
+        is_shared: false,
+        manager: nothing(directory.path()),
+        held: Vec::new(),
     };
+    run.reopen();
     for operation in &input.operations {
         run.apply(operation);
     }
+    run.storage.set(None);
+    run.list("");
     run.reopen();
     run.list("");
 });
@@ -264,9 +280,28 @@ fn memory() -> PathBuf {
     }
 }
 
-fn open(path: &Path, clock: &ManualClock) -> LockManager {
-    let builder = LockManager::builder().locked_by(HOLDER).exclusive();
-    builder.clock(clock.clone()).open(path).expect("the store")
+/// A manager that is only there to let go of another.
+fn nothing(beside: &Path) -> LockManager {
+    let nowhere = LockManager::builder().read_only();
+    let nothing = nowhere.open(beside.with_extension("nowhere"));
+    nothing.expect("a store that does not exist")
+}
+
+/// With the options that were given.
+macro_rules! given {
+    ($asked:expr, $options:expr) => {{
+        let mut asked = $asked;
+        if let Some(timeout) = $options.timeout {
+            asked = asked.timeout(timeout.timeout());
+        }
+        if let Some(by) = $options.locked_by {
+            asked = asked.locked_by(by.text());
+        }
+        if let Some(pid) = $options.process_id {
+            asked = asked.process_id(pid);
+        }
+        asked
+    }};
 }
 
 impl Run {
@@ -280,34 +315,48 @@ impl Run {
             Operation::Renew(of, timeout, flags) => self.renew(*of, *timeout, *flags),
             Operation::Unlock(of) => {
                 let (name, token) = of.parts(&self.held);
-                match self.manager.unlock(of.lock(&self.held)) {
-                    Ok(removed) => assert_eq!(removed, self.model.unlock(name, token)),
-                    Err(Error::InvalidName(_)) => assert!(!model::is_valid_name(name)),
-                    Err(error) => panic!("{error}"),
+                let done = self.manager.unlock(of.lock(&self.held));
+                let before = self.model.clone();
+                match (self.model.unlock(name, token), done) {
+                    (there, Ok(removed)) => assert_eq!(removed, there),
+                    (_, Err(Error::InvalidName(_))) => assert!(!model::is_valid_name(name)),
+                    (_, Err(error)) => self.failed(&error, before),
                 }
             }
             Operation::UnlockAll(Few(all)) => {
                 let parts: Vec<_> = all.iter().map(|of| of.parts(&self.held)).collect();
-                match (self.manager).unlock_all(all.iter().map(|of| of.lock(&self.held))) {
+                let are_valid = parts.iter().all(|(name, _)| model::is_valid_name(name));
+                let done = (self.manager).unlock_all(all.iter().map(|of| of.lock(&self.held)));
+                let before = self.model.clone();
+                let unlock = |&(name, token): &(&str, _)| self.model.unlock(name, token);
+                match done {
                     Ok(removed) => {
-                        let unlock = |(name, token)| self.model.unlock(name, token);
-                        assert_eq!(removed, parts.into_iter().map(unlock).collect::<Vec<_>>());
+                        assert_eq!(removed, parts.iter().map(unlock).collect::<Vec<_>>());
                     }
-                    Err(Error::InvalidName(_)) => {
-                        assert!(!parts.iter().all(|(name, _)| model::is_valid_name(name)));
+                    Err(Error::InvalidName(_)) => assert!(!are_valid),
+                    Err(error) => {
+                        parts.iter().map(unlock).for_each(drop);
+                        self.failed(&error, before);
                     }
-                    Err(error) => panic!("{error}"),
                 }
             }
             Operation::Find(name) => self.find(name.text()),
             Operation::List(prefix) => self.list(prefix),
             Operation::Clean => {
-                let removed = self.manager.clean_locks().expect("clean_locks");
-                assert!(removed <= self.model.clean());
+                let done = self.manager.clean_locks();
+                let before = self.model.clone();
+                match (self.model.clean(), done) {
+                    (most, Ok(removed)) => assert!(removed <= most),
+                    (_, Err(error)) => self.failed(&error, before),
+                }
             }
             Operation::Reset => {
-                let removed = self.manager.reset_locks().expect("reset_locks");
-                assert_eq!(removed, self.model.reset());
+                let done = self.manager.reset_locks();
+                let before = self.model.clone();
+                match (self.model.reset(), done) {
+                    (there, Ok(removed)) => assert_eq!(removed, there),
+                    (_, Err(error)) => self.failed(&error, before),
+                }
             }
             Operation::Advance(span) => self.advance(span.passing()),
             Operation::AdvanceTo(name, more) => {
@@ -329,6 +378,18 @@ impl Run {
             }
             Operation::Reopen => self.reopen(),
             Operation::ReadOnly => self.read_only(),
+            Operation::Share => {
+                self.is_shared = !self.is_shared;
+                self.reopen();
+            }
+            Operation::Fail(fault) => self.storage.set(Some(*fault)),
+            Operation::Mend => self.storage.set(None),
+        }
+        if let Some((kind, _)) = self.storage.take_failed() {
+            // What was not written is not acknowledged, and nothing is kept from others.
+            assert!(!kind.loses(), "{kind:?}");
+            let found = self.seen_by_others();
+            assert!(self.model.is_same(&found), "{kind:?}: {found:?}");
         }
     }
 
@@ -336,16 +397,7 @@ impl Run {
         let lease = options.lease();
         let refusals = self.model.validate(names, &lease);
         let [fail, renew, create] = flags;
-        let mut asked = SetOptions::new();
-        if let Some(timeout) = options.timeout {
-            asked = asked.timeout(timeout.timeout());
-        }
-        if let Some(by) = options.locked_by {
-            asked = asked.locked_by(by.text());
-        }
-        if let Some(pid) = options.process_id {
-            asked = asked.process_id(pid);
-        }
+        let mut asked = given!(SetOptions::new(), options);
         if fail {
             asked = asked.fail();
         }
@@ -357,10 +409,7 @@ impl Run {
         }
         let before = self.model.clone();
         let done = self.manager.set_lock(names, asked);
-        if let Err(no) = is_refused(done.as_ref().err(), &refusals) {
-            panic!("{no:?}: {done:?}, {refusals:?}");
-        }
-        if !refusals.is_empty() {
+        if is_refused(&done, &refusals) {
             return;
         }
         match (self.model.set(names, &lease, flags), done) {
@@ -404,6 +453,7 @@ impl Run {
                 }
                 self.find(&name);
             }
+            (_, Err(error)) => self.failed(&error, before),
             other => panic!("{other:?}"),
         }
     }
@@ -411,26 +461,16 @@ impl Run {
     fn get(&mut self, name: &str, options: &Options<'_>) {
         let lease = options.lease();
         let refusals = self.model.validate(&[name], &lease);
-        let mut asked = GetOptions::new();
-        if let Some(timeout) = options.timeout {
-            asked = asked.timeout(timeout.timeout());
-        }
-        if let Some(by) = options.locked_by {
-            asked = asked.locked_by(by.text());
-        }
-        if let Some(pid) = options.process_id {
-            asked = asked.process_id(pid);
-        }
+        let asked = given!(GetOptions::new(), options);
         let done = self.manager.get_lock(name, asked);
-        if let Err(no) = is_refused(done.as_ref().err(), &refusals) {
-            panic!("{no:?}: {done:?}, {refusals:?}");
-        }
-        if !refusals.is_empty() {
+        if is_refused(&done, &refusals) {
             return;
         }
+        let before = self.model.clone();
         match (self.model.get(name, &lease), done) {
             (Ok(()), Ok(lock)) => self.returned(name, &lock),
             (Err(No::Locked), Err(Error::Locked(lock))) => self.returned(name, &lock),
+            (_, Err(error)) => self.failed(&error, before),
             other => panic!("{other:?}"),
         }
     }
@@ -456,12 +496,10 @@ impl Run {
             asked = asked.create();
         }
         let done = self.manager.renew_lock(of.lock(&held), asked);
-        if !refusals.is_empty() {
-            if let Err(no) = is_refused(done.as_ref().err(), &refusals) {
-                panic!("{no:?}: {done:?}, {refusals:?}");
-            }
+        if is_refused(&done, &refusals) {
             return;
         }
+        let before = self.model.clone();
         match (self.model.renew(name, token, &lease, flags), done) {
             (Ok(()), Ok(lock)) => self.returned(name, &lock),
             (Err(No::Locked), Err(Error::Locked(lock))) => self.returned(name, &lock),
@@ -475,25 +513,30 @@ impl Run {
                 assert_eq!((of.as_str(), by), (name, token));
             }
             (Err(No::InvalidTimeout), Err(Error::InvalidTimeout(_))) => self.find(name),
+            (_, Err(error)) => self.failed(&error, before),
             other => panic!("{other:?}"),
         }
     }
 
     fn find(&mut self, name: &str) {
-        let found = self.manager.find(name);
-        match found {
+        match self.manager.find(name) {
             Ok(Some(lock)) => self.returned(name, &lock),
             Ok(None) => assert_eq!(self.model.live(name), None),
             Err(Error::InvalidName(_)) => assert!(!model::is_valid_name(name)),
-            Err(error) => panic!("{error}"),
+            Err(error) => self.failed(&error, self.model.clone()),
         }
-        if let Ok(is_locked) = self.manager.is_locked(name) {
-            assert_eq!(is_locked, self.model.live(name).is_some());
+        match self.manager.is_locked(name) {
+            Ok(is_locked) => assert_eq!(is_locked, self.model.live(name).is_some()),
+            Err(Error::InvalidName(_)) => assert!(!model::is_valid_name(name)),
+            Err(error) => self.failed(&error, self.model.clone()),
         }
     }
 
     fn list(&mut self, prefix: &str) {
-        let listed = self.manager.locks(prefix).expect("locks");
+        let listed = match self.manager.locks(prefix) {
+            Ok(listed) => listed,
+            Err(error) => return self.failed(&error, self.model.clone()),
+        };
         let names: Vec<&str> = listed.iter().map(|lock| lock.name().as_str()).collect();
         assert_eq!(names, self.model.list(prefix));
         for lock in &listed {
@@ -523,7 +566,8 @@ impl Run {
         };
         let doubtful: Vec<String> = self.model.rows.iter().filter_map(doubtful).collect();
         for name in doubtful {
-            match self.manager.find(&name).expect("find") {
+            let found = self.storage.undisturbed(|| self.manager.find(&name));
+            match found.expect("find") {
                 Some(lock) => self.returned(&name, &lock),
                 None => drop(self.model.rows.remove(&name)),
             }
@@ -531,7 +575,11 @@ impl Run {
     }
 
     fn reopen(&mut self) {
-        self.replace(LockManager::builder().locked_by(HOLDER).exclusive());
+        let builder = LockManager::builder().locked_by(HOLDER);
+        self.replace(match self.is_shared {
+            true => builder,
+            false => builder.exclusive(),
+        });
     }
 
     fn read_only(&mut self) {
@@ -541,26 +589,71 @@ impl Run {
     }
 
     /// Closes the store and opens it anew, so that nothing but the file remembers.
-    fn replace(&mut self, builder: lockmgr::Builder) {
-        // A manager that is only there to let go of the other.
-        let nowhere = self.path.with_extension("nowhere");
-        let nothing = LockManager::builder().read_only().open(nowhere);
-        self.manager = nothing.expect("a store that does not exist");
+    fn replace(&mut self, builder: Builder) {
+        self.manager = nothing(&self.path);
+        // Closing tells nobody what failed.
+        self.storage.take_failed();
         let builder = builder.clock(self.clock.clone());
-        self.manager = builder.open(&self.path).expect("the store");
+        let builder = builder.storage_hook(self.storage.hook());
+        self.manager = match builder.clone().open(&self.path) {
+            Ok(manager) => manager,
+            Err(error) => {
+                self.failed(&error, self.model.clone());
+                let opened = self.storage.undisturbed(|| builder.open(&self.path));
+                opened.expect("the store")
+            }
+        };
+    }
+
+    /// What storage failed is done, or nothing of it is: the model becomes what is found.
+    fn failed(&mut self, error: &Error, before: Model) {
+        let told = match error {
+            Error::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        };
+        let failed = self.storage.take_failed();
+        let errno = failed.map(|(_, errno)| errno.raw_os_error());
+        assert!(told.is_some() && told == errno, "{failed:?}: {error:?}");
+        let mut found = self.seen_by_others();
+        if before.is_same(&found) {
+            self.model = before;
+        } else if !self.model.is_same(&found) {
+            panic!("neither {before:?} nor {:?}: {found:?}", self.model);
+        }
+        // In the order in which their tokens were issued.
+        found.sort_by_key(|(lock, _)| lock.token());
+        for (lock, left) in &found {
+            self.model.assert_same(lock.name().as_str(), lock, *left);
+        }
+    }
+
+    /// The locks that another process finds. Who is alone with the file is looked at in a copy of
+    /// it, as after a crash.
+    fn seen_by_others(&self) -> Vec<(Lock, Option<Duration>)> {
+        let mut path = self.path.clone();
+        if !self.is_shared {
+            path.set_extension("copy");
+            // Not by `fs::copy`, which the fuzzer's own alarm interrupts.
+            let bytes = fs::read(&self.path).expect("the store's bytes");
+            fs::write(&path, bytes).expect("a copy");
+        }
+        let other = LockManager::builder().read_only().clock(self.clock.clone());
+        let other = other.open(path).expect("the store, by another");
+        assert!(other.requests("").expect("requests").is_empty());
+        let locks = other.locks("").expect("locks");
+        let seen = |lock: Lock| (lock.clone(), other.time_left(&lock));
+        locks.into_iter().map(seen).collect()
     }
 }
 
-/// Checks that a call was refused for one of its options if, and only if, it had to be.
-fn is_refused(error: Option<&Error>, refusals: &[No]) -> std::result::Result<(), No> {
-    let refused = match error {
-        Some(Error::InvalidName(_)) => Some(No::InvalidName),
-        Some(Error::InvalidTimeout(_)) => Some(No::InvalidTimeout),
+/// Whether the options had to be refused, and one of them was.
+fn is_refused<T: Debug>(done: &lockmgr::Result<T>, refusals: &[No]) -> bool {
+    let no = match done {
+        Err(Error::InvalidName(_)) => Some(No::InvalidName),
+        Err(Error::InvalidTimeout(_)) => Some(No::InvalidTimeout),
         _ => None,
     };
-    match refused {
-        Some(no) if !refusals.contains(&no) => Err(no),
-        None if !refusals.is_empty() => Err(refusals[0]),
-        _ => Ok(()),
-    }
+    let is_right = refusals.is_empty() || no.is_some_and(|no| refusals.contains(&no));
+    assert!(is_right, "{refusals:?}: {done:?}");
+    !refusals.is_empty()
 }
