@@ -156,9 +156,11 @@ name! {
 impl Holder {
     /// The system's hostname, with what a holder must not have replaced.
     pub(crate) fn hostname() -> Self {
-        let host = gethostname::gethostname();
+        Self::of_host(&gethostname::gethostname().to_string_lossy())
+    }
+
+    fn of_host(host: &str) -> Self {
         let mut text: String = host
-            .to_string_lossy()
             .chars()
             .map(|c| if c.is_control() { '?' } else { c })
             .collect();
@@ -818,6 +820,40 @@ mod tests {
         let lock = lock(Timeout::After(SECOND).deadline(created).unwrap());
         assert!(!lock.is_expired(at(1, 999_999, 0)));
         assert!(lock.is_expired(at(1, 1_000_000, 0)));
+    }
+
+    #[test]
+    fn any_hostname_makes_a_holder() {
+        assert_eq!(Holder::of_host("host-1.local"), "host-1.local");
+        assert_eq!(Holder::of_host("a\nb"), "a?b");
+        assert_eq!(Holder::of_host(""), "localhost");
+        let longest = "h".repeat(MAX_NAME);
+        assert_eq!(Holder::of_host(&longest), *longest);
+        assert_eq!(Holder::of_host(&format!("{longest}h")), *longest);
+        assert_eq!(Holder::of_host(&"é".repeat(200)).as_str().len(), 254);
+    }
+
+    #[test]
+    fn a_timeout_that_is_none_says_why() {
+        let why = |secs| Timeout::from_secs_f64(secs).unwrap_err().to_string();
+        assert!(
+            why(-0.5).contains("-0.5 s: it is negative"),
+            "{}",
+            why(-0.5)
+        );
+        assert!(
+            why(1e300).contains("longer than any deadline"),
+            "{}",
+            why(1e300)
+        );
+        assert!(why(f64::NAN).contains("not a number"), "{}", why(f64::NAN));
+    }
+
+    #[test]
+    fn any_count_of_microseconds_is_an_instant() {
+        assert_eq!(instant(-1).timestamp_micros(), -1);
+        assert_eq!(instant(i64::MIN), DateTime::<Utc>::MIN_UTC);
+        assert_eq!(instant(i64::MAX), DateTime::<Utc>::MAX_UTC);
     }
 
     #[test]

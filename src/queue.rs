@@ -375,6 +375,72 @@ mod tests {
         verdicts.into_iter().map(|(place, _)| place).collect()
     }
 
+    /// One that stands on its word until then, and was challenged or not.
+    fn standing(until: i64, is_challenged: bool) -> Request {
+        let until = Deadline {
+            wall: until,
+            boot: None,
+        };
+        Request {
+            stands_until: Some(until),
+            is_challenged,
+            ..request(0, &[1])
+        }
+    }
+
+    #[test]
+    fn a_request_is_what_was_asked() {
+        let mut asked = request(7, &[1, 2]);
+        asked.lease.process_id = Some(42);
+        asked.until = standing(NOW.wall + 1, false).stands_until;
+        assert_eq!(asked.number(), 7);
+        assert_eq!(asked.names(), [name(1), name(2)]);
+        assert_eq!(asked.process_id(), Some(42));
+        assert_eq!(asked.waits_until(), Some(instant(NOW.wall + 1)));
+        assert!(asked.wants(&name(2)) && !asked.wants(&name(3)));
+    }
+
+    #[test]
+    fn what_cannot_be_judged_stands_on_its_word_and_once_challenged_has_to_give_it() {
+        let (ahead, over) = (NOW.wall + 1, NOW.wall);
+        assert_eq!(standing(ahead, false).state(NOW), State::OnItsWord);
+        assert_eq!(standing(ahead, true).state(NOW), State::Challenged);
+        assert_eq!(standing(over, false).state(NOW), State::Silent);
+        assert_eq!(standing(over, true).state(NOW), State::Dead);
+    }
+
+    #[test]
+    fn who_is_dead_or_waited_in_vain_is_no_longer_there() {
+        assert!(standing(NOW.wall, false).is_there(NOW));
+        assert!(!standing(NOW.wall, true).is_there(NOW));
+        let in_vain = Request {
+            until: standing(NOW.wall, false).stands_until,
+            ..request(0, &[1])
+        };
+        assert!(!in_vain.is_there(NOW));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_process_that_can_be_judged_is() {
+        let mut asked = standing(NOW.wall, true);
+        asked.lease.bound_to = Process::current();
+        assert_eq!(asked.state(NOW), State::Living);
+        let started = asked.lease.bound_to.map_or(0, |process| process.started);
+        asked.lease.bound_to = Process::current().map(|process| Process {
+            started: started + 1,
+            ..process
+        });
+        assert_eq!(asked.state(NOW), State::Dead);
+    }
+
+    #[test]
+    fn nobody_is_granted_a_part_of_the_names_whatever_is_known_of_it() {
+        for state in [State::Living, State::OnItsWord, State::Challenged] {
+            assert!(outlook(&[&[1, 2]], &[2], &[state]).verdicts.is_empty());
+        }
+    }
+
     #[test]
     fn the_first_request_for_a_name_gets_it() {
         assert_eq!(granted(&[&[1], &[1], &[2]], &[]), [0, 2]);
