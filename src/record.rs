@@ -526,6 +526,21 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_tells_rows_apart_and_forgets_what_is_removed() {
+        let digest = |rows: &[&[u8]]| {
+            let mut digest = Digest::default();
+            rows.iter().for_each(|row| digest.add(row));
+            digest
+        };
+        let (a, b) = ([1, 2, 3, 4, 5], [4, 3, 2, 1, 5]);
+        assert_ne!(digest(&[&a]), digest(&[&b]));
+        assert_ne!(digest(&[&a]), digest(&[&a, &a]));
+        let mut left = digest(&[&a, &b]);
+        left.remove(&a);
+        assert_eq!(left, digest(&[&b]));
+    }
+
+    #[test]
     fn bytes_too_short_for_a_row_are_an_error() {
         for len in 0..30 {
             let row = sealed(b"a", &vec![ROW; len]);
