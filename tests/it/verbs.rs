@@ -92,6 +92,7 @@ fn an_absent_lock_is_created_with_the_defaults() {
     );
     assert_eq!(counts(&result), [2, 0, 0, 0]);
     assert_eq!(names(result.locks()), ["b", "a"]);
+    assert!(result.into_iter().eq(result.locks()));
     for (lock, token) in result.into_iter().zip([1, 2]) {
         assert_eq!(lock.locked_by(), "app");
         assert_eq!(lock.process_id(), None);
@@ -562,6 +563,7 @@ fn tokens_go_up_whatever_happens() {
     let mut last = 0;
     let mut next = |manager: &LockManager, what: &str| {
         let result = manager.set_lock(["a", "b"], set().fail()).unwrap();
+        assert_eq!(result.into_iter().count(), 2, "after {what}");
         for lock in &result {
             assert!(lock.token() > last, "after {what}");
             last = lock.token();
