@@ -94,7 +94,7 @@ impl From<ManualClock> for Clock {
 ///
 /// ```
 /// use lockmgr::{GetOptions, LockManager, ManualClock};
-/// use std::time::{Duration, SystemTime, UNIX_EPOCH};
+/// use std::time::Duration;
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("locks.redb");
 /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
@@ -164,7 +164,7 @@ impl ManualClock {
     ///
     /// ```
     /// # use lockmgr::ManualClock;
-    /// # use std::time::{Duration, SystemTime, UNIX_EPOCH};
+    /// # use std::time::Duration;
     /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
     /// clock.advance(Duration::from_secs(60));
     /// assert_eq!(clock.wall().to_rfc3339(), "2019-11-22T02:01:00+00:00");
@@ -199,7 +199,7 @@ impl ManualClock {
     ///
     /// ```
     /// use lockmgr::{GetOptions, LockManager, ManualClock};
-    /// use std::time::{Duration, SystemTime, UNIX_EPOCH};
+    /// use std::time::Duration;
     /// # let dir = tempfile::tempdir()?;
     /// # let path = dir.path().join("locks.redb");
     /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse()?);
