@@ -55,7 +55,7 @@ type OnLost = Arc<dyn Fn(&Lock) + Send + Sync>;
 /// A request for a set of locks, begun by [`LockManager::acquire`]: all of them or none.
 ///
 /// ```
-/// use std::time::{Duration, Instant};
+/// use std::time::Duration;
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
 /// let guard = manager
@@ -125,7 +125,7 @@ impl Acquire<'_> {
     /// [`Timeout::Never`] mean for ever, or rather as long as the process lives. Default: 600 s.
     ///
     /// ```
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let guard = manager.acquire(["a"]).timeout(Duration::from_secs(5)).lock()?;
@@ -186,7 +186,7 @@ impl Acquire<'_> {
     /// Default: does not; the lease then ends where [`LockGuard::renew`] does not renew it.
     ///
     /// ```
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let lease = Duration::from_millis(600);
@@ -1109,10 +1109,10 @@ impl LockGuard {
     ///
     /// # Errors
     /// [`Error::Lost`] where a lock was lost; the others are renewed. Those of the store, and
-    /// then the leases are as they were.
+    /// then the leases are as they were, or all renewed where that failed amid its commit.
     ///
     /// ```
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let mut guard = manager.acquire(["a"]).timeout(Duration::from_secs(60)).lock()?;
@@ -1130,7 +1130,7 @@ impl LockGuard {
     /// As [`renew`](Self::renew); [`Error::InvalidTimeout`].
     ///
     /// ```
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let mut guard = manager.acquire(["a"]).timeout(Duration::from_secs(60)).lock()?;
@@ -1204,7 +1204,7 @@ impl LockGuard {
     /// where none ends.
     ///
     /// ```
-    /// # use std::time::{Duration, Instant};
+    /// # use std::time::Duration;
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let guard = manager.acquire(["a"]).lock()?;
@@ -1242,8 +1242,9 @@ impl LockGuard {
     /// to swallow.
     ///
     /// # Errors
-    /// [`Error::Lost`] where a lock was lost before; those of the store, and then the locks stay
-    /// until their leases end or this process does.
+    /// [`Error::Lost`] where a lock was lost before; those of the store. Dropping the guard then
+    /// tries once more; where that fails too, the locks stay until their leases end or this process
+    /// does.
     ///
     /// ```
     /// # use lockmgr::Error;

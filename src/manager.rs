@@ -345,8 +345,8 @@ impl LockManager {
     /// # Errors
     /// [`Error::LockFail`] with the lock that exists, [`Error::Reserved`] with who comes first;
     /// [`Error::InvalidName`], [`Error::InvalidTimeout`] and [`Error::NoSuchProcess`] before
-    /// anything was looked at; those of the store. Nothing has
-    /// changed then, but for a failure amid the commit ([`Error`]).
+    /// anything was looked at; those of the store. Nothing has changed then, but for a failure
+    /// amid the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::{SetOptions, Status};
@@ -526,7 +526,7 @@ impl LockManager {
     /// Removes any number of locks in one transaction, and says of each whether it was there.
     ///
     /// # Errors
-    /// As [`unlock`](Self::unlock); then all the locks are as they were.
+    /// As [`unlock`](Self::unlock).
     ///
     /// ```
     /// use lockmgr::SetOptions;
@@ -695,7 +695,7 @@ impl LockManager {
     /// turn between them.
     ///
     /// # Errors
-    /// Those of the store. What it had removed by then stays removed.
+    /// Those of the store. What the transactions before had removed stays removed.
     ///
     /// ```
     /// use lockmgr::{LockManager, ManualClock, SetOptions};
@@ -730,7 +730,7 @@ impl LockManager {
     /// where they were. Who waits for a lock gets it in the same transaction.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Those of the store. Nothing has changed then, but for a failure amid the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::{GetOptions, SetOptions};

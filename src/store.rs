@@ -282,9 +282,9 @@ impl Store {
         })
     }
 
-    /// Runs one call within its bound. What it throws the store off with closes the handle, so
-    /// that the next call opens, and repairs, the file anew. So does a failure of a call that
-    /// succeeded all the same: a lock it could not give back would stay as long as the handle.
+    /// Runs one call within its bound. Where storage failed it the handle is closed, so that the
+    /// next call opens the file anew and repairs it; also where the call succeeded all the same,
+    /// as a lock on the file that it could not give back would stay as long as the handle.
     fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T>) -> Result<T> {
         let result = caught(self.at(action), || {
             bounded::within(self.config.busy_timeout, body)
