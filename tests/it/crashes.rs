@@ -13,7 +13,7 @@ mod disk;
 mod script;
 
 use crate::holding_support::Dice;
-use crate::support::Home;
+use crate::support::{Home, setting};
 use check::{Tally, check};
 use disk::{Disk, Event, Log};
 use lockmgr::LockManager;
@@ -25,12 +25,6 @@ use std::time::Instant;
 
 const STEPS: usize = 40;
 const IMAGES_OF_A_RUN: usize = 600;
-
-fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    let number = text.parse();
-    Some(number.unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
 
 /// The run of that seed: each kind of sharing in turn.
 fn run(seed: u64) -> Recording {

@@ -122,7 +122,7 @@ impl Storage {
     }
 
     /// Returns once no handle is left, of work that is undone in the background neither.
-    fn is_let_go(&self) {
+    fn until_let_go(&self) {
         until("the file is let go", || Arc::strong_count(&self.0) == 1);
     }
 
@@ -444,7 +444,7 @@ fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
     }
     world.manager = None;
     world.guard = None;
-    world.storage.is_let_go();
+    world.storage.until_let_go();
     met_at.is_some()
 }
 
@@ -546,15 +546,18 @@ fn a_guard_outlives_a_renewal_that_failed() {
 
 #[test]
 fn a_guard_that_cannot_be_released_frees_its_locks_with_its_lease() {
-    let (home, storage, manager) = failing();
-    let lease = Duration::from_millis(300);
-    let guard = manager.acquire(["a"]).timeout(lease).lock().unwrap();
+    let (home, storage) = (Home::in_memory(), Storage::default());
+    let (others, clock) = home.open_with_clock();
+    let builder = LockManager::builder().clock(clock.clone());
+    let failing = builder.storage_hook(storage.hook()).open(home.db());
+    let guard = failing.unwrap().acquire(["a"]).lock().unwrap();
     storage.fail(NO_SPACE);
     drop(guard);
-    assert!(home.open().is_locked("a").unwrap());
-    storage.mend();
-    until("its lease ends", || !manager.is_locked("a").unwrap());
-    manager.get_lock("a", GetOptions::new()).unwrap();
+    assert_ne!(storage.failed(), 0);
+    assert!(others.is_locked("a").unwrap());
+    clock.advance(Duration::from_secs(600));
+    assert!(!others.is_locked("a").unwrap());
+    others.get_lock("a", GetOptions::new()).unwrap();
 }
 
 /// Waits for a lock while the storage fails, and checks that either it is had, or nothing stays
@@ -596,7 +599,7 @@ fn waits_with(fault: Fault) -> (usize, bool) {
     let second = others.acquire(["a", "b"]).lock().unwrap();
     second.release().unwrap();
     drop(waiting);
-    storage.is_let_go();
+    storage.until_let_go();
     (calls, failed > 0)
 }
 

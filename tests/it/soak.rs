@@ -9,7 +9,7 @@ mod worker;
 
 use crate::holding_support::{Dice, Kept, millis, secs, until};
 use crate::processes::can_fake_time;
-use crate::support::Home;
+use crate::support::{Home, setting};
 use history::{History, Life, Waiting};
 use lockmgr::{Error, LockManager};
 use rustix::process::Signal;
@@ -45,14 +45,6 @@ const ROUND: u64 = 60;
 fn boot_micros() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     now.tv_sec.cast_unsigned() * 1_000_000 + now.tv_nsec.cast_unsigned() / 1_000
-}
-
-fn setting(name: &str) -> Option<u64> {
-    let text = env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is not a number")),
-    )
 }
 
 /// What came of it.

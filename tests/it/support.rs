@@ -109,6 +109,13 @@ impl Home {
     }
 }
 
+/// The number that this environment variable sets, where it does.
+pub(crate) fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
 pub(crate) fn noon() -> DateTime<Utc> {
     "2019-11-22T12:00:00Z".parse().unwrap()
 }
