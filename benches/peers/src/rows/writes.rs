@@ -108,7 +108,7 @@ fn nothing(
         timed_each(CALLS, |_| peer.set_refused(absent, &present))
     })?;
     // All of them wrote nothing, so that there was nothing to sync.
-    let is_quiet = before == writes_of_this_process();
+    let is_quiet = before.is_some() && before == writes_of_this_process();
     for (what, samples) in [
         ("`set_lock` that changes nothing", unchanged),
         ("`set_lock` aborted by `fail`", refused),
