@@ -1242,9 +1242,8 @@ impl LockGuard {
     /// to swallow.
     ///
     /// # Errors
-    /// [`Error::Lost`] where a lock was lost before; those of the store. Dropping the guard then
-    /// tries once more; where that fails too, the locks stay until their leases end or this process
-    /// does.
+    /// [`Error::Lost`] where a lock was lost before; those of the store, and then the locks stay
+    /// until their leases end or this process does, but for a failure amid the commit ([`Error`]).
     ///
     /// ```
     /// # use lockmgr::Error;
@@ -1257,7 +1256,12 @@ impl LockGuard {
     /// ```
     pub fn release(mut self) -> Result<()> {
         self.stop_keeping();
-        self.shared.release(|_| true)?;
+        let released = self.shared.release(|_| true);
+        if matches!(released, Err(Error::StoreBusy { .. })) {
+            // It has waited its bound: dropping the guard shall not wait as long again.
+            self.shared.held().locks.clear();
+        }
+        released?;
         self.shared.check()
     }
 

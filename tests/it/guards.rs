@@ -259,6 +259,25 @@ fn every_lost_lock_is_told_of_once() {
 }
 
 #[test]
+fn a_release_in_vain_takes_no_longer_than_its_bound() {
+    let (home, bound) = (Home::new(), millis(700));
+    let manager = LockManager::builder().busy_timeout(bound);
+    let manager = manager.open(home.db()).unwrap();
+    let guard = manager.acquire(["a"]).lock().unwrap();
+    let mut other = redb::Builder::new();
+    other.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
+    let other = other.open(home.db()).unwrap();
+    let writing = other.begin_write().unwrap();
+    let began = Instant::now();
+    let refused = guard.release();
+    let took = began.elapsed();
+    assert!(matches!(refused, Err(Error::StoreBusy { .. })));
+    assert!(took >= bound && took < 2 * bound, "{took:?}");
+    writing.abort().unwrap();
+    assert!(manager.unlock("a").unwrap());
+}
+
+#[test]
 fn a_loss_found_by_the_release_is_told_too() {
     let home = Home::new();
     let manager = home.open();
