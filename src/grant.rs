@@ -28,18 +28,20 @@ pub(crate) fn write_settled<T>(
     action: &'static str,
     body: impl FnOnce(&mut WriteTx<'_>, &Queue, Moment) -> Result<T>,
 ) -> Result<T> {
-    let mut has_settled = false;
-    let result = store.write(action, |tx| {
-        let now = clock.now();
-        let queue = settle(tx, now)?;
-        has_settled = tx.is_changed();
-        body(tx, &queue, now)
-    });
-    if has_settled && matches!(&result, Err(error) if error.is_refusal()) {
-        // Should it fail, the next who writes settles it.
-        let _ = store.write(action, |tx| settle(tx, clock.now()).map(drop));
-    }
-    result
+    store.in_one_bound(|| {
+        let mut has_settled = false;
+        let result = store.write(action, |tx| {
+            let now = clock.now();
+            let queue = settle(tx, now)?;
+            has_settled = tx.is_changed();
+            body(tx, &queue, now)
+        });
+        if has_settled && matches!(&result, Err(error) if error.is_refusal()) {
+            // Should it fail, the next who writes settles it.
+            let _ = store.write(action, |tx| settle(tx, clock.now()).map(drop));
+        }
+        result
+    })
 }
 
 /// Those who go on waiting.

@@ -925,7 +925,13 @@ impl Shared {
                 continue;
             };
             match fate {
-                Fate::Held(lock) => held.locks[at] = lock,
+                Fate::Held(lock) => {
+                    // One that was renewed was not released.
+                    if held.locks[at] != lock {
+                        held.released.retain(|&token| token != lock.token);
+                    }
+                    held.locks[at] = lock;
+                }
                 Fate::Released => drop(held.locks.remove(at)),
                 Fate::Lost(_) if held.released.contains(&lock.token) => {
                     held.locks.remove(at);

@@ -206,6 +206,11 @@ impl Store {
         bounded::until(Instant::now() + bound, calls)
     }
 
+    /// Runs calls that wait, together, no longer than one does.
+    pub(crate) fn in_one_bound<T>(&self, calls: impl FnOnce() -> T) -> T {
+        bounded::within(self.config.busy_timeout, calls)
+    }
+
     /// Runs `body` on a snapshot of the store.
     pub(crate) fn read<T>(
         &self,

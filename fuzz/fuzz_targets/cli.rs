@@ -320,8 +320,8 @@ impl Home {
         let status = ended(&mut child, line.may_wait());
         Outcome {
             status,
-            stdout: fs::read(path("stdout")).unwrap_or_default(),
-            stderr: fs::read(path("stderr")).unwrap_or_default(),
+            stdout: fs::read(path("stdout")).expect("what it printed"),
+            stderr: fs::read(path("stderr")).expect("its errors"),
         }
     }
 }

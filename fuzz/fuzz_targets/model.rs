@@ -1,4 +1,5 @@
-//! What the verbs mean, over a map in memory: written from the contract, not from the library.
+//! What the verbs mean, over a map in memory: written from what the documentation promises, not
+//! from the library.
 //!
 //! Time left is counted down instead of compared with a clock, so that the model and the library
 //! go wrong in different ways.

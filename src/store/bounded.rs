@@ -36,10 +36,13 @@ enum Limit {
     At(Instant),
 }
 
-/// Runs `call` so that it waits for other processes so long and no longer, or as long as the
-/// call around it may.
+/// Runs `call` so that it waits for other processes so long and no longer. Within another call it
+/// is a part of that, and of its bound.
 pub(super) fn within<T>(bound: Duration, call: impl FnOnce() -> T) -> T {
-    limited(LIMIT.get().unwrap_or(Limit::Waited(bound)), call)
+    match LIMIT.get() {
+        Some(_) => call(),
+        None => limited(Limit::Waited(bound), call),
+    }
 }
 
 /// Runs `call` so that it waits for other processes until `deadline` and no longer.
