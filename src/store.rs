@@ -969,6 +969,7 @@ impl<'a> WriteTx<'a> {
     /// is returned, and the token of the new one is not issued.
     pub(crate) fn put_new(&mut self, lock: &Lock, now: Moment) -> Result<Option<Lock>> {
         let at = self.at;
+        self.check()?;
         let present = self.replace(lock, |old| {
             let present = record::decode(&lock.name, old).map_err(|bad| at.bad_row(bad))?;
             Ok(Some(present).filter(|lock| lock.is_live(now)))

@@ -507,6 +507,28 @@ fn a_damaged_name_hides_no_other_lock() {
     assert_eq!(hidden, [0; 0]);
 }
 
+#[test]
+fn a_damaged_name_looks_free_to_no_call_that_begins_with_an_expired_lock() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let get = |name, secs| {
+        let lease = Duration::from_secs(secs);
+        manager.get_lock(name, GetOptions::new().timeout(lease))
+    };
+    get("expired", 1).unwrap();
+    get("held", 9).unwrap();
+    clock.advance(Duration::from_secs(1));
+    drop(manager);
+    let mut damaged = home.bytes();
+    for at in positions(&damaged, b"expiredheld") {
+        damaged[at + b"expiredhel".len()] ^= 1;
+    }
+    fs::write(home.db(), damaged).unwrap();
+    let manager = LockManager::builder().clock(clock).open(home.db()).unwrap();
+    let set = manager.set_lock(["expired", "held"], SetOptions::new());
+    assert!(matches!(set, Err(Error::Corrupted { .. })), "{set:?}");
+}
+
 /// The pages of redb's trees that lead to others, and where in each the numbers of those are.
 fn branches(whole: &[u8]) -> Vec<(usize, std::ops::Range<usize>)> {
     let pages = whole.chunks(4096).enumerate().skip(1);
