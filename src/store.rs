@@ -381,7 +381,7 @@ impl Store {
             let copy = file.try_clone().map_err(|error| at.io(error))?;
             match self.builder().create_with_backend(self.backend(file)?) {
                 Ok(database) => {
-                    at.check_format(&database)?;
+                    at.check_format(&database, &copy)?;
                     let metadata = copy.metadata().map_err(|error| at.io(error))?;
                     return Ok(Handle::new(Opened::Writer(database, copy), &metadata));
                 }
@@ -404,11 +404,11 @@ impl Store {
             if metadata.len() == 0 {
                 return Ok(None);
             }
+            let copy = file.try_clone().map_err(|error| at.io(error))?;
             let backend = self.backend(file)?;
             match self.builder().open_read_only_with_backend(backend) {
                 Ok(database) => {
-                    let txn = database.begin_read().map_err(|error| at.failed(error))?;
-                    return Ok(match at.format_of(&txn)? {
+                    return Ok(match at.format_of(|| database.begin_read(), &copy)? {
                         Format::Ours => Some(Handle::new(Opened::Reader(database), &metadata)),
                         Format::None => None,
                     });
@@ -643,9 +643,8 @@ impl At<'_> {
     }
 
     /// Checks that an open file is a store of this format. One that holds nothing becomes it.
-    fn check_format(&self, database: &Database) -> Result<()> {
-        let txn = database.begin_read().map_err(|error| self.failed(error))?;
-        match self.format_of(&txn)? {
+    fn check_format(&self, database: &Database, file: &File) -> Result<()> {
+        match self.format_of(|| database.begin_read(), file)? {
             Format::Ours => Ok(()),
             Format::None => self.begin_format(database),
         }
@@ -658,7 +657,8 @@ impl At<'_> {
         locks: &impl ReadableTable<&'static str, &'static [u8]>,
         expected: Digest,
     ) -> Result<()> {
-        if expected.count > MOST_CHECKED {
+        let count = locks.len().map_err(|error| self.failed(error))?;
+        if count == expected.count && count > MOST_CHECKED {
             return Ok(());
         }
         let mut rows = Digest::default();
@@ -679,7 +679,26 @@ impl At<'_> {
         }
     }
 
-    fn format_of(&self, txn: &ReadTransaction) -> Result<Format> {
+    /// Where no table is found, and the header knows of some, damage hides them; or they came
+    /// since, and are found now.
+    fn format_of(
+        &self,
+        begin_read: impl Fn() -> Result<ReadTransaction, redb::TransactionError>,
+        file: &File,
+    ) -> Result<Format> {
+        let look = || self.format_in(&begin_read().map_err(|error| self.failed(error))?);
+        match look()? {
+            Format::None if bounded::has_tables(file).map_err(|error| self.io(error))? => {
+                match look()? {
+                    Format::None => Err(self.corrupted("its tables are missing")),
+                    Format::Ours => Ok(Format::Ours),
+                }
+            }
+            format => Ok(format),
+        }
+    }
+
+    fn format_in(&self, txn: &ReadTransaction) -> Result<Format> {
         let meta = match txn.open_table(META) {
             Ok(meta) => meta,
             Err(TableError::TableDoesNotExist(_)) => {

@@ -16,7 +16,8 @@ use redb::{BackendError, StorageBackend};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -356,6 +357,17 @@ impl StorageBackend for BoundedFile {
     }
 }
 
+/// Whether the file holds tables, by redb's header (file format 3): the byte at 9 says which of the
+/// two commits, 128 bytes each from 64 on, is the last, and the second byte of that whether there
+/// is a tree of tables.
+pub(super) fn has_tables(mut file: &File) -> io::Result<bool> {
+    let mut header = [0; 320];
+    file.seek(SeekFrom::Start(0))?;
+    file.read_exact(&mut header)?;
+    let last = 64 + 128 * usize::from(header[9] & 1);
+    Ok(header[last + 1] != 0)
+}
+
 /// The bytes of redb's smallest page.
 const PAGE: u64 = 4096;
 
@@ -379,7 +391,6 @@ fn largest_child(page: &[u8]) -> u64 {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-    use std::fs::File;
     use std::path::Path;
 
     const RANGE: Range = (Bound::Included(7), Bound::Included(7));

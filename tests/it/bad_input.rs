@@ -529,6 +529,36 @@ fn a_damaged_name_looks_free_to_no_call_that_begins_with_an_expired_lock() {
     assert!(matches!(set, Err(Error::Corrupted { .. })), "{set:?}");
 }
 
+#[test]
+fn a_store_whose_tables_are_hidden_by_damage_is_not_empty() {
+    let home = Home::new();
+    home.open().get_lock("a", GetOptions::new()).unwrap();
+    let mut damaged = home.bytes();
+    // The numbers of rows of the leaves that list our tables.
+    for at in positions(&damaged, b"lockmgrlocksrequests") {
+        damaged[at / 4096 * 4096 + 2] = 0;
+    }
+    fs::write(home.db(), &damaged).unwrap();
+    for builder in [LockManager::builder().read_only(), LockManager::builder()] {
+        let opened = builder.open(home.db());
+        assert!(matches!(opened, Err(Error::Corrupted { .. })), "{opened:?}");
+    }
+}
+
+#[test]
+fn a_large_store_whose_table_is_hidden_by_damage_is_not_empty() {
+    let home = Home::new();
+    let names = (0..1_001).map(|i| i.to_string());
+    home.open().set_lock(names, SetOptions::new()).unwrap();
+    let mut damaged = home.bytes();
+    for at in positions(&damaged, b"lockmgrlocksrequests") {
+        damaged[at + "lockmgrlock".len()] ^= 1;
+    }
+    fs::write(home.db(), &damaged).unwrap();
+    let got = home.open().get_lock("0", GetOptions::new());
+    assert!(matches!(got, Err(Error::Corrupted { .. })), "{got:?}");
+}
+
 /// The pages of redb's trees that lead to others, and where in each the numbers of those are.
 fn branches(whole: &[u8]) -> Vec<(usize, std::ops::Range<usize>)> {
     let pages = whole.chunks(4096).enumerate().skip(1);
