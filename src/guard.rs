@@ -11,9 +11,10 @@ use crate::manager::{LockManager, valid_names};
 use crate::process::Process;
 use crate::queue::{PATIENCE, Request};
 use crate::set::{GetOptions, bind};
-use crate::store::{ReadTx, WriteTx};
+use crate::store::{Identity, ReadTx, WriteTx};
 use crate::wait::{LONGEST_SLEEP, Watch, Woken};
 use chrono::{DateTime, Utc};
+use std::cell::Cell;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
@@ -317,7 +318,8 @@ struct Asker<'a> {
 #[derive(Clone)]
 enum Answer {
     Granted(Vec<Lock>),
-    Queued(Box<Request>),
+    /// In this file.
+    Queued(Box<Request>, Option<Identity>),
 }
 
 impl Asker<'_> {
@@ -335,12 +337,11 @@ impl Asker<'_> {
         loop {
             match self.enqueue(names, until)? {
                 Answer::Granted(locks) => return Ok(locks),
-                Answer::Queued(request) => {
+                Answer::Queued(request, file) => {
                     let place = Place {
                         asker: self,
-                        number: request.number,
-                        names,
-                        until,
+                        request: *request,
+                        file: Cell::new(file),
                     };
                     if let Some(locks) = place.wait()? {
                         return Ok(locks);
@@ -395,7 +396,7 @@ impl Asker<'_> {
             is_challenged: false,
         };
         tx.put_request(&request)?;
-        Ok(Answer::Queued(Box::new(request)))
+        Ok(Answer::Queued(Box::new(request), tx.file()))
     }
 
     fn take(&self, tx: &mut WriteTx<'_>, names: &[LockName], now: Moment) -> Result<Vec<Lock>> {
@@ -427,9 +428,10 @@ fn first_obstacle(
 /// A place in the queue.
 struct Place<'a> {
     asker: &'a Asker<'a>,
-    number: u64,
-    names: &'a [LockName],
-    until: Option<Deadline>,
+    request: Request,
+    /// Where the request was seen last: granted in another file of the store's name, a request of
+    /// its number was another's.
+    file: Cell<Option<Identity>>,
 }
 
 /// What one that waits sees.
@@ -461,6 +463,19 @@ enum Step {
 }
 
 impl Place<'_> {
+    /// The request of this place, where that is what was found of its number.
+    fn request_in(&self, found: Option<Request>, file: Option<Identity>) -> Option<Request> {
+        let mine = found.filter(|it| it.is_same_as(&self.request));
+        if mine.is_some() {
+            self.file.set(file);
+        }
+        mine
+    }
+
+    fn is_granted(&self, lock: &Lock, file: Option<Identity>) -> bool {
+        lock.request == Some(self.request.number) && file == self.file.get()
+    }
+
     /// Waits until the locks are granted; none where the place is gone.
     fn wait(&self) -> Result<Option<Vec<Lock>>> {
         let manager = self.asker.manager;
@@ -481,8 +496,9 @@ impl Place<'_> {
         loop {
             let was_quiet = quiet_since.elapsed() >= LONGEST_SLEEP;
             let now = self.asker.manager.now();
-            let is_over = self.until.is_some_and(|until| until.is_over(now));
+            let is_over = self.request.until.is_some_and(|until| until.is_over(now));
             let left = self
+                .request
                 .until
                 .map_or(Duration::MAX, |until| until.time_left(now));
             let step = store.within(left.saturating_add(GRACE), || {
@@ -573,15 +589,15 @@ impl Place<'_> {
     }
 
     fn view(&self, tx: &ReadTx<'_>, now: Moment) -> Result<View> {
-        let request = tx.request(self.number)?;
+        let request = self.request_in(tx.request(self.request.number)?, tx.file());
         let mut locks = Vec::new();
-        for name in self.names {
+        for name in &self.request.names {
             locks.extend(tx.get(name)?);
         }
         let Some(request) = request else {
-            let is_mine = |lock: &Lock| lock.request == Some(self.number) && lock.is_live(now);
+            let is_mine = |lock: &Lock| self.is_granted(lock, tx.file()) && lock.is_live(now);
             return Ok(
-                if locks.len() == self.names.len() && locks.iter().all(is_mine) {
+                if locks.len() == self.request.names.len() && locks.iter().all(is_mine) {
                     View::Granted(locks)
                 } else {
                     View::Gone
@@ -595,9 +611,9 @@ impl Place<'_> {
         let mut processes: Vec<Process> = Vec::new();
         let mut is_my_turn = locks.is_empty();
         if locks.is_empty() {
-            tx.each_request(..self.number, |earlier| {
-                let comes_first =
-                    self.names.iter().any(|name| earlier.wants(name)) && earlier.is_there(now);
+            tx.each_request(..self.request.number, |earlier| {
+                let comes_first = self.request.names.iter().any(|name| earlier.wants(name))
+                    && earlier.is_there(now);
                 is_my_turn &= !comes_first;
                 if comes_first {
                     processes.extend(earlier.process());
@@ -628,7 +644,8 @@ impl Place<'_> {
     fn answer(&self) -> Result<()> {
         self.asker.manager.0.store.write("wait in", |tx| {
             let now = self.asker.manager.now();
-            if let Some(request) = tx.request(self.number)? {
+            let request = tx.request(self.request.number)?;
+            if let Some(request) = self.request_in(request, tx.file()) {
                 tx.put_request(&Request {
                     is_challenged: false,
                     stands_until: PATIENCE.deadline(now)?,
@@ -645,16 +662,17 @@ impl Place<'_> {
         self.asker.manager.0.store.write("stop waiting in", |tx| {
             let now = self.asker.manager.now();
             let queue = settle(tx, now)?;
-            let queue = if tx.request(self.number)?.is_some() {
-                tx.remove_request(self.number)?;
+            let request = tx.request(self.request.number)?;
+            let queue = if self.request_in(request, tx.file()).is_some() {
+                tx.remove_request(self.request.number)?;
                 settle(tx, now)?
             } else {
                 let mut granted = Vec::new();
-                for name in self.names {
+                for name in &self.request.names {
                     let lock = live(tx, name, now)?;
-                    granted.extend(lock.filter(|lock| lock.request == Some(self.number)));
+                    granted.extend(lock.filter(|lock| self.is_granted(lock, tx.file())));
                 }
-                if granted.len() == self.names.len() {
+                if granted.len() == self.request.names.len() {
                     return Ok(Ok(granted));
                 }
                 for lock in &granted {
@@ -663,23 +681,23 @@ impl Place<'_> {
                 drop(queue);
                 settle(tx, now)?
             };
-            match first_obstacle(tx, &queue, self.names, now)? {
+            match first_obstacle(tx, &queue, &self.request.names, now)? {
                 Some(obstacle) => Ok(Err(obstacle)),
-                None => self.asker.take(tx, self.names, now).map(Ok),
+                None => self.asker.take(tx, &self.request.names, now).map(Ok),
             }
         })
     }
 
     /// Takes back the request, and what is granted to it by now.
     fn take_back(&self) -> Result<()> {
-        take_back(self.asker.manager, self.number, self.names)
+        take_back(self.asker.manager, &self.request, self.file.get())
     }
 
     /// Takes back the request after an error: nobody shall wait for one that no longer does.
     fn abandon(&self, error: &Error) {
-        let (manager, number) = (self.asker.manager.clone(), self.number);
-        let names = self.names.to_vec();
-        undo(error, move || take_back(&manager, number, &names));
+        let (manager, request) = (self.asker.manager.clone(), self.request.clone());
+        let file = self.file.get();
+        undo(error, move || take_back(&manager, &request, file));
     }
 
     /// Takes over what was granted. What was granted on a word alone is held for a short time,
@@ -744,11 +762,8 @@ fn take_back_exactly(manager: &LockManager, done: &Answer) -> Result<()> {
                     }
                 }
             }
-            Answer::Queued(request) => {
-                let is_same = |it: Request| {
-                    (it.asked_at, &it.names, &it.lease)
-                        == (request.asked_at, &request.names, &request.lease)
-                };
+            Answer::Queued(request, _) => {
+                let is_same = |it: Request| it.is_same_as(request);
                 if tx.request(request.number)?.is_some_and(is_same) {
                     tx.remove_request(request.number)?;
                 }
@@ -758,17 +773,16 @@ fn take_back_exactly(manager: &LockManager, done: &Answer) -> Result<()> {
     })
 }
 
-fn take_back(manager: &LockManager, number: u64, names: &[LockName]) -> Result<()> {
+fn take_back(manager: &LockManager, request: &Request, file: Option<Identity>) -> Result<()> {
     manager.0.store.write("stop waiting in", |tx| {
         let now = manager.now();
-        if tx.request(number)?.is_some() {
+        let number = request.number;
+        if tx.request(number)?.is_some_and(|it| it.is_same_as(request)) {
             tx.remove_request(number)?;
         }
-        for name in names {
-            if tx
-                .get(name)?
-                .is_some_and(|lock| lock.request == Some(number))
-            {
+        for name in &request.names {
+            let is_granted = |lock: Lock| lock.request == Some(number);
+            if tx.file() == file && tx.get(name)?.is_some_and(is_granted) {
                 tx.remove(name)?;
             }
         }

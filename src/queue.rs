@@ -195,6 +195,13 @@ impl Request {
         self.lease.bound_to
     }
 
+    /// Whether it is the same one, and not another of its number: numbers begin anew in a new file,
+    /// and after a commit that failed.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let facts = |it: &Self| (it.number, it.asked_at);
+        facts(self) == facts(other) && self.names == other.names && self.lease == other.lease
+    }
+
     pub(crate) fn wants(&self, name: &LockName) -> bool {
         self.names.contains(name)
     }

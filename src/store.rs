@@ -160,7 +160,7 @@ impl Handle {
 
 /// Which file it is, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
+pub(crate) struct Identity {
     device: u64,
     inode: u64,
 }
@@ -220,7 +220,11 @@ impl Store {
         self.call(action, || {
             let at = self.at(action);
             let Some(handle) = self.current_handle(SEEN_WHILE_READING)? else {
-                return body(&ReadTx { tables: None, at });
+                return body(&ReadTx {
+                    tables: None,
+                    file: None,
+                    at,
+                });
             };
             let txn = handle.begin_read().map_err(|error| at.failed(error))?;
             let locks = txn.open_table(LOCKS).map_err(|error| at.failed(error))?;
@@ -230,6 +234,7 @@ impl Store {
                     txn,
                     is_checked: &handle.is_checked,
                 }),
+                file: handle.identity,
                 at,
             })
         })
@@ -249,6 +254,7 @@ impl Store {
             let handle = self.current_handle(Duration::ZERO)?;
             let Some(Handle {
                 database: Opened::Writer(database, file),
+                identity,
                 is_checked,
                 ..
             }) = handle.as_deref()
@@ -258,7 +264,7 @@ impl Store {
                 return Err(at.io(denied));
             };
             let txn = database.begin_write().map_err(|error| at.failed(error))?;
-            match WriteTx::run(&txn, is_checked, at, body) {
+            match WriteTx::run(&txn, *identity, is_checked, at, body) {
                 Ok((value, outcome @ (Outcome::Changed | Outcome::Awaited))) => {
                     match txn.commit() {
                         Ok(()) => {
@@ -776,6 +782,7 @@ impl Pause {
 pub(crate) struct ReadTx<'a> {
     /// None where there is no file.
     tables: Option<Tables<'a>>,
+    file: Option<Identity>,
     at: At<'a>,
 }
 
@@ -806,6 +813,11 @@ fn once(is_done: &AtomicBool, work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 impl ReadTx<'_> {
+    /// Which file it is a snapshot of.
+    pub(crate) fn file(&self) -> Option<Identity> {
+        self.file
+    }
+
     /// Whether there is a live row of that name.
     pub(crate) fn is_live(&self, name: &str, now: Moment) -> Result<bool> {
         let Some(tables) = &self.tables else {
@@ -905,6 +917,7 @@ pub(crate) struct WriteTx<'a> {
     is_changed: bool,
     /// Whether somebody waits, or did when the transaction began.
     is_awaited: bool,
+    file: Option<Identity>,
     is_checked: &'a AtomicBool,
     at: At<'a>,
 }
@@ -912,6 +925,7 @@ pub(crate) struct WriteTx<'a> {
 impl<'a> WriteTx<'a> {
     fn run<T>(
         txn: &'a WriteTransaction,
+        file: Option<Identity>,
         is_checked: &'a AtomicBool,
         at: At<'a>,
         body: impl FnOnce(&mut Self) -> Result<T>,
@@ -924,6 +938,7 @@ impl<'a> WriteTx<'a> {
             requests: None,
             is_changed: false,
             is_awaited: false,
+            file,
             is_checked,
             at,
         };
@@ -953,6 +968,11 @@ impl<'a> WriteTx<'a> {
         let result = result?;
         locks.and(requests)?;
         Ok(result)
+    }
+
+    /// Which file it changes.
+    pub(crate) fn file(&self) -> Option<Identity> {
+        self.file
     }
 
     /// Whether there is something to commit.

@@ -806,6 +806,26 @@ fn a_wait_goes_on_in_the_new_file_where_the_store_is_replaced() {
 }
 
 #[test]
+fn who_waited_in_a_deleted_store_does_not_take_anothers_request_in_the_new_one_for_its_own() {
+    let home = Home::new();
+    home.open().get_lock("x", get()).unwrap();
+    let (old, new) = (home.open(), home.open());
+    let wait = |manager: &LockManager| manager.acquire(["x"]).wait(PATIENCE).lock().map(drop);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| wait(&old));
+        until_queued(&home.open(), "x", 1);
+        fs::remove_file(home.db()).unwrap();
+        // Both are the first of their file.
+        home.open().get_lock("x", get()).unwrap();
+        let second = scope.spawn(|| wait(&new));
+        until_queued(&home.open(), "x", 2);
+        home.open().unlock("x").unwrap();
+        first.join().unwrap().unwrap();
+        second.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn threads_wait_for_each_other_in_an_exclusive_store_too() {
     let home = Home::new();
     let manager = LockManager::builder().exclusive().open(home.db()).unwrap();
