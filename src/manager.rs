@@ -223,7 +223,7 @@ impl Builder {
     /// Calls this before each call of the store to its file. An error that it answers with is the
     /// outcome of that call, which is then not made: so tests show what a program does when its
     /// disk fails, and what reaches the disk. It is called on the thread that works on the store,
-    /// and must not use this manager. Default: nothing is called.
+    /// and must neither panic nor use this manager. Default: nothing is called.
     ///
     /// ```
     /// use lockmgr::{Error, GetOptions, LockManager, StorageCall};
@@ -711,19 +711,22 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn clean_locks(&self) -> Result<usize> {
-        let mut removed = 0;
-        let mut next = Some(String::new());
-        while let Some(from) = next {
-            let cleaned;
-            (cleaned, next) = self.0.store.write("clean", |tx| {
-                let now = self.now();
-                let cleaned = tx.remove_dead(&from, now)?;
-                settle(tx, now)?;
-                Ok(cleaned)
-            })?;
-            removed += cleaned;
-        }
-        Ok(removed)
+        let store = &self.0.store;
+        store.in_one_bound(|| {
+            let mut removed = 0;
+            let mut next = Some(String::new());
+            while let Some(from) = next {
+                let cleaned;
+                (cleaned, next) = store.write("clean", |tx| {
+                    let now = self.now();
+                    let cleaned = tx.remove_dead(&from, now)?;
+                    settle(tx, now)?;
+                    Ok(cleaned)
+                })?;
+                removed += cleaned;
+            }
+            Ok(removed)
+        })
     }
 
     /// Removes every lock, whoever holds it, and says how many there were. The tokens go on from
