@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 /// The locks of one store.
@@ -49,6 +50,9 @@ pub(crate) struct Inner {
     /// Those that nobody waits with now.
     watches: Mutex<Vec<Watch>>,
 }
+
+/// How long a long cleaning leaves the store to others, every time it does.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// Watches kept for the next who wait: a system has few for each user.
 const MOST_IDLE_WATCHES: usize = 4;
@@ -717,6 +721,10 @@ impl LockManager {
             let mut removed = 0;
             let mut next = Some(String::new());
             while let Some(from) = next {
+                if removed > 0 {
+                    // The kernel wakes who waits, and whoever is first then has the store.
+                    thread::sleep(BREATH);
+                }
                 let cleaned;
                 (cleaned, next) = store.write("clean", |tx| {
                     let now = self.now();

@@ -52,8 +52,8 @@ const SWEPT_PER_CREATED: usize = 8;
 /// Of those, rows bound to a process that has to be judged, which costs as much as all the rest.
 const JUDGED_PER_CREATED: usize = 2;
 
-/// Rows that one transaction of a cleaning looks at: some 20 ms of work.
-const CLEANED_AT_A_TIME: usize = 50_000;
+/// Rows that one transaction of a cleaning looks at: some tens of milliseconds of work.
+const CLEANED_AT_A_TIME: usize = 20_000;
 
 /// How long a file may have been deleted or replaced before who only reads it takes notice.
 const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
