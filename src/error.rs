@@ -18,9 +18,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// asked, before the store was touched. The others are failures of the store and name its file.
 ///
 /// After any error the store is as it was before the call, but for free names that were handed to
-/// those who wait. One case cannot promise that: where storage fails, or another process is stopped,
-/// in the middle of a commit ([`Io`](Self::Io), [`StoreBusy`](Self::StoreBusy)), all of the call may
-/// be found done when the store is next read, or none of it; never a part.
+/// those who wait. One case cannot promise that: where storage fails, damage is met, or another
+/// process is stopped, in the middle of a commit ([`Io`](Self::Io), [`Corrupted`](Self::Corrupted),
+/// [`StoreBusy`](Self::StoreBusy)), all of the call may be found done when the store is next read,
+/// or none of it; never a part.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -2,7 +2,8 @@
 //! never hangs, never returns a lock that was not written, and takes no more than 256 MiB.
 //!
 //! Nor does one that is there look free: these stores are small, and looked through before the
-//! first such answer. What was written to a damaged store may be missing later.
+//! first such answer. What was written to a damaged store may be missing later; what a call wrote
+//! that failed amid its commit may be found.
 //!
 //! Two limits of redb are known and passed over, so that they do not end the search for others:
 //!
@@ -18,6 +19,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
+use chrono::{DateTime, Utc};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use lockmgr::{
     Builder, GetOptions, Lock, LockManager, ManualClock, RenewOptions, SetOptions, Timeout,
@@ -150,8 +152,13 @@ fn base(locks: usize, is_closed: bool) -> Base {
     }
 }
 
+/// The one time of every call.
+fn now() -> DateTime<Utc> {
+    "2019-11-22T02:00:00Z".parse().expect("an instant")
+}
+
 fn builder(mode: Mode) -> Builder {
-    let clock = ManualClock::new("2019-11-22T02:00:00Z".parse().expect("an instant"));
+    let clock = ManualClock::new(now());
     let builder = LockManager::builder().locked_by("fuzz").clock(clock);
     // Nobody else is there to wait for, whatever the damage says.
     let builder = builder.busy_timeout(Duration::from_millis(50));
@@ -311,6 +318,13 @@ unsafe impl GlobalAlloc for Bounded {
     }
 }
 
+/// What may be found in the store.
+struct Known {
+    written: Vec<Lock>,
+    /// What failed calls would have made or renewed.
+    attempted: Vec<String>,
+}
+
 fn run(input: &Input, path: &Path) {
     let base = &BASES[usize::from(input.base) % BASES.len()];
     let mut bytes = base.bytes.clone();
@@ -320,7 +334,10 @@ fn run(input: &Input, path: &Path) {
     let is_whole = bytes == base.bytes;
     fs::write(path, &bytes).expect("the damaged store");
 
-    let mut known = base.written.clone();
+    let mut known = Known {
+        written: base.written.clone(),
+        attempted: Vec::new(),
+    };
     // A file of no bytes is an empty store, and one that was written to another.
     let mut live = match bytes.is_empty() {
         true => &[][..],
@@ -356,12 +373,17 @@ fn run(input: &Input, path: &Path) {
 /// Of any store: kept, renewed, and released in it.
 const NAMES: [&str; 4] = ["job:001", "job:199", "job:399", "job:000"];
 
-fn check(lock: &Lock, known: &[Lock]) {
-    assert!(known.contains(lock), "invented: {lock:?}");
+fn check(lock: &Lock, known: &Known) {
+    let name = lock.name().as_str();
+    let is_attempted = known.attempted.iter().any(|attempted| attempted == name)
+        && lock.locked_by() == "fuzz"
+        && lock.updated_at() == now();
+    let is_known = is_attempted || known.written.contains(lock);
+    assert!(is_known, "invented: {lock:?}");
 }
 
 /// Asks, and checks that what is answered is known, and that nothing is hidden.
-fn look(call: Call, manager: &LockManager, known: &[Lock], live: &[String]) -> lockmgr::Result<()> {
+fn look(call: Call, manager: &LockManager, known: &Known, live: &[String]) -> lockmgr::Result<()> {
     if let Call::Find = call {
         for name in NAMES {
             let found = manager.find(name)?;
@@ -392,31 +414,39 @@ fn look(call: Call, manager: &LockManager, known: &[Lock], live: &[String]) -> l
 }
 
 /// Makes a call, and checks that what it returns is known.
-fn write(call: Call, manager: &LockManager, known: &mut Vec<Lock>) -> lockmgr::Result<()> {
-    match call {
-        Call::Set | Call::SetNew => {
-            let names: Vec<String> = match call {
-                Call::Set => NAMES.map(str::to_owned).to_vec(),
-                _ => (0..50).map(|nth| format!("new:{nth}")).collect(),
-            };
-            let result = manager.set_lock(&names, SetOptions::new())?;
-            assert_eq!(result.locks().len(), names.len());
-            known.extend_from_slice(result.locks());
-        }
-        Call::Get => match manager.get_lock("job:001", GetOptions::new()) {
-            Err(lockmgr::Error::Locked(lock)) => check(&lock, known),
-            got => known.push(got?),
+fn write(call: Call, manager: &LockManager, known: &mut Known) -> lockmgr::Result<()> {
+    let names = match call {
+        Call::Set => NAMES.map(str::to_owned).to_vec(),
+        Call::SetNew => (0..50).map(|nth| format!("new:{nth}")).collect(),
+        _ => vec!["job:001".to_owned()],
+    };
+    let made = match call {
+        Call::Set | Call::SetNew => manager
+            .set_lock(&names, SetOptions::new())
+            .inspect(|result| assert_eq!(result.locks().len(), names.len()))
+            .map(|result| result.locks().to_vec()),
+        Call::Get => match manager.get_lock(&names[0], GetOptions::new()) {
+            Err(lockmgr::Error::Locked(lock)) => {
+                check(&lock, known);
+                Ok(Vec::new())
+            }
+            got => got.map(|lock| vec![lock]),
         },
-        Call::Renew => match manager.renew_lock("job:001", RenewOptions::new()) {
-            Err(lockmgr::Error::LockNotFound { .. }) => {}
-            renewed => known.push(renewed?),
+        Call::Renew => match manager.renew_lock(&names[0], RenewOptions::new()) {
+            Err(lockmgr::Error::LockNotFound { .. }) => Ok(Vec::new()),
+            renewed => renewed.map(|lock| vec![lock]),
         },
-        Call::Unlock => drop(manager.unlock_all(NAMES)?),
-        Call::Clean => drop(manager.clean_locks()?),
-        Call::Reset => {
-            manager.reset_locks()?;
+        Call::Unlock => return manager.unlock_all(NAMES).map(drop),
+        Call::Clean => return manager.clean_locks().map(drop),
+        Call::Reset => return manager.reset_locks().map(drop),
+        Call::Find | Call::List | Call::Reopen => return Ok(()),
+    };
+    match made {
+        Ok(made) => known.written.extend(made),
+        Err(error) => {
+            known.attempted.extend(names);
+            return Err(error);
         }
-        Call::Find | Call::List | Call::Reopen => {}
     }
     Ok(())
 }

@@ -482,6 +482,42 @@ fn a_store_beyond_repair_is_not_repaired_for_ever() {
     }
 }
 
+/// A branch in the place of a leaf, as after a misdirected write, leads from row to row for ever.
+#[test]
+fn rows_that_never_end_are_not_cleaned_for_ever() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let names: Vec<_> = (0..400).map(|i| format!("job:{i:03}")).collect();
+    let options = SetOptions::new().process_id(4242);
+    manager.set_lock(&names, options.clone()).unwrap();
+    manager
+        .set_lock(&names[..200], options.timeout(Timeout::Never))
+        .unwrap();
+    for name in names.iter().step_by(3) {
+        assert!(manager.unlock(name).unwrap());
+    }
+    drop(manager);
+    let whole = home.bytes();
+    let open = || {
+        let builder = LockManager::builder().exclusive().clock(clock.clone());
+        builder.open(home.db())
+    };
+    let mut refused = 0;
+    for (branch, _) in branches(&whole) {
+        for to in 1..whole.len() / 4096 {
+            let mut damaged = whole.clone();
+            damaged.copy_within(branch * 4096..(branch + 1) * 4096, to * 4096);
+            fs::write(home.db(), damaged).unwrap();
+            match open().and_then(|manager| manager.clean_locks()) {
+                Ok(removed) => assert_eq!(removed, 0),
+                Err(Error::Corrupted { .. } | Error::NotAStore { .. }) => refused += 1,
+                Err(error) => panic!("page {branch} at {to}: {error:?}"),
+            }
+        }
+    }
+    assert!(refused > 0);
+}
+
 #[test]
 fn a_damaged_name_hides_no_other_lock() {
     let (home, list) = full_store();
