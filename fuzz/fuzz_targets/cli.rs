@@ -440,7 +440,11 @@ fn check(line: &Line, asks: Asks, outcome: &Outcome, is_full: bool) -> Result<()
     // Who became a command ends as that does.
     let code = status.code().or(status.signal().map(|signal| 128 + signal));
     let code = code.ok_or("it ended somehow")?;
-    let is_documented = STATUSES.contains(&code) || line.may_run() && line.ends.contains(&code);
+    let stderr = str::from_utf8(&outcome.stderr).map_err(|_| "errors that are not UTF-8")?;
+    // By SIGTERM, then SIGKILL, where its lease runs out before it ends.
+    let was_ended = stderr.contains("ending the command") && matches!(code, 143 | 137);
+    let is_documented =
+        STATUSES.contains(&code) || line.may_run() && (was_ended || line.ends.contains(&code));
     if !is_documented && !line.may_choose() {
         return Err("an undocumented exit status");
     }
@@ -453,7 +457,6 @@ fn check(line: &Line, asks: Asks, outcome: &Outcome, is_full: bool) -> Result<()
         return Err("not the exit status of wrong usage, or of help");
     }
     let stdout = str::from_utf8(&outcome.stdout);
-    let stderr = str::from_utf8(&outcome.stderr).map_err(|_| "errors that are not UTF-8")?;
     if stderr.contains("panicked") || stderr.contains("internal error") {
         return Err("a panic");
     }

@@ -5,14 +5,16 @@
 //! first such answer. What was written to a damaged store may be missing later; what a call wrote
 //! that failed amid its commit may be found.
 //!
-//! Two limits of redb are known and passed over, so that they do not end the search for others:
+//! Three limits of redb are known and passed over, so that they do not end the search for others:
 //!
 //! - it panics while it unwinds from a panic, where it frees pages (`extract_freed_pages`, in a
 //!   commit and when a database is closed);
 //! - it allocates as much as the damaged number of a table's root claims, up to 4 GiB
-//!   (`zero_filled_arc`).
+//!   (`zero_filled_arc`);
+//! - it follows a branch that damage made its own descendant until the stack is full, where it
+//!   inserts (`insert_helper`; its reads notice).
 //!
-//! Either would end the process, or the memory of the machine. Here it ends the thread that made
+//! Each would end the process, or take the memory of the machine. Here it ends the thread that made
 //! the calls, and is counted.
 
 #![feature(alloc_error_hook, panic_can_unwind)]
@@ -212,8 +214,9 @@ fuzz_target!(|input: Input| -> Corpus {
     let path = directory.path().join("locks.redb");
     let input = Arc::new(input);
     let (running, tell) = (Arc::clone(&input), ends.clone());
-    let worker = thread::spawn(move || {
+    let worker = thread::Builder::new().stack_size(STACK).spawn(move || {
         LOST.set(Some(ends));
+        let _stack = SignalStack::new();
         let done = panic::catch_unwind(AssertUnwindSafe(|| run(&running, &path)));
         let _ = tell.send(if done.is_ok() {
             End::Good
@@ -221,6 +224,7 @@ fuzz_target!(|input: Input| -> Corpus {
             End::Escaped
         });
     });
+    let worker = worker.expect("a thread for the calls");
     match end.recv() {
         Ok(End::Good) => {
             worker.join().expect("nothing is left to panic");
@@ -276,7 +280,66 @@ fn note_panics() {
             *message = panic.to_string();
         }));
         alloc::set_alloc_error_hook(|_| sleep_for_ever());
+        note_overflows();
     });
+}
+
+/// How much stack the calls have.
+const STACK: usize = 2 * 1024 * 1024;
+
+thread_local! {
+    /// Where the stack of the thread that makes the calls begins, about.
+    static STACK_TOP: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Another stack, for the signal that tells of a full one.
+struct SignalStack(Vec<u8>);
+
+impl SignalStack {
+    fn new() -> Self {
+        let mut stack = Self(vec![0; 64 * 1024]);
+        STACK_TOP.set(ptr::from_ref(&stack).addr());
+        stack.tell(0);
+        stack
+    }
+
+    fn tell(&mut self, flags: i32) {
+        let stack = libc::stack_t {
+            ss_sp: self.0.as_mut_ptr().cast(),
+            ss_flags: flags,
+            ss_size: self.0.len(),
+        };
+        // SAFETY: the memory is this thread's alone, until it is taken back when this is dropped.
+        assert_eq!(unsafe { libc::sigaltstack(&stack, ptr::null_mut()) }, 0);
+    }
+}
+
+impl Drop for SignalStack {
+    fn drop(&mut self) {
+        self.tell(libc::SS_DISABLE);
+    }
+}
+
+fn note_overflows() {
+    extern "C" fn noted(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // SAFETY: the kernel passes what is valid until this returns.
+        let at = unsafe { (*info).si_addr() }.addr();
+        let depth = STACK_TOP.get().wrapping_sub(at);
+        if (STACK - 64 * 1024..STACK + 64 * 1024).contains(&depth) {
+            sleep_for_ever();
+        }
+        // SAFETY: the default action is always valid; the fault then comes again, and ends all.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = noted;
+    // SAFETY: all zero is a valid action, which is then filled.
+    let set = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        libc::sigaction(libc::SIGSEGV, &action, ptr::null_mut())
+    };
+    assert_eq!(set, 0);
 }
 
 /// Instead of ending the process, where this thread makes the calls.
