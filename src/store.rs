@@ -1093,7 +1093,7 @@ impl<'a> WriteTx<'a> {
     /// The name so many rows after this one, if there are as many.
     fn name_after(&self, from: &str, rows: usize) -> Result<Option<String>> {
         let at = self.at;
-        // Half as much work as a range, which looks at its other end after each row.
+        // Less work than a range, which also looks at its other end after each row.
         let cursor = self.locks.lower_bound(Bound::Included(from));
         let mut cursor = cursor.map_err(|error| at.failed(error))?;
         for _ in 0..rows {
