@@ -721,7 +721,7 @@ impl LockManager {
             let mut removed = 0;
             let mut next = Some(String::new());
             while let Some(from) = next {
-                if removed > 0 {
+                if !from.is_empty() {
                     // The kernel wakes who waits, and whoever is first then has the store.
                     thread::sleep(BREATH);
                 }

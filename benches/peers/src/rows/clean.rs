@@ -3,7 +3,7 @@
 
 use super::count;
 use crate::child::Child;
-use crate::lab::{BATCH, Lab, builder_with, fill, row_of};
+use crate::lab::{Lab, builder_with, fill, row_of};
 use crate::names;
 use crate::peers::lockmgr::Lockmgr;
 use crate::peers::redb::Redb;
@@ -22,6 +22,10 @@ use std::time::Duration;
 /// The longest that the other process may wait.
 const LONGEST_WAIT: f64 = 50_000.0;
 
+/// Rows written in one transaction: the more, the larger the file that both leave, and the longer
+/// the system takes to cut it off, in a turn that others wait for.
+const A_FILL: usize = 10_000;
+
 /// The leases of who writes meanwhile, longer than the clean-up's clock is ahead.
 const LEASE_OF_OTHERS: &str = "30";
 
@@ -34,12 +38,9 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     let clock = ManualClock::new(Utc::now());
     let ours = Kind::Lockmgr.file(whole.path());
     let manager = builder_with(clock.clone()).open(&ours)?;
-    fill(&mut Lockmgr::from(manager), rows, BATCH)?;
-    fill(
-        &mut Redb::create(&Kind::Redb.file(whole.path()), row_of(&ours)?)?,
-        rows,
-        10_000,
-    )?;
+    fill(&mut Lockmgr::from(manager), rows, A_FILL)?;
+    let bare = Redb::create(&Kind::Redb.file(whole.path()), row_of(&ours)?);
+    fill(&mut bare?, rows, A_FILL)?;
     clock.advance(2 * LEASE);
 
     let (mut alone, mut amid, mut waits) = <([Sample; 2], [Sample; 2], [Sample; 2])>::default();
