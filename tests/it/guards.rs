@@ -693,10 +693,12 @@ fn locks_are_released_that_cannot_be_detached() {
 fn a_lock_that_is_added_while_the_lease_is_renewed_stays() {
     let home = Home::new();
     let manager = home.open();
-    let acquire = manager.acquire(["a"]).timeout(millis(90)).keep_alive();
+    let acquire = manager.acquire(["a"]).timeout(millis(600)).keep_alive();
     let mut guard = acquire.lock().unwrap();
-    for i in 0..60 {
-        let name = format!("b{i}");
+    let began = Instant::now();
+    // Eight renewals, at each third of the lease.
+    while began.elapsed() < millis(1_600) {
+        let name = format!("b{}", began.elapsed().as_micros());
         guard.lock(&name).unwrap();
         thread::sleep(millis(3));
         let held = guard.tokens();
