@@ -354,8 +354,13 @@ pub(crate) struct Term {
 impl Term {
     /// Whether the lock is there: not expired, and not bound to a process that is gone.
     pub(crate) fn is_live(self, now: Moment) -> bool {
+        self.is_live_where(now, |process| process.is_gone())
+    }
+
+    /// The same, by what somebody knows of processes.
+    pub(crate) fn is_live_where(self, now: Moment, is_gone: impl FnOnce(Process) -> bool) -> bool {
         let is_expired = self.deadline.is_some_and(|deadline| deadline.is_over(now));
-        !is_expired && !self.bound_to.is_some_and(|process| process.is_gone())
+        !is_expired && !self.bound_to.is_some_and(is_gone)
     }
 }
 

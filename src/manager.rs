@@ -721,10 +721,6 @@ impl LockManager {
             let mut removed = 0;
             let mut next = Some(String::new());
             while let Some(from) = next {
-                if !from.is_empty() {
-                    // The kernel wakes who waits, and whoever is first then has the store.
-                    thread::sleep(BREATH);
-                }
                 let cleaned;
                 (cleaned, next) = store.write("clean", |tx| {
                     let now = self.now();
@@ -733,6 +729,10 @@ impl LockManager {
                     Ok(cleaned)
                 })?;
                 removed += cleaned;
+                if next.is_some() {
+                    // The kernel wakes who waits, and whoever is first then has the store.
+                    thread::sleep(BREATH);
+                }
             }
             Ok(removed)
         })

@@ -10,6 +10,7 @@ mod turns;
 use crate::clock::{Moment, coarse_millis};
 use crate::error::{Error, Result};
 use crate::lock::{Lock, LockName};
+use crate::process::Process;
 use crate::queue::Request;
 use crate::record::{self, BadRow, Digest, State};
 use crate::storage::StorageHook;
@@ -21,6 +22,7 @@ use redb::{
     ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, TableError,
     WriteTransaction,
 };
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -665,9 +667,10 @@ impl At<'_> {
         locks: &impl ReadableTable<&'static str, &'static [u8]>,
         expected: Digest,
     ) -> Result<()> {
+        let missing = || self.corrupted("rows are missing");
         let count = locks.len().map_err(|error| self.failed(error))?;
-        if count == expected.count && count > MOST_CHECKED {
-            return Ok(());
+        if count > MOST_CHECKED {
+            return (count == expected.count).then_some(()).ok_or_else(missing);
         }
         let mut rows = Digest::default();
         for entry in locks.iter().map_err(|error| self.failed(error))? {
@@ -680,11 +683,7 @@ impl At<'_> {
             }
             rows.add(row);
         }
-        if rows == expected {
-            Ok(())
-        } else {
-            Err(self.corrupted("rows are missing"))
-        }
+        (rows == expected).then_some(()).ok_or_else(missing)
     }
 
     /// Where no table is found, and the header knows of some, damage hides them; or they came
@@ -1068,8 +1067,11 @@ impl<'a> WriteTx<'a> {
         let mut removed = 0;
         let mut bad_row = None;
         let mut rows = self.state()?.rows;
+        // One process may have many locks, and to ask for it is a system call.
+        let mut gone = HashMap::new();
+        let mut is_gone = |it: Process| *gone.entry(it).or_insert_with(|| it.is_gone());
         let keep = |name: &str, row: &[u8]| match record::term(name, row) {
-            Ok(term) if !term.is_live(now) => {
+            Ok(term) if !term.is_live_where(now, &mut is_gone) => {
                 removed += 1;
                 rows.remove(row);
                 false

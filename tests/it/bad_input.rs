@@ -534,9 +534,12 @@ const FIRST: &str = "LOCKMGR_TEST_FIRST";
 #[test]
 #[ignore = "another test runs it, and sees it die"]
 fn writes_with_one_leaf_in_the_place_of_another() {
-    let path = PathBuf::from(std::env::var_os(STORE).unwrap());
-    let holder = std::env::var(HOLDER).unwrap();
-    let first: usize = std::env::var(FIRST).unwrap().parse().unwrap();
+    // Nothing of this is there where somebody runs all ignored tests.
+    let [Ok(path), Ok(holder), Ok(first)] = [STORE, HOLDER, FIRST].map(std::env::var) else {
+        return;
+    };
+    let path = PathBuf::from(path);
+    let first: usize = first.parse().unwrap();
     let clock = ManualClock::new("2019-11-22T02:00:00Z".parse().unwrap());
     let open = || {
         let builder = LockManager::builder().locked_by(&*holder);
@@ -550,8 +553,9 @@ fn writes_with_one_leaf_in_the_place_of_another() {
     drop(manager);
 
     std::panic::set_hook(Box::new(|_| {}));
-    let is_leaf = |nth: &usize| whole[nth * 4096] == 1;
-    let leaves: Vec<_> = (1..whole.len() / 4096).filter(is_leaf).collect();
+    // Leaves of up to three entries, as those of redb's books are.
+    let is_book = |nth: &usize| matches!(whole[nth * 4096..], [1, _, 1..=3, 0, ..]);
+    let leaves: Vec<_> = (1..whole.len() / 4096).filter(is_book).collect();
     let names = ["job:001", "job:199", "job:399", "job:000"];
     for copy in first..leaves.len().pow(2) {
         println!("copy {copy}");
