@@ -95,7 +95,7 @@ fn grant(tx: &mut WriteTx<'_>, request: &Request, timeout: Timeout, now: Moment)
     for name in &request.names {
         let lock = lease.create(name.clone(), tx.next_token()?, now)?;
         tx.put(&Lock {
-            request: Some(request.number),
+            request: Some(request.id),
             ..lock
         })?;
     }

@@ -11,10 +11,9 @@ use crate::manager::{LockManager, valid_names};
 use crate::process::Process;
 use crate::queue::{PATIENCE, Request};
 use crate::set::{GetOptions, bind};
-use crate::store::{Identity, ReadTx, WriteTx};
+use crate::store::{ReadTx, WriteTx};
 use crate::wait::{LONGEST_SLEEP, Watch, Woken};
 use chrono::{DateTime, Utc};
-use std::cell::Cell;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
@@ -318,8 +317,7 @@ struct Asker<'a> {
 #[derive(Clone)]
 enum Answer {
     Granted(Vec<Lock>),
-    /// In this file.
-    Queued(Box<Request>, Option<Identity>),
+    Queued(Box<Request>),
 }
 
 impl Asker<'_> {
@@ -337,11 +335,10 @@ impl Asker<'_> {
         loop {
             match self.enqueue(names, until)? {
                 Answer::Granted(locks) => return Ok(locks),
-                Answer::Queued(request, file) => {
+                Answer::Queued(request) => {
                     let place = Place {
                         asker: self,
                         request: *request,
-                        file: Cell::new(file),
                     };
                     if let Some(locks) = place.wait()? {
                         return Ok(locks);
@@ -365,7 +362,7 @@ impl Asker<'_> {
         });
         if let (Err(error), Some(done)) = (&result, done) {
             let manager = self.manager.clone();
-            undo(error, move || take_back_exactly(&manager, &done));
+            undo(error, move || take_back_answer(&manager, &done));
         }
         result
     }
@@ -388,6 +385,7 @@ impl Asker<'_> {
         queue.sweep(tx, number, now)?;
         let request = Request {
             number,
+            id: Request::draw_id(number, now),
             names: names.to_vec(),
             lease: self.lease.clone(),
             asked_at: now.wall,
@@ -396,7 +394,7 @@ impl Asker<'_> {
             is_challenged: false,
         };
         tx.put_request(&request)?;
-        Ok(Answer::Queued(Box::new(request), tx.file()))
+        Ok(Answer::Queued(Box::new(request)))
     }
 
     fn take(&self, tx: &mut WriteTx<'_>, names: &[LockName], now: Moment) -> Result<Vec<Lock>> {
@@ -429,9 +427,6 @@ fn first_obstacle(
 struct Place<'a> {
     asker: &'a Asker<'a>,
     request: Request,
-    /// Where the request was seen last: granted in another file of the store's name, a request of
-    /// its number was another's.
-    file: Cell<Option<Identity>>,
 }
 
 /// What one that waits sees.
@@ -464,16 +459,12 @@ enum Step {
 
 impl Place<'_> {
     /// The request of this place, where that is what was found of its number.
-    fn request_in(&self, found: Option<Request>, file: Option<Identity>) -> Option<Request> {
-        let mine = found.filter(|it| it.is_same_as(&self.request));
-        if mine.is_some() {
-            self.file.set(file);
-        }
-        mine
+    fn request_in(&self, found: Option<Request>) -> Option<Request> {
+        found.filter(|it| it.id == self.request.id)
     }
 
-    fn is_granted(&self, lock: &Lock, file: Option<Identity>) -> bool {
-        lock.request == Some(self.request.number) && file == self.file.get()
+    fn is_granted(&self, lock: &Lock) -> bool {
+        lock.request == Some(self.request.id)
     }
 
     /// Waits until the locks are granted; none where the place is gone.
@@ -589,13 +580,13 @@ impl Place<'_> {
     }
 
     fn view(&self, tx: &ReadTx<'_>, now: Moment) -> Result<View> {
-        let request = self.request_in(tx.request(self.request.number)?, tx.file());
+        let request = self.request_in(tx.request(self.request.number)?);
         let mut locks = Vec::new();
         for name in &self.request.names {
             locks.extend(tx.get(name)?);
         }
         let Some(request) = request else {
-            let is_mine = |lock: &Lock| self.is_granted(lock, tx.file()) && lock.is_live(now);
+            let is_mine = |lock: &Lock| self.is_granted(lock) && lock.is_live(now);
             return Ok(
                 if locks.len() == self.request.names.len() && locks.iter().all(is_mine) {
                     View::Granted(locks)
@@ -645,7 +636,7 @@ impl Place<'_> {
         self.asker.manager.0.store.write("wait in", |tx| {
             let now = self.asker.manager.now();
             let request = tx.request(self.request.number)?;
-            if let Some(request) = self.request_in(request, tx.file()) {
+            if let Some(request) = self.request_in(request) {
                 tx.put_request(&Request {
                     is_challenged: false,
                     stands_until: PATIENCE.deadline(now)?,
@@ -663,14 +654,14 @@ impl Place<'_> {
             let now = self.asker.manager.now();
             let queue = settle(tx, now)?;
             let request = tx.request(self.request.number)?;
-            let queue = if self.request_in(request, tx.file()).is_some() {
+            let queue = if self.request_in(request).is_some() {
                 tx.remove_request(self.request.number)?;
                 settle(tx, now)?
             } else {
                 let mut granted = Vec::new();
                 for name in &self.request.names {
                     let lock = live(tx, name, now)?;
-                    granted.extend(lock.filter(|lock| self.is_granted(lock, tx.file())));
+                    granted.extend(lock.filter(|lock| self.is_granted(lock)));
                 }
                 if granted.len() == self.request.names.len() {
                     return Ok(Ok(granted));
@@ -690,14 +681,13 @@ impl Place<'_> {
 
     /// Takes back the request, and what is granted to it by now.
     fn take_back(&self) -> Result<()> {
-        take_back(self.asker.manager, &self.request, self.file.get())
+        take_back(self.asker.manager, &self.request)
     }
 
     /// Takes back the request after an error: nobody shall wait for one that no longer does.
     fn abandon(&self, error: &Error) {
         let (manager, request) = (self.asker.manager.clone(), self.request.clone());
-        let file = self.file.get();
-        undo(error, move || take_back(&manager, &request, file));
+        undo(error, move || take_back(&manager, &request));
     }
 
     /// Takes over what was granted. What was granted on a word alone is held for a short time,
@@ -750,43 +740,37 @@ fn undo(error: &Error, work: impl Fn() -> Result<()> + Send + 'static) {
     }
 }
 
-/// Takes back what asking came to, where that was done after all. Numbers alone do not tell: were
-/// it not done, they would be issued again, though at another time.
-fn take_back_exactly(manager: &LockManager, done: &Answer) -> Result<()> {
-    manager.0.store.write("stop waiting in", |tx| {
-        match done {
-            Answer::Granted(locks) => {
-                for lock in locks {
-                    if tx.get(&lock.name)?.as_ref() == Some(lock) {
-                        tx.remove(&lock.name)?;
-                    }
+/// Takes back what asking came to, where that was done after all.
+fn take_back_answer(manager: &LockManager, answer: &Answer) -> Result<()> {
+    match answer {
+        Answer::Queued(request) => take_back(manager, request),
+        // Tokens alone do not tell: were it not done, they would be issued again, though at
+        // another time.
+        Answer::Granted(locks) => manager.0.store.write("stop waiting in", |tx| {
+            for lock in locks {
+                if tx.get(&lock.name)?.as_ref() == Some(lock) {
+                    tx.remove(&lock.name)?;
                 }
             }
-            Answer::Queued(request, _) => {
-                let is_same = |it: Request| it.is_same_as(request);
-                if tx.request(request.number)?.is_some_and(is_same) {
-                    tx.remove_request(request.number)?;
-                }
-            }
-        }
-        settle(tx, manager.now()).map(drop)
-    })
+            settle(tx, manager.now()).map(drop)
+        }),
+    }
 }
 
-fn take_back(manager: &LockManager, request: &Request, file: Option<Identity>) -> Result<()> {
+/// Takes back a request, and what is granted to it by now.
+fn take_back(manager: &LockManager, request: &Request) -> Result<()> {
     manager.0.store.write("stop waiting in", |tx| {
-        let now = manager.now();
-        let number = request.number;
-        if tx.request(number)?.is_some_and(|it| it.is_same_as(request)) {
-            tx.remove_request(number)?;
+        let found = tx.request(request.number)?;
+        if found.is_some_and(|it| it.id == request.id) {
+            tx.remove_request(request.number)?;
         }
         for name in &request.names {
-            let is_granted = |lock: Lock| lock.request == Some(number);
-            if tx.file() == file && tx.get(name)?.is_some_and(is_granted) {
+            let is_granted = |lock: Lock| lock.request == Some(request.id);
+            if tx.get(name)?.is_some_and(is_granted) {
                 tx.remove(name)?;
             }
         }
-        settle(tx, now).map(drop)
+        settle(tx, manager.now()).map(drop)
     })
 }
 

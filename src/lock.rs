@@ -443,7 +443,7 @@ pub struct Lock {
     pub(crate) token: u64,
     /// The process that it lives no longer than.
     pub(crate) bound_to: Option<Process>,
-    /// The request that it was granted to, where somebody waited for it.
+    /// The id of the request that it was granted to, where somebody waited for it.
     pub(crate) request: Option<u64>,
     /// How many requests wait for it.
     pub(crate) waiting: usize,

@@ -699,8 +699,8 @@ impl LockManager {
     /// turn between them.
     ///
     /// # Errors
-    /// Those of the store; [`Error::StoreBusy`] where it did not come to its end within its bound
-    /// once it had to wait. What it had removed by then stays removed.
+    /// Those of the store. [`Error::StoreBusy`] where all its waits together came to the
+    /// [`busy_timeout`](crate::Builder::busy_timeout). What it had removed by then stays removed.
     ///
     /// ```
     /// use lockmgr::{LockManager, ManualClock, SetOptions};

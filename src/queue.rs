@@ -11,6 +11,8 @@ use crate::lock::{Deadline, Holder, Lease, LockName, Timeout, instant};
 use crate::process::{Process, Standing};
 use chrono::{DateTime, Utc};
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::process;
 use std::time::Duration;
 
 /// How long a request whose process cannot be judged stands on its word that it lives, and how
@@ -25,6 +27,9 @@ pub(crate) const PATIENCE: Timeout = Timeout::After(Duration::from_secs(15));
 pub struct Request {
     /// In the order of arrival.
     pub(crate) number: u64,
+    /// Which one it is, drawn at random: numbers begin anew in a new file, and go on in a copy of
+    /// the file as in the file itself.
+    pub(crate) id: u64,
     pub(crate) names: Vec<LockName>,
     pub(crate) lease: Lease,
     /// Microseconds since 1970.
@@ -195,11 +200,10 @@ impl Request {
         self.lease.bound_to
     }
 
-    /// Whether it is the same one, and not another of its number: numbers begin anew in a new file,
-    /// and after a commit that failed.
-    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
-        let facts = |it: &Self| (it.number, it.asked_at);
-        facts(self) == facts(other) && self.names == other.names && self.lease == other.lease
+    /// Draws the id of a request of that number that is made at that time. Both are drawn from too,
+    /// with the process: one that was forked off has the random state of its parent.
+    pub(crate) fn draw_id(number: u64, now: Moment) -> u64 {
+        RandomState::new().hash_one((process::id(), number, now.wall))
     }
 
     pub(crate) fn wants(&self, name: &LockName) -> bool {
@@ -348,6 +352,7 @@ mod tests {
     fn request(number: usize, names: &[u8]) -> Request {
         Request {
             number: number as u64,
+            id: number as u64,
             names: names.iter().copied().map(name).collect(),
             lease: Lease {
                 timeout: Timeout::DEFAULT,

@@ -78,7 +78,7 @@ pub(crate) fn glance(row: &[u8]) -> Result<Term, BadRow> {
     })
 }
 
-/// The layout: checksum of number and rest (4 bytes), version (1), asked (8), lease in
+/// The layout: checksum of number and rest (4 bytes), version (1), id (8), asked (8), lease in
 /// microseconds, 0 for ever (8), process id, process, until when it waits, until when it stands,
 /// whether it was challenged (1), then the holder and the names, each behind its length (1).
 pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
@@ -89,6 +89,7 @@ pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     };
     let mut row = Row::new(128 + 16 * request.names.len());
     row.put(&[ROW]);
+    row.put(&request.id.to_le_bytes());
     row.put(&request.asked_at.to_le_bytes());
     // A longer one has no deadline in the calendar, and was refused.
     row.put(&u64::try_from(micros).unwrap_or(u64::MAX).to_le_bytes());
@@ -110,6 +111,7 @@ pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
 pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow> {
     let mut rest = Fields(unseal(&number.to_le_bytes(), row)?);
     rest.version()?;
+    let id = u64::from_le_bytes(rest.take()?);
     let asked_at = i64::from_le_bytes(rest.take()?);
     let timeout = Duration::from_micros(u64::from_le_bytes(rest.take()?)).into();
     let process_id = rest.process_id()?;
@@ -125,6 +127,7 @@ pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow>
     }
     Ok(Request {
         number,
+        id,
         names,
         lease: Lease {
             timeout,
@@ -425,21 +428,24 @@ mod tests {
     fn requests() -> impl Strategy<Value = Request> {
         let names = prop::collection::vec(names(), 0..5);
         (
-            any::<(u64, i64, bool)>(),
+            any::<(u64, u64, i64, bool)>(),
             names,
             leases(),
             deadlines(),
             deadlines(),
         )
             .prop_map(
-                |((number, asked_at, is_challenged), names, lease, until, stands_until)| Request {
-                    number,
-                    names,
-                    lease,
-                    asked_at,
-                    until,
-                    stands_until,
-                    is_challenged,
+                |((number, id, asked_at, is_challenged), names, lease, until, stands_until)| {
+                    Request {
+                        number,
+                        id,
+                        names,
+                        lease,
+                        asked_at,
+                        until,
+                        stands_until,
+                        is_challenged,
+                    }
                 },
             )
     }

@@ -162,7 +162,7 @@ impl Handle {
 
 /// Which file it is, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+struct Identity {
     device: u64,
     inode: u64,
 }
@@ -222,11 +222,7 @@ impl Store {
         self.call(action, || {
             let at = self.at(action);
             let Some(handle) = self.current_handle(SEEN_WHILE_READING)? else {
-                return body(&ReadTx {
-                    tables: None,
-                    file: None,
-                    at,
-                });
+                return body(&ReadTx { tables: None, at });
             };
             let txn = handle.begin_read().map_err(|error| at.failed(error))?;
             let locks = txn.open_table(LOCKS).map_err(|error| at.failed(error))?;
@@ -236,7 +232,6 @@ impl Store {
                     txn,
                     is_checked: &handle.is_checked,
                 }),
-                file: handle.identity,
                 at,
             })
         })
@@ -251,12 +246,11 @@ impl Store {
     ) -> Result<T> {
         self.call(action, || {
             let at = self.at(action);
-            let turn = self.turns.take(|| self.deadline());
+            let turn = self.turns.take(self.config.busy_timeout);
             let _turn = turn.ok_or_else(|| at.busy())?;
             let handle = self.current_handle(Duration::ZERO)?;
             let Some(Handle {
                 database: Opened::Writer(database, file),
-                identity,
                 is_checked,
                 ..
             }) = handle.as_deref()
@@ -266,7 +260,7 @@ impl Store {
                 return Err(at.io(denied));
             };
             let txn = database.begin_write().map_err(|error| at.failed(error))?;
-            match WriteTx::run(&txn, *identity, is_checked, at, body) {
+            match WriteTx::run(&txn, is_checked, at, body) {
                 Ok((value, outcome @ (Outcome::Changed | Outcome::Awaited))) => {
                     match txn.commit() {
                         Ok(()) => {
@@ -307,11 +301,6 @@ impl Store {
             self.close();
         }
         result
-    }
-
-    /// Until when the present call may wait.
-    fn deadline(&self) -> Instant {
-        bounded::deadline(self.config.busy_timeout)
     }
 
     fn close(&self) {
@@ -356,24 +345,23 @@ impl Store {
             Some(_) => self.close(),
             None => {}
         }
-        let turn = self.openings.take(|| self.deadline());
+        let turn = self.openings.take(self.config.busy_timeout);
         let _turn = turn.ok_or_else(|| self.at("open").busy())?;
         if let Some(handle) = opened() {
             return Ok(Some(handle));
         }
-        let handle = match self.config.mode {
-            Mode::ReadOnly => self.open_reader()?,
-            Mode::Shared | Mode::Exclusive => Some(self.open_writer()?),
+        let open = |deadline| match self.config.mode {
+            Mode::ReadOnly => self.open_reader(deadline),
+            Mode::Shared | Mode::Exclusive => self.open_writer(deadline).map(Some),
         };
-        let handle = handle.map(Arc::new);
+        let handle = bounded::wait(self.config.busy_timeout, open)?.map(Arc::new);
         let mut slot = self.handle.write().unwrap_or_else(PoisonError::into_inner);
         slot.clone_from(&handle);
         Ok(handle)
     }
 
-    fn open_writer(&self) -> Result<Handle> {
+    fn open_writer(&self, deadline: Instant) -> Result<Handle> {
         let at = self.at("open");
-        let deadline = self.deadline();
         let mut pause = Pause::until(deadline);
         let mut was_created = false;
         loop {
@@ -398,9 +386,8 @@ impl Store {
         }
     }
 
-    fn open_reader(&self) -> Result<Option<Handle>> {
+    fn open_reader(&self, deadline: Instant) -> Result<Option<Handle>> {
         let at = self.at("open");
-        let deadline = self.deadline();
         let mut pause = Pause::until(deadline);
         let mut was_repaired = false;
         loop {
@@ -423,7 +410,7 @@ impl Store {
                 }
                 // Once more, as another process may have died since.
                 Err(DatabaseError::RepairAborted) if !was_repaired || Instant::now() < deadline => {
-                    self.repair()?;
+                    self.repair(deadline)?;
                     was_repaired = true;
                 }
                 Err(DatabaseError::RepairAborted) => {
@@ -435,7 +422,7 @@ impl Store {
     }
 
     /// Repairs what a process that died left behind: opening for writing does, reading may not.
-    fn repair(&self) -> Result<()> {
+    fn repair(&self, deadline: Instant) -> Result<()> {
         let at = self.at("repair");
         let writer = Self {
             config: Config {
@@ -447,7 +434,7 @@ impl Store {
             turns: Turns::default(),
             failure: LastFailure::default(),
         };
-        match writer.open_writer()?.database {
+        match writer.open_writer(deadline)?.database {
             Opened::Writer(database, _) => database.close().map_err(|error| at.failed(error)),
             Opened::Reader(_) => Ok(()),
         }
@@ -783,7 +770,6 @@ impl Pause {
 pub(crate) struct ReadTx<'a> {
     /// None where there is no file.
     tables: Option<Tables<'a>>,
-    file: Option<Identity>,
     at: At<'a>,
 }
 
@@ -814,11 +800,6 @@ fn once(is_done: &AtomicBool, work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 impl ReadTx<'_> {
-    /// Which file it is a snapshot of.
-    pub(crate) fn file(&self) -> Option<Identity> {
-        self.file
-    }
-
     /// Whether there is a live row of that name.
     pub(crate) fn is_live(&self, name: &str, now: Moment) -> Result<bool> {
         let Some(tables) = &self.tables else {
@@ -918,7 +899,6 @@ pub(crate) struct WriteTx<'a> {
     is_changed: bool,
     /// Whether somebody waits, or did when the transaction began.
     is_awaited: bool,
-    file: Option<Identity>,
     is_checked: &'a AtomicBool,
     at: At<'a>,
 }
@@ -926,7 +906,6 @@ pub(crate) struct WriteTx<'a> {
 impl<'a> WriteTx<'a> {
     fn run<T>(
         txn: &'a WriteTransaction,
-        file: Option<Identity>,
         is_checked: &'a AtomicBool,
         at: At<'a>,
         body: impl FnOnce(&mut Self) -> Result<T>,
@@ -939,7 +918,6 @@ impl<'a> WriteTx<'a> {
             requests: None,
             is_changed: false,
             is_awaited: false,
-            file,
             is_checked,
             at,
         };
@@ -969,11 +947,6 @@ impl<'a> WriteTx<'a> {
         let result = result?;
         locks.and(requests)?;
         Ok(result)
-    }
-
-    /// Which file it changes.
-    pub(crate) fn file(&self) -> Option<Identity> {
-        self.file
     }
 
     /// Whether there is something to commit.

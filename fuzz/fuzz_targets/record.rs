@@ -254,6 +254,7 @@ fn request(parts: &Parts<'_>, is_challenged: bool) -> Option<Request> {
     let names = parts.name.split(' ').map(LockName::new);
     Some(Request {
         number: parts.numbers.1,
+        id: parts.request.unwrap_or_default(),
         names: names.collect::<Result<_, _>>().ok()?,
         lease: lease(parts)?,
         asked_at: parts.numbers.2,

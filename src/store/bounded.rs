@@ -25,16 +25,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 thread_local! {
-    /// When the call that runs on this thread must be over. redb offers no other way to tell its
+    /// How long the call that runs on this thread may wait. redb offers no other way to tell its
     /// backend.
     static LIMIT: Cell<Option<Limit>> = const { Cell::new(None) };
 }
 
 #[derive(Clone, Copy)]
 enum Limit {
-    /// So long after its first wait began: most calls never wait, nor read a clock for that.
-    Waited(Duration),
-    At(Instant),
+    /// So long, all its waits together: what it does between them does not count.
+    Left(Duration),
+    Until(Instant),
 }
 
 /// Runs `call` so that it waits for other processes so long and no longer. Within another call it
@@ -42,13 +42,13 @@ enum Limit {
 pub(super) fn within<T>(bound: Duration, call: impl FnOnce() -> T) -> T {
     match LIMIT.get() {
         Some(_) => call(),
-        None => limited(Limit::Waited(bound), call),
+        None => limited(Limit::Left(bound), call),
     }
 }
 
 /// Runs `call` so that it waits for other processes until `deadline` and no longer.
 pub(super) fn until<T>(deadline: Instant, call: impl FnOnce() -> T) -> T {
-    limited(Limit::At(deadline), call)
+    limited(Limit::Until(deadline), call)
 }
 
 fn limited<T>(limit: Limit, call: impl FnOnce() -> T) -> T {
@@ -62,17 +62,19 @@ fn limited<T>(limit: Limit, call: impl FnOnce() -> T) -> T {
     call()
 }
 
-/// Until when the call that runs on this thread may wait, now that it has to. `bound` is for what
-/// runs outside of any: closing.
-pub(super) fn deadline(bound: Duration) -> Instant {
+/// Waits, for as long as the call that runs on this thread still may: `wait` is told until when.
+/// `bound` is for what runs outside of any: closing.
+pub(super) fn wait<T>(bound: Duration, wait: impl FnOnce(Instant) -> T) -> T {
+    let began = Instant::now();
     match LIMIT.get() {
-        Some(Limit::At(deadline)) => deadline,
-        Some(Limit::Waited(bound)) => {
-            let deadline = Instant::now() + bound;
-            LIMIT.set(Some(Limit::At(deadline)));
-            deadline
+        Some(Limit::Until(deadline)) => wait(deadline),
+        Some(Limit::Left(left)) => {
+            let deadline = began + left;
+            let result = until(deadline, || wait(deadline));
+            LIMIT.set(Some(Limit::Left(left.saturating_sub(began.elapsed()))));
+            result
         }
-        None => Instant::now() + bound,
+        None => wait(began + bound),
     }
 }
 
@@ -185,40 +187,13 @@ impl BoundedFile {
 
     fn lock(&self, range: Range, mode: Mode) -> Result<(), BackendError> {
         self.before(StorageCall::Lock)?;
-        let shared = &self.shared;
-        let mut waits = shared.waits();
-        if !waits.contains_key(&range) && shared.try_lock(range, mode)? {
+        let waits = self.shared.waits();
+        if !waits.contains_key(&range) && self.shared.try_lock(range, mode)? {
             return Ok(());
         }
-        let deadline = deadline(self.bound);
-        loop {
-            let Some(wait) = waits.get_mut(&range) else {
-                shared.begin_wait(&mut waits, range, mode)?;
-                continue;
-            };
-            if let Some(result) = wait.result.take() {
-                let granted = wait.mode;
-                waits.remove(&range);
-                result?;
-                if granted == mode || granted == Mode::Exclusive {
-                    return Ok(());
-                }
-                // A wait taken over got less than is needed.
-                shared.file.unlock_range(range.0, range.1)?;
-                continue;
-            }
-            let now = Instant::now();
-            if now >= deadline {
-                wait.is_wanted = false;
-                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
-            }
-            wait.is_wanted = true;
-            waits = shared
-                .ended
-                .wait_timeout(waits, deadline - now)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        wait(self.bound, |deadline| {
+            self.shared.lock_until(deadline, waits, range, mode)
+        })
     }
 
     fn try_lock(&self, range: Range, mode: Mode) -> Result<bool, BackendError> {
@@ -239,6 +214,43 @@ impl Shared {
         match mode {
             Mode::Shared => self.file.try_lock_shared_range(start, end),
             Mode::Exclusive => self.file.try_lock_range(start, end),
+        }
+    }
+
+    fn lock_until<'a>(
+        self: &'a Arc<Self>,
+        deadline: Instant,
+        mut waits: MutexGuard<'a, HashMap<Range, Wait>>,
+        range: Range,
+        mode: Mode,
+    ) -> Result<(), BackendError> {
+        loop {
+            let Some(wait) = waits.get_mut(&range) else {
+                self.begin_wait(&mut waits, range, mode)?;
+                continue;
+            };
+            if let Some(result) = wait.result.take() {
+                let granted = wait.mode;
+                waits.remove(&range);
+                result?;
+                if granted == mode || granted == Mode::Exclusive {
+                    return Ok(());
+                }
+                // A wait taken over got less than is needed.
+                self.file.unlock_range(range.0, range.1)?;
+                continue;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                wait.is_wanted = false;
+                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            }
+            wait.is_wanted = true;
+            waits = self
+                .ended
+                .wait_timeout(waits, deadline - now)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -358,14 +370,16 @@ impl StorageBackend for BoundedFile {
 }
 
 /// Whether the file holds tables, by redb's header (file format 3): the byte at 9 says which of the
-/// two commits, 128 bytes each from 64 on, is the last, and the second byte of that whether there
-/// is a tree of tables.
+/// two commits, 128 bytes each from 64 on, is the last (bit 1), and whether that is still on its
+/// way, and the other holds (bit 8); the second byte of a commit says whether there is a tree of
+/// tables.
 pub(super) fn has_tables(mut file: &File) -> io::Result<bool> {
     let mut header = [0; 320];
     file.seek(SeekFrom::Start(0))?;
     file.read_exact(&mut header)?;
-    let last = 64 + 128 * usize::from(header[9] & 1);
-    Ok(header[last + 1] != 0)
+    let is_second = (header[9] & 1 != 0) != (header[9] & 8 != 0);
+    let commit = 64 + 128 * usize::from(is_second);
+    Ok(header[commit + 1] != 0)
 }
 
 /// The bytes of redb's smallest page.
@@ -395,12 +409,13 @@ mod tests {
 
     const RANGE: Range = (Bound::Included(7), Bound::Included(7));
     const SOON: Duration = Duration::from_millis(20);
+    const FAR: Duration = Duration::from_secs(60);
 
     fn open(path: &Path) -> BoundedFile {
         let file = File::options().read(true).write(true).open(path).unwrap();
         BoundedFile::new(
             FileBackend::new(file).unwrap(),
-            Duration::from_secs(60),
+            FAR,
             LastFailure::default(),
             None,
         )
@@ -430,6 +445,21 @@ mod tests {
         let error = io::Error::from(lock_soon(&waiter, Mode::Exclusive).unwrap_err());
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(began.elapsed() >= SOON);
+    }
+
+    #[test]
+    fn all_waits_of_a_call_have_one_bound_and_what_it_does_between_does_not_count() {
+        within(FAR, || {
+            let began = Instant::now();
+            wait(FAR, |_| thread::sleep(SOON));
+            let waited = began.elapsed();
+            thread::sleep(SOON);
+            let now = Instant::now();
+            // A call within it is a part of it.
+            let deadline = within(FAR, || wait(FAR, |deadline| deadline));
+            assert!(deadline >= now + FAR - waited);
+            assert!(deadline <= Instant::now() + FAR - SOON);
+        });
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! redb has a queue of its own for its writers, but an unbounded one.
 
+use super::bounded;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 pub(super) struct Turns {
@@ -27,9 +28,9 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turns {
-    /// Waits for a turn; none where it does not come before the deadline, which is asked for
-    /// where there is somebody to wait for.
-    pub(super) fn take(&self, deadline: impl Fn() -> Instant) -> Option<Turn<'_>> {
+    /// Waits for a turn; none where it does not come within the bound of the present call, or
+    /// outside of any within this one.
+    pub(super) fn take(&self, bound: Duration) -> Option<Turn<'_>> {
         let mut queue = self.queue();
         let ticket = queue.next;
         queue.next += 1;
@@ -38,20 +39,16 @@ impl Turns {
             turns: self,
             ticket,
         };
-        while queue.tickets.front() != Some(&ticket) {
-            let left = deadline().saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                drop(queue);
-                drop(turn);
-                return None;
-            }
-            queue = self
-                .moved
-                .wait_timeout(queue, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+        if queue.tickets.front() == Some(&ticket) {
+            return Some(turn);
         }
-        Some(turn)
+        let has_come = bounded::wait(bound, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let not_yet = |queue: &mut Queue| queue.tickets.front() != Some(&ticket);
+            let waited = self.moved.wait_timeout_while(queue, left, not_yet);
+            !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        });
+        has_come.then_some(turn)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -74,11 +71,8 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
     use std::thread;
-    use std::time::Duration;
 
-    fn far() -> Instant {
-        Instant::now() + Duration::from_secs(60)
-    }
+    const FAR: Duration = Duration::from_secs(60);
 
     fn wait_for_tickets(turns: &Turns, count: usize) {
         while turns.queue().tickets.len() < count {
@@ -89,13 +83,13 @@ mod tests {
     #[test]
     fn turns_are_given_in_the_order_of_arrival() {
         let turns = Turns::default();
-        let first = turns.take(far);
+        let first = turns.take(FAR);
         let (order, ordered) = mpsc::channel();
         thread::scope(|scope| {
             for i in 0..10 {
                 let (order, turns) = (order.clone(), &turns);
                 scope.spawn(move || {
-                    let _turn = turns.take(far).unwrap();
+                    let _turn = turns.take(FAR).unwrap();
                     order.send(i).unwrap();
                 });
                 wait_for_tickets(turns, i + 2);
@@ -109,11 +103,10 @@ mod tests {
     #[test]
     fn who_gave_up_holds_nobody_up() {
         let turns = Turns::default();
-        let first = turns.take(far).unwrap();
-        let soon = Instant::now() + Duration::from_millis(5);
-        assert!(turns.take(|| soon).is_none());
+        let first = turns.take(FAR).unwrap();
+        assert!(turns.take(Duration::from_millis(5)).is_none());
         thread::scope(|scope| {
-            let second = scope.spawn(|| turns.take(far).is_some());
+            let second = scope.spawn(|| turns.take(FAR).is_some());
             wait_for_tickets(&turns, 2);
             drop(first);
             assert!(second.join().unwrap());

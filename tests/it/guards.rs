@@ -260,7 +260,7 @@ fn every_lost_lock_is_told_of_once() {
 
 #[test]
 fn a_release_in_vain_takes_no_longer_than_its_bound() {
-    let (home, bound) = (Home::new(), millis(700));
+    let (home, bound) = (Home::new(), secs(2));
     let manager = LockManager::builder().busy_timeout(bound);
     let manager = manager.open(home.db()).unwrap();
     let guard = manager.acquire(["a"]).lock().unwrap();

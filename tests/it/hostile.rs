@@ -5,13 +5,17 @@ use crate::holding_support::{DONE, Kept, NO, until_queued};
 use crate::support::{Home, chmod, is_root, run, through, works};
 use chrono::{DateTime, Utc};
 use lockmgr::{
-    Builder, Error, GetOptions, Lock, LockManager, ManualClock, RenewOptions, SetOptions, Timeout,
+    Builder, Error, GetOptions, Lock, LockManager, ManualClock, RenewOptions, SetOptions,
+    StorageCall, Timeout,
 };
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -448,6 +452,77 @@ fn a_clock_at_the_ends_of_time_gives_answers_and_errors() {
         manager.clean_locks().unwrap();
         assert!(manager.reset_locks().unwrap() >= 1);
     }
+}
+
+/// More rows than a cleaning removes in a transaction.
+const DEAD: usize = 50_001;
+
+/// By when who waits in the kernel has its turn.
+const SOON: Duration = Duration::from_millis(500);
+
+/// Takes the store when its turn comes, for so long, and tells when it has it.
+fn take_for(other: &Arc<redb::Database>, held: Duration) -> Receiver<()> {
+    let (has_it, told) = mpsc::channel();
+    let other = Arc::clone(other);
+    thread::spawn(move || {
+        let writing = other.begin_write().unwrap();
+        has_it.send(()).unwrap();
+        thread::sleep(held);
+        writing.abort().unwrap();
+    });
+    told
+}
+
+/// Cleans a store in two transactions. Before the first somebody else has the store for a moment,
+/// and before the second for `held`; between them it works for as long as it may wait. Says how
+/// that ended, and how many rows were left.
+fn clean_with_another_amid(bound: Duration, held: Duration) -> (Result<usize, Error>, usize) {
+    let home = Home::in_memory();
+    let clock = ManualClock::new(at("2030-01-01T00:00:00Z"));
+    let builder = || LockManager::builder().clock(clock.clone());
+    let filled = builder().open(home.db()).unwrap();
+    let names = (0..DEAD).map(|i| format!("{i:05}"));
+    filled.set_lock(names, SetOptions::new()).unwrap();
+    clock.advance(Duration::from_secs(600));
+
+    let mut other = redb::Builder::new();
+    other.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
+    let other = Arc::new(other.open(home.db()).unwrap());
+    let comes = Arc::new(AtomicBool::new(false));
+    let (it_comes, another, granted) = (Arc::clone(&comes), Arc::clone(&other), Mutex::new(None));
+    let cleaning = builder().busy_timeout(bound).storage_hook(move |call| {
+        let mut granted = granted.lock().unwrap();
+        match (call, &*granted) {
+            // Amid the first commit.
+            (StorageCall::Sync, None) if it_comes.swap(false, Ordering::Relaxed) => {
+                *granted = Some(take_for(&another, held));
+                thread::sleep(bound);
+            }
+            // The turn of the other comes with its end; this may still be a part of it.
+            (StorageCall::Lock, Some(told)) if told.recv_timeout(SOON).is_ok() => *granted = None,
+            _ => {}
+        }
+        Ok(())
+    });
+    let cleaning = cleaning.open(home.db()).unwrap();
+    take_for(&other, bound / 4).recv().unwrap();
+    comes.store(true, Ordering::Relaxed);
+    let cleaned = cleaning.clean_locks();
+    let left = builder().open(home.db()).unwrap().clean_locks().unwrap();
+    (cleaned, left)
+}
+
+#[test]
+fn a_cleaning_waits_for_others_no_longer_than_its_bound_and_works_for_as_long_as_it_takes() {
+    let bound = Duration::from_secs(2);
+    let (cleaned, left) = clean_with_another_amid(bound, bound / 4);
+    assert_eq!((cleaned.unwrap(), left), (DEAD, 0));
+    let (refused, left) = clean_with_another_amid(bound / 4, bound);
+    assert!(
+        matches!(refused, Err(Error::StoreBusy { .. })),
+        "{refused:?}"
+    );
+    assert!(left > 0 && left < DEAD, "{left}");
 }
 
 #[test]

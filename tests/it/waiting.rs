@@ -826,6 +826,29 @@ fn who_waited_in_a_deleted_store_does_not_take_anothers_request_in_the_new_one_f
 }
 
 #[test]
+fn who_waits_takes_what_a_copy_of_the_store_that_replaces_it_granted_it() {
+    let (home, copy) = (Home::new(), Home::new());
+    let manager = home.open();
+    manager.get_lock("x", get()).unwrap();
+    thread::scope(|scope| {
+        let mine = home.open();
+        let waiter = scope.spawn(move || {
+            let guard = mine.acquire(["x"]).wait(PATIENCE).lock().unwrap();
+            let tokens = guard.tokens();
+            guard.release().unwrap();
+            tokens
+        });
+        until_queued(&manager, "x", 1);
+        fs::copy(home.db(), copy.db()).unwrap();
+        assert!(copy.open().unlock("x").unwrap());
+        let granted = copy.open().find("x").unwrap().unwrap();
+        fs::rename(copy.db(), home.db()).unwrap();
+        assert_eq!(waiter.join().unwrap(), [("x".into(), granted.token())]);
+    });
+    assert!(!home.open().is_locked("x").unwrap());
+}
+
+#[test]
 fn threads_wait_for_each_other_in_an_exclusive_store_too() {
     let home = Home::new();
     let manager = LockManager::builder().exclusive().open(home.db()).unwrap();
