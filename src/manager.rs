@@ -10,7 +10,7 @@ use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, decide, decide_renewal,
 };
 use crate::storage::{StorageCall, StorageHook};
-use crate::store::{Config, Mode, Store, WriteTx};
+use crate::store::{CLEANED_AT_A_TIME, Config, Mode, Store, WriteTx};
 use crate::wait::Watch;
 use std::collections::HashMap;
 use std::io;
@@ -696,7 +696,7 @@ impl LockManager {
     /// locks remove what they find expired on the way. It reclaims space at once.
     ///
     /// Of many rows it removes some in each of several transactions, so that other calls get their
-    /// turn between them.
+    /// turn between them, and then makes the file smaller in several steps.
     ///
     /// # Errors
     /// Those of the store. [`Error::StoreBusy`] where all its waits together came to the
@@ -733,6 +733,10 @@ impl LockManager {
                     // The kernel wakes who waits, and whoever is first then has the store.
                     thread::sleep(BREATH);
                 }
+            }
+            // Of fewer rows nothing is left that takes long; and what fails is done at closing.
+            while removed > CLEANED_AT_A_TIME && store.cut_off("clean").unwrap_or(false) {
+                thread::sleep(BREATH);
             }
             Ok(removed)
         })

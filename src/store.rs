@@ -55,7 +55,9 @@ const SWEPT_PER_CREATED: usize = 8;
 const JUDGED_PER_CREATED: usize = 2;
 
 /// Rows that one transaction of a cleaning looks at: some tens of milliseconds of work.
-const CLEANED_AT_A_TIME: usize = 50_000;
+pub(crate) const CLEANED_AT_A_TIME: usize = 50_000;
+/// Bytes of a file that are cut off in a few milliseconds.
+const MUCH: u64 = 16 << 20;
 
 /// How long a file may have been deleted or replaced before who only reads it takes notice.
 const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
@@ -289,6 +291,19 @@ impl Store {
         })
     }
 
+    /// Makes a commit that changes nothing, for redb to cut off a half of what is free at the end of
+    /// the file, and says whether that was much. All that is left is cut off at once where the
+    /// last handle is closed, and others wait for that: 0.2 ms for each MiB.
+    pub(crate) fn cut_off(&self, action: &'static str) -> Result<bool> {
+        let len = || fs::metadata(self.path()).map_or(0, |metadata| metadata.len());
+        let before = len();
+        self.write(action, |tx| {
+            tx.is_changed = true;
+            Ok(())
+        })?;
+        Ok(before.saturating_sub(len()) > MUCH)
+    }
+
     /// Runs one call within its bound. Where storage failed it the handle is closed, so that the
     /// next call opens the file anew and repairs it; also where the call succeeded all the same,
     /// as a lock on the file that it could not give back would stay as long as the handle.
@@ -432,7 +447,7 @@ impl Store {
             handle: RwLock::default(),
             openings: Turns::default(),
             turns: Turns::default(),
-            failure: LastFailure::default(),
+            failure: self.failure.clone(),
         };
         match writer.open_writer(deadline)?.database {
             Opened::Writer(database, _) => database.close().map_err(|error| at.failed(error)),

@@ -801,3 +801,34 @@ fn the_command_outlives_every_system_call_that_fails() {
     });
     assert!(failed > 80, "only {failed} system calls failed");
 }
+
+#[test]
+fn every_call_of_a_reader_that_repairs_may_fail() {
+    let (home, copy) = (Home::in_memory(), Home::in_memory());
+    let alone = LockManager::builder().exclusive().open(home.db()).unwrap();
+    alone.get_lock("a", GetOptions::new()).unwrap();
+    for kind in KINDS {
+        for from in 0.. {
+            // As the machine would leave it that goes down now.
+            fs::copy(home.db(), copy.db()).unwrap();
+            let storage = Storage::default();
+            let builder = LockManager::builder().read_only();
+            storage.fail(Fault {
+                kind,
+                from,
+                lasts: false,
+                error: EIO,
+            });
+            let opened = builder.storage_hook(storage.hook()).open(copy.db());
+            match opened.and_then(|reader| reader.is_locked("a")) {
+                Ok(is_locked) => assert!(is_locked),
+                Err(Error::Io { source, .. }) => assert_eq!(source.raw_os_error(), Some(EIO)),
+                Err(error) => panic!("{kind:?} {from}: {error:?}"),
+            }
+            if storage.failed() == 0 {
+                assert!(from > 0, "no call is {kind:?}");
+                break;
+            }
+        }
+    }
+}
