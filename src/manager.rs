@@ -54,6 +54,10 @@ pub(crate) struct Inner {
 /// How long a long cleaning leaves the store to others, every time it does.
 const BREATH: Duration = Duration::from_millis(1);
 
+/// Names that a call with `fail` looks up before it creates the first of them: so many cost little
+/// beside the commit, and of more, most are new where the first are.
+const LOOKED_UP_FIRST: usize = 8;
+
 /// Watches kept for the next who wait: a system has few for each user.
 const MOST_IDLE_WATCHES: usize = 4;
 
@@ -374,8 +378,20 @@ impl LockManager {
         }
         self.write("set locks in", |tx, queue, now| {
             let mut result = LockSetResult::with_capacity(names.len());
-            let count = names.len();
-            for (place, name) in names.into_iter().enumerate() {
+            if request.fail {
+                // A refusal in sight leaves nothing to undo.
+                for (place, name) in names.iter().take(LOOKED_UP_FIRST).enumerate() {
+                    if names[..place].contains(name) {
+                        break;
+                    }
+                    match queue.live(tx, name, now)? {
+                        Some(lock) => return Err(Error::LockFail(Box::new(lock))),
+                        None if queue.is_promised(name) => break,
+                        None => {}
+                    }
+                }
+            }
+            for name in names {
                 // The names of one call are mostly alike: after a new one, writing the next as new
                 // costs less than looking it up first.
                 let present = match result.ends_with_new() && queue.is_empty() {
@@ -387,9 +403,6 @@ impl LockManager {
                 };
                 let mut decision = decide(present, &result)?;
                 if matches!(decision, Decision::Create) && !queue.is_promised(&name) {
-                    if result.counts().created == 0 {
-                        tx.sweep(count - place, now)?;
-                    }
                     let lock = request.lease.create(name.clone(), tx.next_token()?, now)?;
                     match tx.put_new(&lock, now)? {
                         None => {
@@ -411,6 +424,8 @@ impl LockManager {
                     Decision::Skip(lock) => result.skipped(name, lock),
                 }
             }
+            // Last, as a call that is refused need not.
+            tx.sweep(result.counts().created, now)?;
             Ok(result)
         })
     }

@@ -147,6 +147,15 @@ fn a_set_with_fail_changes_nothing() {
         assert!(matches!(&refused, Error::LockFail(lock) if **lock == held));
         assert_eq!(manager.locks("").unwrap(), slice::from_ref(&held));
     }
+    // Wherever among many it is.
+    let many = Vec::from_iter((0..30).map(|i| format!("a{i}")));
+    for place in 0..=many.len() {
+        let mut names = many.clone();
+        names.insert(place, "held".to_owned());
+        let refused = manager.set_lock(&names, set().fail()).unwrap_err();
+        assert!(matches!(&refused, Error::LockFail(lock) if **lock == held));
+        assert_eq!(manager.locks("").unwrap(), slice::from_ref(&held));
+    }
     let result = manager.set_lock(["a", "b"], set().fail()).unwrap();
     assert_eq!(counts(&result), [2, 0, 0, 0]);
 }
@@ -258,8 +267,12 @@ fn a_name_given_twice_meets_what_its_first_mention_did() {
     let result = manager.set_lock(["d", "d"], set().only_renew()).unwrap();
     assert_eq!(counts(&result), [0, 0, 2, 0]);
 
-    let refused = manager.set_lock(["e", "e"], set().fail()).unwrap_err();
-    assert_eq!(in_the_way(refused).name(), "e");
+    // The first that is in the way, one that the call itself would have made too.
+    for names in [["e", "e", "f"], ["e", "e", "c"]] {
+        let refused = in_the_way(manager.set_lock(names, set().fail()).unwrap_err());
+        assert_eq!(refused.name(), "e");
+        assert_eq!(refused.token(), 0);
+    }
     assert_eq!(manager.find("e").unwrap(), None);
 }
 
