@@ -391,7 +391,8 @@ impl LockManager {
                     }
                 }
             }
-            for name in names {
+            let count = names.len();
+            for (place, mut name) in names.into_iter().enumerate() {
                 // The names of one call are mostly alike: after a new one, writing the next as new
                 // costs less than looking it up first.
                 let present = match result.ends_with_new() && queue.is_empty() {
@@ -403,7 +404,11 @@ impl LockManager {
                 };
                 let mut decision = decide(present, &result)?;
                 if matches!(decision, Decision::Create) && !queue.is_promised(&name) {
-                    let lock = request.lease.create(name.clone(), tx.next_token()?, now)?;
+                    // Before the new rows are there: to read those costs more.
+                    if result.counts().created == 0 {
+                        tx.sweep(count - place, now)?;
+                    }
+                    let lock = request.lease.create(name, tx.next_token()?, now)?;
                     match tx.put_new(&lock, now)? {
                         None => {
                             result.created(lock);
@@ -411,6 +416,7 @@ impl LockManager {
                         }
                         present => decision = decide(present, &result)?,
                     }
+                    name = lock.name;
                 }
                 match decision {
                     Decision::Create => match queue.reservation(&name) {
@@ -424,8 +430,6 @@ impl LockManager {
                     Decision::Skip(lock) => result.skipped(name, lock),
                 }
             }
-            // Last, as a call that is refused need not.
-            tx.sweep(result.counts().created, now)?;
             Ok(result)
         })
     }
