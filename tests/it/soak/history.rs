@@ -304,29 +304,37 @@ impl History {
                 self.violation("a token was issued twice", &[other, at]);
             }
         }
-        let mut by_name: HashMap<&str, Vec<u64>> = HashMap::new();
-        for (token, lock) in &self.locks {
-            by_name.entry(&lock.name).or_default().push(*token);
-        }
-        let mut ends = Vec::new();
+        self.note_when_locks_may_end();
+    }
+
+    fn note_when_locks_may_end(&mut self) {
+        // What a call took aim at: a lock by its token, or whatever has the name.
+        let mut ends: HashMap<(&str, Option<u64>), Vec<(u64, u64)>> = HashMap::new();
         for call in self.calls.iter().filter(|call| call.may_end_locks()) {
             for (name, token) in &call.targets {
-                match token {
-                    Some(token) => ends.push((*token, call.invoked, call.over)),
-                    None => {
-                        let all = by_name.get(&**name).into_iter().flatten();
-                        ends.extend(all.map(|token| (*token, call.invoked, call.over)));
-                    }
-                }
+                let key = match token {
+                    Some(_) => ("", *token),
+                    None => (&**name, None),
+                };
+                ends.entry(key).or_default().push((call.over, call.invoked));
             }
         }
-        for (token, invoked, over) in ends {
-            if let Some(lock) = self.locks.get_mut(&token) {
-                let created = lock
-                    .creator
-                    .map_or(0, |creator| self.calls[creator].invoked);
-                if created <= over {
-                    lock.may_end = lock.may_end.min(invoked);
+        for ends in ends.values_mut() {
+            ends.sort_unstable();
+            // Each with the first beginning of it and those that were over later.
+            for at in (1..ends.len()).rev() {
+                ends[at - 1].1 = ends[at - 1].1.min(ends[at].1);
+            }
+        }
+        for (token, lock) in &mut self.locks {
+            let created = lock
+                .creator
+                .map_or(0, |creator| self.calls[creator].invoked);
+            for key in [("", Some(*token)), (&*lock.name, None)] {
+                let ends = ends.get(&key).map_or(&[][..], Vec::as_slice);
+                let first = ends.partition_point(|(over, _)| *over < created);
+                if let Some((_, invoked)) = ends.get(first) {
+                    lock.may_end = lock.may_end.min(*invoked);
                 }
             }
         }
