@@ -14,6 +14,9 @@ const SLACK: u64 = 1_000;
 /// How much longer than its bound a call may take where the machine is busy.
 const MARGIN: Duration = Duration::from_secs(4);
 
+/// Calls that may have ended a lock: when each was over, and when it began.
+type Ends = Vec<(u64, u64)>;
+
 /// What a lock was when the call came to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Was {
@@ -309,7 +312,7 @@ impl History {
 
     fn note_when_locks_may_end(&mut self) {
         // What a call took aim at: a lock by its token, or whatever has the name.
-        let mut ends: HashMap<(&str, Option<u64>), Vec<(u64, u64)>> = HashMap::new();
+        let mut ends: HashMap<(&str, Option<u64>), Ends> = HashMap::new();
         for call in self.calls.iter().filter(|call| call.may_end_locks()) {
             for (name, token) in &call.targets {
                 let key = match token {
@@ -331,7 +334,7 @@ impl History {
                 .creator
                 .map_or(0, |creator| self.calls[creator].invoked);
             for key in [("", Some(*token)), (&*lock.name, None)] {
-                let ends = ends.get(&key).map_or(&[][..], Vec::as_slice);
+                let ends = ends.get(&key).map_or(&[][..], Ends::as_slice);
                 let first = ends.partition_point(|(over, _)| *over < created);
                 if let Some((_, invoked)) = ends.get(first) {
                     lock.may_end = lock.may_end.min(*invoked);
