@@ -277,7 +277,6 @@ fn watch(manager: &LockManager, end: u64) -> BTreeMap<u64, Waiting> {
                     seen.entry(request.number()).or_insert_with(|| Waiting {
                         process: process.parse().unwrap(),
                         call: call.parse().unwrap(),
-                        names: request.names().iter().map(ToString::to_string).collect(),
                         seen: now,
                     });
                 }
@@ -381,6 +380,47 @@ fn every_promise_is_kept_by_processes_that_are_killed_and_stopped() {
         figures.grants > 0 && figures.hand_overs > 0 && figures.kills > 0,
         "{figures}"
     );
+}
+
+/// What the judge says of two who want "s0" while somebody else has it: `early` waits for it from
+/// 100 to 400 µs, and a call from 50 to 300 µs gets it before. That one was seen to wait then.
+fn judged(seen: u64) -> Vec<String> {
+    let mut history = History::default();
+    let until = 1_000_000;
+    let early = format!(
+        "> 100 acquire - {} bound s0\n< 400 ok s0|-|2@{until}\n",
+        LONG.as_micros()
+    );
+    let late = format!(
+        "> 50 acquire 900 500 bound s0\n< 300 ok s0|-|1@350\n> 310 release 900 0 - s0#1\n< 320 ok s0|1|-\n"
+    );
+    for (process, notes) in [early, late].iter().enumerate() {
+        let life = Life {
+            slot: process,
+            killed: until,
+            gone: until,
+            stops: Vec::new(),
+        };
+        history.add(process, life, notes);
+    }
+    let waiting = |process, seen| Waiting {
+        process,
+        call: 0,
+        seen,
+    };
+    history.check([(1, waiting(0, 150)), (2, waiting(1, seen))].into());
+    history.violations
+}
+
+#[test]
+fn the_judge_tells_who_came_later_and_was_first_from_a_guard_that_asks_again() {
+    assert_eq!(judged(310), [""; 0]);
+    let said = judged(200);
+    assert!(
+        said[0].starts_with("one who came later was first"),
+        "{said:?}"
+    );
+    assert_eq!(said.len(), 1);
 }
 
 /// Not a test: what a process of the soak does.

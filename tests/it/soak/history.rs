@@ -83,7 +83,6 @@ pub(super) struct Waiting {
     pub(super) process: usize,
     /// Which of its calls.
     pub(super) call: usize,
-    pub(super) names: Vec<String>,
     pub(super) seen: u64,
 }
 
@@ -246,11 +245,14 @@ impl History {
     /// Looks for what breaks a promise, given who was seen to wait.
     pub(super) fn check(&mut self, waiting: BTreeMap<u64, Waiting>) {
         self.waiting = waiting;
-        // A guard asks for more in the name of the call that made it.
+        // Once that call has returned its guard asks for more in its name, maybe for the very same.
         self.waiting.retain(|_, waiting| {
             let calls = self.by_process.get(&waiting.process);
             let call = calls.and_then(|calls| Some(&self.calls[*calls.get(waiting.call)?]));
-            call.is_some_and(|call| call.targets.iter().map(|(name, _)| name).eq(&waiting.names))
+            call.is_some_and(|call| {
+                call.returned
+                    .is_none_or(|returned| waiting.seen <= returned)
+            })
         });
         self.gather();
         self.check_one_holder_at_a_time();
