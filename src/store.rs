@@ -111,6 +111,8 @@ struct Handle {
     /// The process that opened it. One that is forked off shares the open file, and so the locks
     /// on it: it has to open its own.
     process_id: u32,
+    /// Tells whether that was since, where the system lets it.
+    forks: Option<forkguard::Guard>,
 }
 
 enum Opened {
@@ -136,6 +138,20 @@ impl Handle {
             seen_at: AtomicU64::new(coarse_millis()),
             is_checked: AtomicBool::new(false),
             process_id: process::id(),
+            forks: forkguard::Guard::try_new().ok(),
+        }
+    }
+
+    fn is_inherited(&self) -> bool {
+        self.process_id != process::id()
+    }
+
+    /// The same without a system call, where that can be: one that was made by the call `clone`
+    /// itself, without the C library, is told by [`is_current`](Self::is_current) alone.
+    fn is_forked_off(&self) -> bool {
+        match self.forks.clone() {
+            Some(mut forks) => forks.detected_fork(),
+            None => self.is_inherited(),
         }
     }
 
@@ -146,8 +162,8 @@ impl Handle {
         }
     }
 
-    /// Whether the name still leads to this file. Looked up at most every so often, by who only
-    /// reads.
+    /// Whether it is this process's, and the name still leads to this file. Looked up at most every
+    /// so often, by who only reads.
     fn is_current(&self, path: &Path, looks: Duration) -> bool {
         let now = coarse_millis();
         let unseen = now.saturating_sub(self.seen_at.load(Ordering::Relaxed));
@@ -155,6 +171,9 @@ impl Handle {
             return true;
         }
         self.seen_at.store(now, Ordering::Relaxed);
+        if self.is_inherited() {
+            return false;
+        }
         match fs::metadata(path) {
             Ok(metadata) => Identity::of(&metadata) == self.identity,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
@@ -324,7 +343,7 @@ impl Store {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(inherited) = handle.as_ref().filter(|it| it.process_id != process::id()) {
+        if let Some(inherited) = handle.as_ref().filter(|it| it.is_inherited()) {
             // Closing it would free the locks of the process that opened it.
             std::mem::forget(Arc::clone(inherited));
             return;
@@ -356,7 +375,7 @@ impl Store {
             slot.clone()
         };
         match opened() {
-            Some(handle) if handle.process_id == process::id() => return Ok(Some(handle)),
+            Some(handle) if !handle.is_forked_off() => return Ok(Some(handle)),
             Some(_) => self.close(),
             None => {}
         }
@@ -911,6 +930,8 @@ pub(crate) struct WriteTx<'a> {
     old_state: Option<State>,
     /// Opened where the queue is looked at.
     requests: Option<Table<'a, u64, &'static [u8]>>,
+    /// Of the row that was written last.
+    buffer: Vec<u8>,
     is_changed: bool,
     /// Whether somebody waits, or did when the transaction began.
     is_awaited: bool,
@@ -931,6 +952,7 @@ impl<'a> WriteTx<'a> {
             state: None,
             old_state: None,
             requests: None,
+            buffer: Vec::with_capacity(128),
             is_changed: false,
             is_awaited: false,
             is_checked,
@@ -1018,7 +1040,7 @@ impl<'a> WriteTx<'a> {
         let at = self.at;
         self.is_changed = true;
         let mut rows = self.state()?.rows;
-        let row = record::encode(lock);
+        let row = record::encode(lock, std::mem::take(&mut self.buffer));
         let old = self.locks.insert(lock.name.as_str(), row.as_slice());
         let mut seen = None;
         if let Some(old) = old.map_err(|error| at.failed(error))? {
@@ -1026,6 +1048,7 @@ impl<'a> WriteTx<'a> {
             seen = see(old.value())?;
         }
         rows.add(&row);
+        self.buffer = row;
         self.state()?.rows = rows;
         Ok(seen)
     }
@@ -1299,6 +1322,10 @@ fn each_request(
     at: At<'_>,
     mut see: impl FnMut(Request) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
+    // Mostly nobody waits, and to see that costs less than to begin to read.
+    if requests.is_empty().map_err(|error| at.failed(error))? {
+        return Ok(());
+    }
     for entry in requests
         .range::<u64>(numbers)
         .map_err(|error| at.failed(error))?

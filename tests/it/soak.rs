@@ -391,10 +391,8 @@ fn judged(seen: u64) -> Vec<String> {
         "> 100 acquire - {} bound s0\n< 400 ok s0|-|2@{until}\n",
         LONG.as_micros()
     );
-    let late = format!(
-        "> 50 acquire 900 500 bound s0\n< 300 ok s0|-|1@350\n> 310 release 900 0 - s0#1\n< 320 ok s0|1|-\n"
-    );
-    for (process, notes) in [early, late].iter().enumerate() {
+    let late = "> 50 acquire 900 500 bound s0\n< 300 ok s0|-|1@350\n> 310 release 900 0 - s0#1\n< 320 ok s0|1|-\n";
+    for (process, notes) in [&early, late].into_iter().enumerate() {
         let life = Life {
             slot: process,
             killed: until,
