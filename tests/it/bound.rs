@@ -113,7 +113,7 @@ fn a_renewal_leaves_a_lock_bound_as_it_is() {
     let other = std::process::id().to_string();
     let (_, result) = home.json(["set", "x", "--while", &other]);
     assert_eq!(result["locks"][0]["bound_to"], alive(process.pid()));
-    home.json(["renew", "x"]);
+    assert_eq!(home.json(["renew", "x"]).0, DONE);
     process.kill_into_zombie();
     assert!(!manager.is_locked("x").unwrap());
 }
@@ -123,8 +123,10 @@ fn a_lock_also_goes_with_its_lease_where_its_process_lives() {
     let home = Home::new();
     let process = Kept::idle();
     let pid = process.pid().to_string();
-    home.json(["get", "x", "-t", "0.3", "--while", &pid]);
+    let (exit, lock) = home.json(["get", "x", "-t", "0.3", "--while", &pid]);
+    assert_eq!((exit, &lock["bound_to"]), (DONE, &alive(process.pid())));
     until("the lease ends", || home.json(["is-locked", "x"]).0 == NO);
+    assert_eq!(home.json(get_while("y", &pid)).0, DONE);
 }
 
 #[test]

@@ -443,12 +443,27 @@ fn a_clock_at_the_ends_of_time_gives_answers_and_errors() {
             clock.advance(Duration::from_secs(1));
             assert!(!manager.is_locked("a").unwrap());
         }
-        manager
-            .get_lock("b", get().timeout(Timeout::Never))
-            .unwrap();
-        let _ = manager.renew_lock("b", RenewOptions::new());
+        // A lock for ever has no deadline that could be past it, and stays as it is.
+        let never = get().timeout(Timeout::Never);
+        let for_ever = manager.get_lock("b", never).unwrap();
+        let renewed = manager.renew_lock("b", RenewOptions::new());
         assert!(manager.is_locked("b").unwrap());
-        let _ = manager.acquire(["c"]).wait(Duration::from_millis(1)).lock();
+        let guard = manager.acquire(["c"]).wait(Duration::from_millis(1)).lock();
+        if is_past_the_calendar {
+            for refused in [renewed.map(drop), guard.map(drop)] {
+                assert!(
+                    matches!(refused, Err(Error::InvalidTimeout(_))),
+                    "{wall}: {refused:?}"
+                );
+            }
+            assert_eq!(manager.find("b").unwrap(), Some(for_ever));
+        } else {
+            let renewed = renewed.unwrap();
+            assert_eq!(renewed.locked_until(), None);
+            assert_eq!(renewed.token(), for_ever.token());
+            assert!(guard.unwrap().is_held().unwrap());
+        }
+        assert!(!manager.is_locked("c").unwrap());
         manager.clean_locks().unwrap();
         assert!(manager.reset_locks().unwrap() >= 1);
     }
