@@ -807,22 +807,54 @@ fn a_wait_goes_on_in_the_new_file_where_the_store_is_replaced() {
 
 #[test]
 fn who_waited_in_a_deleted_store_does_not_take_anothers_request_in_the_new_one_for_its_own() {
-    let home = Home::new();
+    let (home, new) = (Home::new(), Home::new());
     home.open().get_lock("x", get()).unwrap();
-    let (old, new) = (home.open(), home.open());
-    let wait = |manager: &LockManager| manager.acquire(["x"]).wait(PATIENCE).lock().map(drop);
+    new.open().get_lock("x", get()).unwrap();
+    let old = home.open();
+    // The new store under another name already, so that the second can ask in it beforehand.
+    let prepared = home.join("prepared.redb");
+    fs::hard_link(new.db(), &prepared).unwrap();
+    let (tell, granted) = mpsc::channel();
+    let wait = |manager: LockManager, who: &'static str| {
+        let tell = tell.clone();
+        move || {
+            let request = manager.acquire(["x"]).locked_by(who).wait(PATIENCE);
+            tell.send((who, request.lock().unwrap())).unwrap();
+        }
+    };
+    let waiting = || -> Vec<(u64, String)> {
+        let requests = home.open().requests("x").unwrap();
+        let of = |request: &Request| (request.number(), request.locked_by().to_string());
+        requests.iter().map(of).collect()
+    };
     thread::scope(|scope| {
-        let first = scope.spawn(|| wait(&old));
+        scope.spawn(wait(old, "first"));
         until_queued(&home.open(), "x", 1);
-        fs::remove_file(home.db()).unwrap();
-        // Both are the first of their file.
-        home.open().get_lock("x", get()).unwrap();
-        let second = scope.spawn(|| wait(&new));
+        scope.spawn(wait(new.open(), "second"));
+        until_queued(&new.open(), "x", 1);
+        assert_eq!(waiting(), [(1, "first".to_owned())]);
+        fs::rename(&prepared, home.db()).unwrap();
+        // Both are the first of their file, and the one that lost its file has to ask anew.
         until_queued(&home.open(), "x", 2);
-        home.open().unlock("x").unwrap();
-        first.join().unwrap().unwrap();
-        second.join().unwrap().unwrap();
+        assert_eq!(
+            waiting(),
+            [(1, "second".to_owned()), (2, "first".to_owned())]
+        );
+
+        assert!(home.open().unlock("x").unwrap());
+        for (expected, token) in [("second", 2), ("first", 3)] {
+            let (who, guard) = granted.recv_timeout(PATIENCE).unwrap();
+            assert_eq!((who, guard.tokens()), (expected, vec![("x".into(), token)]));
+            let lock = home.open().find("x").unwrap().unwrap();
+            assert_eq!((lock.locked_by().as_str(), lock.token()), (who, token));
+            // While it holds the lock the other has nothing.
+            assert_eq!(waiting().len(), usize::from(who == "second"));
+            assert!(granted.try_recv().is_err());
+            assert!(guard.is_held().unwrap());
+            guard.release().unwrap();
+        }
     });
+    assert!(!home.open().is_locked("x").unwrap());
 }
 
 #[test]
