@@ -1,7 +1,7 @@
 //! Locks bound to a process: gone at once when it has provably ended, and not before.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, millis, secs, until, until_queued};
-use crate::support::{Home, chmod, is_root, run, works};
+use crate::support::{Home, chmod, is_root, run, skip, works};
 use chrono::Utc;
 use lockmgr::{Error, GetOptions, LockManager, ManualClock, SetOptions};
 use rustix::process::Signal;
@@ -14,10 +14,10 @@ const MICROSECOND: Duration = Duration::from_micros(1);
 
 const ELSEWHERE: [&str; 5] = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
 
-/// Whether processes can be started in a namespace of their own; says so where not.
+/// Whether processes can be started in a namespace of their own; skips the test where not.
 fn is_elsewhere_possible() -> bool {
     if !is_root() {
-        eprintln!("skipped: only root can make a pid namespace");
+        skip("only root can make a pid namespace");
         return false;
     }
     works(&ELSEWHERE)
@@ -254,7 +254,7 @@ fn another_users_process_is_alive() {
         "--clear-groups",
     ];
     if !is_root() || !works(&setpriv) {
-        eprintln!("skipped: cannot start a process of another user");
+        skip("cannot start a process of another user");
         return;
     }
     let mut command = Command::new(setpriv[0]);
@@ -456,7 +456,7 @@ fn a_waiter_that_died_in_another_pid_namespace_delays_nobody_for_long() {
         return;
     }
     if std::env::var_os("LOCKMGR_SLOW_TESTS").is_none() {
-        eprintln!("skipped: takes half a minute; set LOCKMGR_SLOW_TESTS");
+        skip("takes half a minute; set LOCKMGR_SLOW_TESTS");
         return;
     }
     let home = Home::new();
@@ -486,7 +486,7 @@ fn a_waiter_that_died_in_another_pid_namespace_delays_nobody_for_long() {
 fn a_time_namespace_moves_no_deadline() {
     let shifted = ["unshare", "--time", "--boottime", "100000", "--fork"];
     if !is_root() || !works(&shifted) {
-        eprintln!("skipped: cannot make a time namespace");
+        skip("cannot make a time namespace");
         return;
     }
     let home = Home::new();
@@ -515,7 +515,7 @@ fn a_process_that_cannot_be_seen_is_alive() {
         "mount -t tmpfs none /proc",
     ];
     if !is_root() || !works(&["unshare", "--mount", "sh", "-c", mounts[0]]) {
-        eprintln!("skipped: cannot mount");
+        skip("cannot mount");
         return;
     }
     let home = Home::new();

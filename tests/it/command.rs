@@ -1,6 +1,6 @@
 //! The command: what it prints, for people and in JSON, and how it exits.
 
-use crate::support::{Home, Ran, run, through};
+use crate::support::{Home, Ran, run, skip, through};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use std::fs;
@@ -414,7 +414,7 @@ fn reset_asks_on_a_terminal() {
         script.args(["-q", "-e", "-c", &reset, "/dev/null"]);
         let child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let Ok(mut child) = child else {
-            eprintln!("skipped: there is no script(1) to make a terminal with");
+            skip("there is no script(1) to make a terminal with");
             return;
         };
         let mut stdin = child.stdin.take().unwrap();

@@ -1,7 +1,7 @@
 //! Many processes on one file: nobody shares a lock, waits without bound, or loses what was
 //! acknowledged, whoever is stopped or killed.
 
-use crate::support::{Home, finish, run, spawn, through, works};
+use crate::support::{Home, finish, run, skip, spawn, through, works};
 use chrono::{DateTime, Utc};
 use lockmgr::{Error, GetOptions, Lock, LockManager, SetOptions};
 use redb::backends::FileBackend;
@@ -379,7 +379,7 @@ pub(crate) fn can_fake_time() -> bool {
     let created_at: DateTime<Utc> = lock["created_at"].as_str().unwrap().parse().unwrap();
     let is_faked = (Utc::now() - created_at).num_hours() >= 23;
     if !is_faked {
-        eprintln!("skipped: faketime has no effect here");
+        skip("faketime has no effect here");
     }
     is_faked
 }

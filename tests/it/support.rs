@@ -128,13 +128,22 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// Whether a program that runs others is here and may do so; says so where a test is skipped.
+/// Says why a test, or a part of one, is left out here; fails it where `LOCKMGR_NO_SKIPS` is set.
+#[track_caller]
+pub(crate) fn skip(why: &str) {
+    let may_skip = std::env::var_os("LOCKMGR_NO_SKIPS").is_none();
+    assert!(may_skip, "nothing may be skipped, but {why}");
+    eprintln!("skipped: {why}");
+}
+
+/// Whether a program that runs others is here and may do so; skips the test where not.
+#[track_caller]
 pub(crate) fn works(wrapper: &[&str]) -> bool {
     let mut probe = Command::new(wrapper[0]);
     probe.args(&wrapper[1..]).arg("true");
     let works = probe.output().is_ok_and(|output| output.status.success());
     if !works {
-        eprintln!("skipped: `{}` does not work here", wrapper.join(" "));
+        skip(&format!("`{}` does not work here", wrapper.join(" ")));
     }
     works
 }
@@ -216,7 +225,7 @@ impl Disk {
     /// None where this user or this system cannot have one.
     pub(crate) fn new() -> Option<Self> {
         if !is_root() {
-            eprintln!("skipped: only root can mount a file system");
+            skip("only root can mount a file system");
             return None;
         }
         if !works(&["unshare", "--mount"]) {
@@ -233,7 +242,7 @@ impl Disk {
         said.read_line(&mut line).unwrap();
         let disk = Self { home, shell };
         if line != "mounted\n" {
-            eprintln!("skipped: nothing can be mounted here");
+            skip("nothing can be mounted here");
             return None;
         }
         Some(disk)
