@@ -86,41 +86,56 @@
 //! | `flock -E 75 -n FILE COMMAND` | `lockmgr run -E 75 -n NAME -- COMMAND` |
 //! | `flock -F FILE COMMAND` | `lockmgr run -F NAME -- COMMAND` |
 //! | `flock --verbose FILE COMMAND` | `lockmgr run -v NAME -- COMMAND` |
-//! | `flock 9` on a script's descriptor | `lockmgr get NAME -k --wait 1h --while $$` |
+//! | `flock -n 9` on a script's descriptor | `lockmgr get NAME -k --while $$` |
+//! | `flock -w 10 9` | `lockmgr get NAME -k --wait 10 --while $$` |
 //! | `flock -u 9` | `lockmgr unlock NAME` |
 //! | `flock -o FILE COMMAND` | always so: the command inherits no descriptor of the store |
 //! | `flock -x FILE COMMAND` | always so; `-s` is refused: there are no shared locks |
 //! | two locks: `flock A flock B COMMAND` | `lockmgr run A B -- COMMAND`, without the deadlock |
 //! | who holds it: `fuser FILE`, `lslocks` | `lockmgr list`, `lockmgr queue` |
 //!
-//! What differs: a daemon that the command leaves behind holds nothing; a command whose lease
-//! cannot be kept is ended before somebody else gets its lock (its own process, not what that started;
-//! `--on-lost warn` lets it go on); a
-//! command that is not found exits with 127, one that is not executable with 126, as in a shell,
-//! where flock exits with 69.
+//! What differs:
+//!
+//! - `flock 9` waits without a bound; `get` waits for as long as `--wait` says, or not at all.
+//! - A daemon that the command leaves behind holds nothing.
+//! - A command whose lease cannot be kept is ended before somebody else gets its lock: its own
+//!   process, not what that started. `--on-lost warn` lets it go on.
+//! - A command that is not found gives 127, one that is not executable 126, as in a shell; flock
+//!   gives 69.
 //!
 //! # Recipes
+//!
+//! Who shall exclude each other needs one store, and the default is each user's own. So jobs name
+//! it in `LOCKMGR_DB`, and the command by its path or a `PATH` that has it: cron's is short, and
+//! `cargo install` puts commands into `~/.cargo/bin`, with `--root /usr/local` into
+//! `/usr/local/bin`. Jobs of several users need a directory that they may all write to.
 //!
 //! **cron**: one run at a time, and a run that is late is left out without a word.
 //!
 //! ```text
+//! PATH=/usr/local/bin:/usr/bin:/bin
+//! LOCKMGR_DB=/var/lib/lockmgr/locks.redb
 //! */5 * * * *  lockmgr run -n -E 0 report -- /usr/local/bin/report
 //! ```
 //!
 //! **systemd timer**: wait for the nightly jobs that need the same database, an hour at most, and
-//! let systemd see a failure if that was in vain.
+//! let systemd see a failure if that was in vain. A system service has no home directory to keep
+//! a store in; `StateDirectory` makes `/var/lib/lockmgr` for it.
 //!
 //! ```text
 //! [Service]
 //! Type=oneshot
-//! ExecStart=/usr/bin/lockmgr run -w 1h -E 75 database -- /usr/local/bin/vacuum
+//! StateDirectory=lockmgr
+//! Environment=LOCKMGR_DB=/var/lib/lockmgr/locks.redb
+//! ExecStart=/usr/local/bin/lockmgr run -w 1h -E 75 database -- /usr/local/bin/vacuum
 //! ```
 //!
-//! **A shell script** that holds a lock as long as it lives, however it ends:
+//! **A shell script** that holds a lock as long as it lives, however it ends. `get` prints the
+//! lock, which cron would mail:
 //!
 //! ```text
 //! #!/bin/sh
-//! lockmgr get backup --no-timeout --wait 10m --while $$ || exit 1
+//! lockmgr get backup --no-timeout --wait 10m --while $$ >/dev/null || exit 1
 //! tar -cf /backup/home.tar /home
 //! ```
 //!
