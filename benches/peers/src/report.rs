@@ -185,7 +185,8 @@ impl Row {
         let peers: Vec<String> = self.peers.iter().map(peer).collect();
         let ratio = self.ratio.map(|ratio| {
             let Ratio { median, p25, p75 } = ratio;
-            format!("{median:.2} ({p25:.2} – {p75:.2})")
+            let (median, p25, p75) = (plain(median), plain(p25), plain(p75));
+            format!("{median} ({p25} – {p75})")
         });
         let verdict = match &self.verdict {
             Verdict::Met => "yes",
@@ -208,6 +209,15 @@ impl Row {
         let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
         format!("| {} |", cells.join(" | "))
     }
+}
+
+/// With two digits behind the point, or where those would be hardly one, two that say something.
+fn plain(value: f64) -> String {
+    let digits = match value {
+        _ if value > 0.0 && value < 0.1 => 1 - value.log10().floor() as i32,
+        _ => 2,
+    };
+    format!("{value:.*}", digits as usize)
 }
 
 #[derive(Debug, Default)]
@@ -275,5 +285,20 @@ impl Report {
             write(&format!("{}.svg", chart.file), chart.svg())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_ratio_keeps_two_digits() {
+        assert_eq!(plain(1.274), "1.27");
+        assert_eq!(plain(0.104), "0.10");
+        assert_eq!(plain(0.0456), "0.046");
+        assert_eq!(plain(0.002611), "0.0026");
+        assert_eq!(plain(0.0), "0.00");
+        assert_eq!(plain(f64::NAN), "NaN");
     }
 }
