@@ -58,8 +58,15 @@ def set_lock(name):
     return timed(lambda: lockmgr.set_lock(name))
 
 
-def is_locked(name):
-    return timed(lambda: lockmgr.is_locked(name))
+def is_locked(name, calls):
+    calls = int(calls)
+    lockmgr.is_locked(name)
+
+    def work():
+        for _ in range(calls):
+            lockmgr.is_locked(name)
+
+    return timed(work) // calls
 
 
 def unlock(name):

@@ -83,10 +83,15 @@ impl Contestant {
         }
     }
 
+    /// The mean of a hundred calls, after one that is not timed.
     fn is_locked(&mut self, name: &str) -> Result<Duration> {
+        const CALLS: usize = 100;
         match self {
-            Self::Ours(ours) => timed_each(100, |_| ours.is_locked(name).map(drop)),
-            Self::Django(django) => django.time(&format!("is_locked {name}")),
+            Self::Ours(ours) => {
+                ours.is_locked(name)?;
+                timed_each(CALLS, |_| ours.is_locked(name).map(drop))
+            }
+            Self::Django(django) => django.time(&format!("is_locked {name} {CALLS}")),
         }
     }
 }
