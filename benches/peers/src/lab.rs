@@ -4,7 +4,7 @@ use crate::args::{Args, Scale};
 use crate::names;
 use crate::peers::lockmgr::{self, Lockmgr};
 use crate::peers::python::Venv;
-use crate::peers::redb::{Redb, row_in};
+use crate::peers::redb::{Redb, row_of_lockmgr};
 use crate::peers::sqlite::Sqlite;
 use crate::peers::{Kind, Mode, Peer};
 use anyhow::{Context, Result};
@@ -100,7 +100,7 @@ impl Lab {
         let file = |kind: Kind| kind.file(dir.path());
 
         fill(&mut Lockmgr::open(&file(Kind::Lockmgr), Mode::Exclusive)?)?;
-        let row = row_of(&file(Kind::Lockmgr))?;
+        let row = row_of_lockmgr(&file(Kind::Lockmgr))?;
         fill(&mut Redb::create(&file(Kind::Redb), row)?)?;
         fill(&mut Sqlite::open(&file(Kind::Sqlite))?)?;
         let mut bytes = [0; 3];
@@ -130,11 +130,6 @@ fn given_venv(args: &Args) -> Result<Option<Result<Venv, String>>> {
         )),
         None => None,
     })
-}
-
-/// The bytes of a row of a closed lockmgr store.
-pub(crate) fn row_of(file: &Path) -> Result<Vec<u8>> {
-    row_in(&redb::Builder::new().open_read_only(file)?)
 }
 
 /// Takes the first so many of the names that are present.

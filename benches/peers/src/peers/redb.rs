@@ -13,9 +13,12 @@ use std::path::Path;
 const LOCKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("locks");
 /// Nobody waits, and `find` has to see that.
 const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests");
+/// One row, by which the store is known; it holds the bytes of every other.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const ROW: &str = "row";
 
 pub(crate) struct Redb {
-    pub(crate) database: Database,
+    database: Database,
     /// The bytes of every row.
     row: Vec<u8>,
 }
@@ -31,10 +34,18 @@ pub(crate) fn builder(mode: Mode) -> Builder {
     builder
 }
 
-/// A row as it stands in a redb file: lockmgr's own, or one of its peer's.
-pub(crate) fn row_in(database: &impl ReadableDatabase) -> Result<Vec<u8>> {
+/// The bytes of a row of a closed lockmgr store.
+pub(crate) fn row_of_lockmgr(file: &Path) -> Result<Vec<u8>> {
+    let database = Builder::new().open_read_only(file)?;
     let locks = database.begin_read()?.open_table(LOCKS)?;
     let (_, row) = locks.first()?.context("the store has no row")?;
+    Ok(row.value().to_vec())
+}
+
+/// What every program looks at first: whether the file is its own.
+pub(crate) fn look_at(database: &impl ReadableDatabase) -> Result<Vec<u8>> {
+    let meta = database.begin_read()?.open_table(META)?;
+    let row = meta.get(ROW)?.context("the store is another's")?;
     Ok(row.value().to_vec())
 }
 
@@ -45,14 +56,14 @@ impl Redb {
         let tx = database.begin_write()?;
         tx.open_table(LOCKS)?;
         tx.open_table(REQUESTS)?;
+        tx.open_table(META)?.insert(ROW, row.as_slice())?;
         tx.commit()?;
         Ok(Self { database, row })
     }
 
-    /// A store that has a row, which all others are like.
     pub(crate) fn open(file: &Path, mode: Mode) -> Result<Self> {
         let database = builder(mode).open(file)?;
-        let row = row_in(&database)?;
+        let row = look_at(&database)?;
         Ok(Self { database, row })
     }
 

@@ -3,10 +3,10 @@
 
 use super::count;
 use crate::child::Child;
-use crate::lab::{Lab, builder_with, fill, row_of};
+use crate::lab::{Lab, builder_with, fill};
 use crate::names;
 use crate::peers::lockmgr::Lockmgr;
-use crate::peers::redb::Redb;
+use crate::peers::redb::{Redb, row_of_lockmgr};
 use crate::peers::{Kind, LEASE, Mode};
 use crate::report::{Figure, Report, Row, Unit};
 use crate::stats::{Sample, micros, ratio, timed};
@@ -39,7 +39,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     let ours = Kind::Lockmgr.file(whole.path());
     let manager = builder_with(clock.clone()).open(&ours)?;
     fill(&mut Lockmgr::from(manager), rows, A_FILL)?;
-    let bare = Redb::create(&Kind::Redb.file(whole.path()), row_of(&ours)?);
+    let bare = Redb::create(&Kind::Redb.file(whole.path()), row_of_lockmgr(&ours)?);
     fill(&mut bare?, rows, A_FILL)?;
     clock.advance(2 * LEASE);
 

@@ -65,9 +65,9 @@ const WAYS: [(&str, &[Open]); 3] = [
     ),
 ];
 
-/// What every program looks at first, as lockmgr does: whether the file is its own.
+/// A row of a small table, as lockmgr reads one of its own.
 fn looked_at(database: impl ReadableDatabase) -> Result<()> {
-    redb::row_in(&database)?;
+    redb::look_at(&database)?;
     closed(database)
 }
 
