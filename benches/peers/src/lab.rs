@@ -102,7 +102,7 @@ impl Lab {
         fill(&mut Lockmgr::open(&file(Kind::Lockmgr), Mode::Exclusive)?)?;
         let row = row_of_lockmgr(&file(Kind::Lockmgr))?;
         fill(&mut Redb::create(&file(Kind::Redb), row)?)?;
-        fill(&mut Sqlite::open(&file(Kind::Sqlite))?)?;
+        fill(&mut Sqlite::open(&file(Kind::Sqlite), Mode::Exclusive)?)?;
         let mut bytes = [0; 3];
         for (bytes, kind) in bytes.iter_mut().zip(Kind::ALL) {
             *bytes = fs::metadata(file(kind))?.len();

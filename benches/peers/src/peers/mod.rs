@@ -64,12 +64,12 @@ impl Kind {
         Ok(match self {
             Self::Lockmgr => Box::new(lockmgr::Lockmgr::open(&file, mode)?),
             Self::Redb => Box::new(redb::Redb::open(&file, mode)?),
-            Self::Sqlite => Box::new(sqlite::Sqlite::open(&file)?),
+            Self::Sqlite => Box::new(sqlite::Sqlite::open(&file, mode)?),
         })
     }
 }
 
-/// How a redb file is shared. SQLite is always shared.
+/// How a file is shared; SQLite's too.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Exclusive,

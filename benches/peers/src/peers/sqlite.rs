@@ -1,7 +1,7 @@
 //! A lock table in SQLite: WAL, synced at every commit, immediate transactions, prepared
 //! statements, tokens that rise. A call that finds the file locked waits as long as lockmgr's.
 
-use super::{CACHE, LEASE, Peer};
+use super::{CACHE, LEASE, Mode, Peer};
 use anyhow::{Result, ensure};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::hint::black_box;
@@ -35,8 +35,8 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(crate) fn open(file: &Path) -> Result<Self> {
-        let connection = connect(file)?;
+    pub(crate) fn open(file: &Path, mode: Mode) -> Result<Self> {
+        let connection = connect(file, mode)?;
         let has_schema = connection
             .prepare("SELECT 1 FROM sqlite_master WHERE name = 'tokens'")?
             .exists([])?;
@@ -74,9 +74,13 @@ impl Sqlite {
 }
 
 /// Opens the file as far as SQLite does before the first statement.
-pub(crate) fn connect(file: &Path) -> Result<Connection> {
+pub(crate) fn connect(file: &Path, mode: Mode) -> Result<Connection> {
     let connection = Connection::open(file)?;
     connection.busy_timeout(Duration::from_secs(10))?;
+    if mode == Mode::Exclusive {
+        // Before the log is opened: so its index is in this process's memory, not shared.
+        connection.pragma_update(None, "locking_mode", "exclusive")?;
+    }
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     // Negative: in KiB.
@@ -149,5 +153,33 @@ impl Peer for Sqlite {
             found += 1;
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exclusive_connection_refuses_others_and_shares_no_memory() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("peer.sqlite");
+        let shared = dir.path().join("peer.sqlite-shm");
+        drop(Sqlite::open(&file, Mode::Exclusive)?);
+
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            let held = Sqlite::open(&file, mode)?;
+            assert_eq!(shared.exists(), mode == Mode::Shared);
+            let other = Connection::open(&file)?;
+            other.busy_timeout(Duration::ZERO)?;
+            let count = "SELECT count(*) FROM locks";
+            let answer = other.query_row(count, [], |row| row.get::<_, i64>(0));
+            match mode {
+                Mode::Exclusive => assert!(crate::peers::is_busy(&answer.unwrap_err().into())),
+                Mode::Shared => assert_eq!(answer?, 0),
+            }
+            drop(held);
+        }
+        Ok(())
     }
 }

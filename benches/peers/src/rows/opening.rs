@@ -42,7 +42,7 @@ const WAYS: [(&str, &[Open]); 3] = [
         &[
             |file| closed(lockmgr::builder(Mode::Exclusive).open(file)?),
             |file| looked_at(redb::builder(Mode::Exclusive).open(file)?),
-            open_sqlite,
+            |file| open_sqlite(file, Mode::Exclusive),
         ],
     ),
     (
@@ -50,7 +50,7 @@ const WAYS: [(&str, &[Open]); 3] = [
         &[
             |file| closed(lockmgr::builder(Mode::Shared).open(file)?),
             |file| looked_at(redb::builder(Mode::Shared).open(file)?),
-            open_sqlite,
+            |file| open_sqlite(file, Mode::Shared),
         ],
     ),
     (
@@ -78,8 +78,8 @@ fn closed<S>(store: S) -> Result<()> {
 }
 
 /// It reads the file only once it has a statement.
-fn open_sqlite(file: &Path) -> Result<()> {
-    let connection = sqlite::connect(file)?;
+fn open_sqlite(file: &Path, mode: Mode) -> Result<()> {
+    let connection = sqlite::connect(file, mode)?;
     connection.query_row("SELECT last FROM tokens", [], |_| Ok(()))?;
     closed(connection)
 }

@@ -126,18 +126,14 @@ fn writes_of_this_process() -> Option<u64> {
     line.parse().ok()
 }
 
-/// A line for each peer and mode; SQLite's modes are one.
+/// A line for each peer and mode.
 #[derive(Default)]
 struct Lines(Vec<Line>);
 
 impl Lines {
     fn push(&mut self, mode: Mode, x: usize, samples: &[Sample]) {
         for (kind, sample) in Kind::ALL.into_iter().zip(samples) {
-            let name = match (kind, mode) {
-                (Kind::Sqlite, Mode::Exclusive) => continue,
-                (Kind::Sqlite, Mode::Shared) => kind.name().to_owned(),
-                _ => format!("{}, {}", kind.name(), mode.name()),
-            };
+            let name = format!("{}, {}", kind.name(), mode.name());
             let point = (x as f64, sample.median() / 1e3);
             match self.0.iter_mut().find(|line| line.name == name) {
                 Some(line) => line.points.push(point),
