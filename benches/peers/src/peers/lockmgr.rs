@@ -31,6 +31,24 @@ impl Lockmgr {
     fn options(&self) -> SetOptions {
         SetOptions::new().timeout(self.lease)
     }
+
+    /// A write transaction over a lock that exists, which changes nothing.
+    pub(crate) fn set_unchanged(&self, present: &str) -> Result<()> {
+        self.manager
+            .set_lock([present], self.options().no_renew())?;
+        Ok(())
+    }
+
+    /// A write transaction that would take `absent`, meets `present`, and is refused by `fail`.
+    pub(crate) fn set_refused(&self, absent: &str, present: &str) -> Result<()> {
+        match self
+            .manager
+            .set_lock([absent, present], self.options().fail())
+        {
+            Err(Error::LockFail(_)) => Ok(()),
+            other => bail!("expected a refusal, got {other:?}"),
+        }
+    }
 }
 
 impl From<LockManager> for Lockmgr {
@@ -51,22 +69,6 @@ impl Peer for Lockmgr {
     fn remove(&mut self, names: &[String]) -> Result<()> {
         self.manager.unlock_all(names.iter().map(String::as_str))?;
         Ok(())
-    }
-
-    fn set_unchanged(&mut self, present: &str) -> Result<()> {
-        self.manager
-            .set_lock([present], self.options().no_renew())?;
-        Ok(())
-    }
-
-    fn set_refused(&mut self, absent: &str, present: &str) -> Result<()> {
-        match self
-            .manager
-            .set_lock([absent, present], self.options().fail())
-        {
-            Err(Error::LockFail(_)) => Ok(()),
-            other => bail!("expected a refusal, got {other:?}"),
-        }
     }
 
     fn is_locked(&mut self, name: &str) -> Result<bool> {

@@ -21,10 +21,6 @@ pub(crate) trait Peer {
     /// Takes these locks, or renews them.
     fn set(&mut self, names: &[String]) -> Result<()>;
     fn remove(&mut self, names: &[String]) -> Result<()>;
-    /// A write transaction over a lock that exists, which changes nothing.
-    fn set_unchanged(&mut self, present: &str) -> Result<()>;
-    /// A write transaction that takes `absent`, meets `present`, and is aborted.
-    fn set_refused(&mut self, absent: &str, present: &str) -> Result<()>;
     fn is_locked(&mut self, name: &str) -> Result<bool>;
     /// The whole row, and how many wait for it.
     fn find(&mut self, name: &str) -> Result<bool>;

@@ -71,6 +71,21 @@ impl Sqlite {
         let mut select = self.connection.prepare_cached(SELECT)?;
         Ok(select.exists(params![name, now()])?)
     }
+
+    /// A write transaction over a lock that exists, which changes nothing.
+    pub(crate) fn set_unchanged(&self, present: &str) -> Result<()> {
+        let tx = self.begin()?;
+        ensure!(self.exists(present)?, "{present} is not locked");
+        Ok(tx.rollback()?)
+    }
+
+    /// One that looks before it writes, as lockmgr's does, and so writes nothing.
+    pub(crate) fn set_refused(&self, absent: &str, present: &str) -> Result<()> {
+        let tx = self.begin()?;
+        ensure!(!self.exists(absent)?, "{absent} is locked");
+        ensure!(self.exists(present)?, "{present} is not locked");
+        Ok(tx.rollback()?)
+    }
 }
 
 /// Opens the file as far as SQLite does before the first statement.
@@ -110,19 +125,6 @@ impl Peer for Sqlite {
             }
         }
         Ok(tx.commit()?)
-    }
-
-    fn set_unchanged(&mut self, present: &str) -> Result<()> {
-        let tx = self.begin()?;
-        ensure!(self.exists(present)?, "{present} is not locked");
-        Ok(tx.rollback()?)
-    }
-
-    fn set_refused(&mut self, absent: &str, present: &str) -> Result<()> {
-        let tx = self.begin()?;
-        self.upsert(&tx, &[absent])?;
-        ensure!(self.exists(present)?, "{present} is not locked");
-        Ok(tx.rollback()?)
     }
 
     fn is_locked(&mut self, name: &str) -> Result<bool> {

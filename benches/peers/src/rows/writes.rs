@@ -3,9 +3,12 @@
 use super::locks;
 use crate::lab::{Lab, Stores};
 use crate::names;
+use crate::peers::lockmgr::Lockmgr;
+use crate::peers::redb::Redb;
+use crate::peers::sqlite::Sqlite;
 use crate::peers::{Kind, Mode, Peer};
 use crate::plot::{Chart, Data, Line};
-use crate::report::{Report, Row};
+use crate::report::{Figure, Report, Row, Unit};
 use crate::stats::{Sample, interleave, timed, timed_each};
 use anyhow::Result;
 
@@ -38,7 +41,8 @@ fn by_locks(lab: &Lab, report: &mut Report) -> Result<()> {
             let large = one_call(lab, &mut peers, LARGE)?;
             let what = format!("`set_lock`, {} new names; {place}", super::count(LARGE));
             report.push(Row::of_times(what, &large).at_most(1.3));
-            nothing(lab, report, &stores, &mut peers, &place)?;
+            drop(peers);
+            nothing(lab, report, &stores, mode)?;
         }
     }
     report.plot(Chart {
@@ -89,34 +93,64 @@ fn one_call(lab: &Lab, peers: &mut [Box<dyn Peer>], count: usize) -> Result<Vec<
     })
 }
 
+/// A call that commits nothing, given an absent name and one that is present.
+type Call<'a> = Box<dyn Fn(&str, &str) -> Result<()> + 'a>;
+
 /// Calls that go through a write transaction and commit nothing.
-fn nothing(
-    lab: &Lab,
-    report: &mut Report,
-    stores: &Stores,
-    peers: &mut [Box<dyn Peer>],
-    place: &str,
-) -> Result<()> {
-    const CALLS: usize = 10;
+fn nothing(lab: &Lab, report: &mut Report, stores: &Stores, mode: Mode) -> Result<()> {
+    let file = |kind: Kind| kind.file(stores.path());
+    let ours = Lockmgr::open(&file(Kind::Lockmgr), mode)?;
+    let bare = Redb::open(&file(Kind::Redb), mode)?;
+    let sqlite = Sqlite::open(&file(Kind::Sqlite), mode)?;
     let before = writes_of_this_process();
-    let unchanged = interleave(lab.scale.rounds, peers, |peer, round| {
-        let name = stores.some_name(round);
-        timed_each(CALLS, |_| peer.set_unchanged(&name))
-    })?;
-    let refused = interleave(lab.scale.rounds, peers, |peer, round| {
-        let (absent, present) = (&names::new(round, 1)[0], stores.some_name(round));
-        timed_each(CALLS, |_| peer.set_refused(absent, &present))
-    })?;
+    let unchanged = aborted(
+        lab,
+        stores,
+        [
+            Box::new(|_, present| ours.set_unchanged(present)),
+            Box::new(|absent, _| bare.insert_and_abort(absent)),
+            Box::new(|_, present| sqlite.set_unchanged(present)),
+            Box::new(|_, present| bare.look_and_abort(&[present])),
+        ],
+    )?;
+    let refused = aborted(
+        lab,
+        stores,
+        [
+            Box::new(|absent, present| ours.set_refused(absent, present)),
+            Box::new(|absent, _| bare.insert_and_abort(absent)),
+            Box::new(|absent, present| sqlite.set_refused(absent, present)),
+            Box::new(|absent, present| bare.look_and_abort(&[absent, present])),
+        ],
+    )?;
     // All of them wrote nothing, so that there was nothing to sync.
     let is_quiet = before.is_some() && before == writes_of_this_process();
     for (what, samples) in [
         ("`set_lock` that changes nothing", unchanged),
-        ("`set_lock` aborted by `fail`", refused),
+        ("`set_lock` refused by `fail`", refused),
     ] {
-        let row = Row::of_times(format!("{what}; {place}"), &samples);
-        report.push(row.at_most(2.0).and("no write, no sync", is_quiet));
+        let what = format!("{what}; {}, {}", mode.name(), locks(stores.rows));
+        report.push(
+            Row::of_times(what, &samples)
+                .with([Figure::new(
+                    "bare redb, looking only",
+                    Unit::Time,
+                    &samples[3],
+                )])
+                .at_most(2.0)
+                .note("bare redb: aborted after it inserted one row")
+                .and("no write, no sync", is_quiet),
+        );
     }
     Ok(())
+}
+
+fn aborted(lab: &Lab, stores: &Stores, mut calls: [Call<'_>; 4]) -> Result<Vec<Sample>> {
+    const CALLS: usize = 10;
+    interleave(lab.scale.rounds, &mut calls, |call, round| {
+        let (absent, present) = (&names::new(round, 1)[0], stores.some_name(round));
+        timed_each(CALLS, |_| call(absent, &present))
+    })
 }
 
 /// How often this process wrote to a file.
