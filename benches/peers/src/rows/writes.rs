@@ -3,14 +3,17 @@
 use super::locks;
 use crate::lab::{Lab, Stores};
 use crate::names;
-use crate::peers::lockmgr::Lockmgr;
+use crate::peers::lockmgr::{self, Lockmgr};
 use crate::peers::redb::Redb;
 use crate::peers::sqlite::Sqlite;
 use crate::peers::{Kind, Mode, Peer};
 use crate::plot::{Chart, Data, Line};
 use crate::report::{Figure, Report, Row, Unit};
 use crate::stats::{Sample, interleave, timed, timed_each};
-use anyhow::Result;
+use ::lockmgr::StorageCall;
+use anyhow::{Result, ensure};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Names in a large call.
 const LARGE: usize = 1_000;
@@ -102,7 +105,6 @@ fn nothing(lab: &Lab, report: &mut Report, stores: &Stores, mode: Mode) -> Resul
     let ours = Lockmgr::open(&file(Kind::Lockmgr), mode)?;
     let bare = Redb::open(&file(Kind::Redb), mode)?;
     let sqlite = Sqlite::open(&file(Kind::Sqlite), mode)?;
-    let before = writes_of_this_process();
     let unchanged = aborted(
         lab,
         stores,
@@ -123,11 +125,16 @@ fn nothing(lab: &Lab, report: &mut Report, stores: &Stores, mode: Mode) -> Resul
             Box::new(|absent, present| bare.look_and_abort(&[absent, present])),
         ],
     )?;
-    // All of them wrote nothing, so that there was nothing to sync.
-    let is_quiet = before.is_some() && before == writes_of_this_process();
-    for (what, samples) in [
-        ("`set_lock` that changes nothing", unchanged),
-        ("`set_lock` refused by `fail`", refused),
+    drop(ours);
+    let unchanged_quiet = is_quiet(stores, mode, |ours, _, present| ours.set_unchanged(present))?;
+    let refused_quiet = is_quiet(stores, mode, Lockmgr::set_refused)?;
+    for (what, samples, is_quiet) in [
+        (
+            "`set_lock` that changes nothing",
+            unchanged,
+            unchanged_quiet,
+        ),
+        ("`set_lock` refused by `fail`", refused, refused_quiet),
     ] {
         let what = format!("{what}; {}, {}", mode.name(), locks(stores.rows));
         report.push(
@@ -153,11 +160,50 @@ fn aborted(lab: &Lab, stores: &Stores, mut calls: [Call<'_>; 4]) -> Result<Vec<S
     })
 }
 
-/// How often this process wrote to a file.
-fn writes_of_this_process() -> Option<u64> {
-    let io = std::fs::read_to_string("/proc/self/io").ok()?;
-    let line = io.lines().find_map(|line| line.strip_prefix("syscw: "))?;
-    line.parse().ok()
+/// Whether lockmgr's calls neither write to their file nor sync it. Apart from the timing, as
+/// counting takes time.
+fn is_quiet(
+    stores: &Stores,
+    mode: Mode,
+    call: impl Fn(&Lockmgr, &str, &str) -> Result<()>,
+) -> Result<bool> {
+    const CALLS: usize = 100;
+    let (writes, syncs) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let (written, synced) = (Arc::clone(&writes), Arc::clone(&syncs));
+    let count = move |call: StorageCall<'_>| {
+        match call {
+            StorageCall::Write { .. } | StorageCall::SetLen { .. } => &written,
+            StorageCall::Sync => &synced,
+            _ => return Ok(()),
+        }
+        .fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    };
+    let so_far = || {
+        (
+            writes.load(Ordering::Relaxed),
+            syncs.load(Ordering::Relaxed),
+        )
+    };
+    let builder = lockmgr::builder(mode).storage_hook(count);
+    let mut ours = Lockmgr::from(builder.open(Kind::Lockmgr.file(stores.path()))?);
+
+    let before = so_far();
+    for turn in 0..CALLS {
+        let absent = names::new(turn, 1);
+        call(&ours, &absent[0], &stores.some_name(turn))?;
+    }
+    let after = so_far();
+    // A count that misses a commit would say nothing.
+    let absent = names::new(CALLS, 1);
+    ours.set(&absent)?;
+    let committed = so_far();
+    ours.remove(&absent)?;
+    ensure!(
+        committed.0 > after.0 && committed.1 > after.1,
+        "a commit was not counted"
+    );
+    Ok(before == after)
 }
 
 /// A line for each peer and mode.
