@@ -245,8 +245,9 @@ impl Report {
             text,
             "# lockmgr beside its peers\n\n{machine}\n\
              Times are medians, with quartiles in brackets. A ratio is the median of all rounds' \
-             ratios, with the quartiles of ten blocks of rounds; everybody took turns within \
-             each round. Targets met: {}, missed: {}, skipped: {}.\n\n\
+             ratios, with the quartiles of ten blocks of rounds, or of the rounds where there \
+             are fewer; the README says who took turns within each round. Targets met: {}, \
+             missed: {}, skipped: {}.\n\n\
              | what | lockmgr | peers | ratio | target | met |\n|---|---|---|---|---|---|\n",
             count(&|verdict| *verdict == Verdict::Met),
             count(&|verdict| *verdict == Verdict::Missed),

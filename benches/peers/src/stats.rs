@@ -35,8 +35,9 @@ impl FromIterator<f64> for Sample {
 }
 
 /// The median of the ratios of all rounds, and the quartiles of the medians of ten blocks of
-/// rounds one after another. Not the ratio of medians: where a disk is now fast, now slow, a
-/// median falls on either side by chance, and the ratio of two of them anywhere.
+/// rounds one after another, or of the rounds where there are fewer. Not the ratio of medians:
+/// where a disk is now fast, now slow, a median falls on either side by chance, and the ratio of
+/// two of them anywhere.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Ratio {
     pub(crate) median: f64,
@@ -67,6 +68,11 @@ pub(crate) fn jain(shares: &[f64]) -> f64 {
     sum * sum / (shares.len() as f64 * squares)
 }
 
+/// The order of so many in a round: another one first each time.
+pub(crate) fn turns(count: usize, round: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |turn| (turn + round) % count)
+}
+
 /// Measures in turns: in each round everybody once, another one first each time. What the machine
 /// does meanwhile then hits all alike. `op` says how long the part of it took that counts.
 pub(crate) fn interleave<P>(
@@ -77,8 +83,7 @@ pub(crate) fn interleave<P>(
     let mut samples = vec![Sample::default(); peers.len()];
     let warm_up = rounds / 20;
     for round in 0..warm_up + rounds {
-        for turn in 0..peers.len() {
-            let which = (turn + round) % peers.len();
+        for which in turns(peers.len(), round) {
             let took = op(&mut peers[which], round)?;
             if round >= warm_up {
                 samples[which].0.push(micros(took));

@@ -9,7 +9,7 @@ use crate::peers::lockmgr::Lockmgr;
 use crate::peers::redb::{Redb, row_of_lockmgr};
 use crate::peers::{Kind, LEASE, Mode};
 use crate::report::{Figure, Report, Row, Unit};
-use crate::stats::{Sample, micros, ratio, timed};
+use crate::stats::{Sample, micros, ratio, timed, turns};
 use crate::worker::{Call, now};
 use anyhow::{Result, ensure};
 use chrono::Utc;
@@ -46,7 +46,8 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     let (mut alone, mut amid, mut waits) = <([Sample; 2], [Sample; 2], [Sample; 2])>::default();
     for repeat in 0..lab.scale.repeats {
         lab.say(&format!("clean_locks, {}", repeat + 1));
-        for (which, kind) in [Kind::Lockmgr, Kind::Redb].into_iter().enumerate() {
+        for which in turns(2, repeat) {
+            let kind = [Kind::Lockmgr, Kind::Redb][which];
             let dir = lab.new_dir()?;
             copy(&kind.file(whole.path()), &kind.file(dir.path()))?;
             let took = timed(|| clean(kind, dir.path(), &clock, rows))?;

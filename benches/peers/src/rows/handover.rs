@@ -7,7 +7,7 @@ use crate::peers::python::{Python, Venv};
 use crate::peers::{Kind, Mode};
 use crate::plot::{Chart, Data};
 use crate::report::{Figure, Report, Row, Unit};
-use crate::stats::{Sample, micros, ratio, timed};
+use crate::stats::{Sample, micros, ratio, timed, turns};
 use crate::worker::now;
 use anyhow::Result;
 use lockmgr::LockManager;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 const WAKING: f64 = 300.0;
 
 pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
-    let (ours, commit, flock) = pairs(lab)?;
+    let [ours, commit, flock] = pairs(lab)?;
     // Round by round, as a disk that is now slow, now fast makes both so.
     let beyond = |(ours, commit): (&f64, &f64)| ours - 1.2 * commit;
     let beyond: Sample = ours.0.iter().zip(&commit.0).map(beyond).collect();
@@ -81,7 +81,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
 }
 
 /// In turns: lockmgr's, a commit of bare redb in the same mode, and flock's.
-fn pairs(lab: &Lab) -> Result<(Sample, Sample, Sample)> {
+fn pairs(lab: &Lab) -> Result<[Sample; 3]> {
     let stores = lab.new_stores(1, 1)?;
     let store = Kind::Lockmgr.file(stores.path());
     let manager = Lockmgr::open(&store, Mode::Shared)?.manager;
@@ -91,15 +91,17 @@ fn pairs(lab: &Lab) -> Result<(Sample, Sample, Sample)> {
     let mut waiter = Child::worker(&[&"wait", &"lockmgr", &store])?;
     let mut flock_waiter = Child::worker(&[&"wait", &"flock", &path])?;
 
-    let (mut ours, mut commit, mut flock) = <(Sample, Sample, Sample)>::default();
-    for _ in 0..lab.scale.rounds / 2 + 1 {
-        ours.0.push(hand_over(&manager, &mut waiter)?);
-        commit
-            .0
-            .push(micros(timed(|| bare.set(&[stores.some_name(0)]))?));
-        flock.0.push(hand_over_flock(&file, &mut flock_waiter)?);
+    let mut samples = <[Sample; 3]>::default();
+    for round in 0..lab.scale.rounds / 2 + 1 {
+        for which in turns(samples.len(), round) {
+            samples[which].0.push(match which {
+                0 => hand_over(&manager, &mut waiter)?,
+                1 => micros(timed(|| bare.set(&[stores.some_name(0)]))?),
+                _ => hand_over_flock(&file, &mut flock_waiter)?,
+            });
+        }
     }
-    Ok((ours, commit, flock))
+    Ok(samples)
 }
 
 fn hand_over(manager: &LockManager, waiter: &mut Child) -> Result<f64> {

@@ -6,7 +6,7 @@ use crate::lab::Lab;
 use crate::peers::Kind;
 use crate::plot::{Chart, Data, Line};
 use crate::report::{Figure, Report, Row, Unit};
-use crate::stats::{Sample, jain, ratio};
+use crate::stats::{Sample, jain, ratio, turns};
 use crate::worker::{Call, now};
 use anyhow::Result;
 use std::thread;
@@ -33,9 +33,9 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     for processes in PROCESSES {
         lab.say(&format!("{processes} processes writing"));
         let mut outcomes = <[Outcome; 3]>::default();
-        for _ in 0..lab.scale.repeats {
-            for (kind, outcome) in Kind::ALL.into_iter().zip(&mut outcomes) {
-                compete(lab, kind, processes, outcome)?;
+        for repeat in 0..lab.scale.repeats {
+            for which in turns(Kind::ALL.len(), repeat) {
+                compete(lab, Kind::ALL[which], processes, &mut outcomes[which])?;
             }
         }
         for (line, outcome) in lines.iter_mut().zip(&outcomes) {

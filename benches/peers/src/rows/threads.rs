@@ -6,7 +6,7 @@ use crate::peers::lockmgr::Lockmgr;
 use crate::peers::redb::Redb;
 use crate::peers::{Kind, Mode};
 use crate::report::{Figure, Report, Row, Unit};
-use crate::stats::{Sample, ratio};
+use crate::stats::{Sample, ratio, turns};
 use anyhow::{Result, ensure};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,39 +20,39 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
         let manager = Lockmgr::open(&Kind::Lockmgr.file(stores.path()), mode)?.manager;
         let bare = Redb::open(&Kind::Redb.file(stores.path()), mode)?;
         let window = lab.scale.window / 5;
-        let (mut ours, mut peer, mut many, mut bare_many) =
-            <(Sample, Sample, Sample, Sample)>::default();
-        for _ in 0..lab.scale.repeats * 2 {
-            let speed = |threads| {
-                let is_locked = |name: &str| Ok(manager.is_locked(name)?);
-                let ours = reads(threads, window, rows, is_locked)?;
-                let bare = reads(threads, window, rows, |name| bare.has(name))?;
-                anyhow::Ok((ours, bare))
-            };
-            let (one, bare_one) = speed(1)?;
-            let (all, bare_all) = speed(THREADS)?;
-            ours.0.push(all / one);
-            peer.0.push(bare_all / bare_one);
-            many.0.push(all);
-            bare_many.0.push(bare_all);
+        let speed = |which, threads| match which {
+            0 => reads(threads, window, rows, |name| Ok(manager.is_locked(name)?)),
+            _ => reads(threads, window, rows, |name| bare.has(name)),
+        };
+        let (mut gains, mut speeds) = <([Sample; 2], [Sample; 2])>::default();
+        for repeat in 0..lab.scale.repeats * 2 {
+            let mut one = [0.0; 2];
+            for which in turns(2, repeat) {
+                one[which] = speed(which, 1)?;
+            }
+            for which in turns(2, repeat) {
+                let all = speed(which, THREADS)?;
+                gains[which].0.push(all / one[which]);
+                speeds[which].0.push(all);
+            }
         }
         let place = format!("{THREADS} threads reading, {}", mode.name());
         report.push(
             Row::new(
                 format!("{place}: speed-up over one"),
-                Figure::new("lockmgr", Unit::Plain, &ours),
+                Figure::new("lockmgr", Unit::Plain, &gains[0]),
             )
-            .with([Figure::new("bare redb", Unit::Plain, &peer)])
-            .ratio(ratio(&ours, &peer))
+            .with([Figure::new("bare redb", Unit::Plain, &gains[1])])
+            .ratio(ratio(&gains[0], &gains[1]))
             .at_least(0.9),
         );
         report.push(
             Row::new(
                 format!("{place}: `is_locked` in all"),
-                Figure::new("lockmgr", Unit::PerSecond, &many),
+                Figure::new("lockmgr", Unit::PerSecond, &speeds[0]),
             )
-            .with([Figure::new("bare redb", Unit::PerSecond, &bare_many)])
-            .ratio(ratio(&many, &bare_many)),
+            .with([Figure::new("bare redb", Unit::PerSecond, &speeds[1])])
+            .ratio(ratio(&speeds[0], &speeds[1])),
         );
     }
     Ok(())
