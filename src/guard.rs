@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::grant::{Queue, live, settle};
 use crate::lock::{Deadline, Lease, Lock, LockName, Timeout, instant};
 use crate::manager::{LockManager, valid_names};
-use crate::process::Process;
+use crate::process::{Origin, Process};
 use crate::queue::{PATIENCE, Request};
 use crate::set::{GetOptions, bind};
 use crate::store::{ReadTx, WriteTx};
@@ -17,7 +17,6 @@ use chrono::{DateTime, Utc};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
-use std::process;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
@@ -286,7 +285,7 @@ impl Acquire<'_> {
             manager: self.manager.clone(),
             lease,
             wait: self.wait,
-            owner: process::id(),
+            owner: Origin::here(),
             held: Mutex::new(Held {
                 locks,
                 lost: None,
@@ -865,7 +864,7 @@ struct Shared {
     lease: Lease,
     wait: Wait,
     /// The process that may release the locks.
-    owner: u32,
+    owner: Origin,
     held: Mutex<Held>,
     /// Held by who works on the store for this guard, one after the other. What the guard knows
     /// can be asked meanwhile.
@@ -1004,7 +1003,7 @@ impl Shared {
 
     /// Releases those of the locks that are chosen, unless this process only inherited them.
     fn release(&self, is_chosen: impl Fn(&Lock) -> bool) -> Result<()> {
-        if self.owner != process::id() {
+        if self.owner.is_elsewhere() {
             self.held().locks.clear();
             return Ok(());
         }
@@ -1335,7 +1334,7 @@ impl LockGuard {
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        if self.shared.owner != process::id() {
+        if self.shared.owner.is_elsewhere() {
             // The thread that kept the lease was not forked along.
             std::mem::forget(self.keeper.take());
         }

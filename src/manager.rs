@@ -5,6 +5,7 @@ use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
 use crate::grant::{Queue, live, settle, write_settled};
 use crate::lock::{Holder, Lock, LockName, LockRef};
+use crate::process::Origin;
 use crate::queue::Request;
 use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, decide, decide_renewal,
@@ -47,8 +48,23 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     clock: Clock,
     pub(crate) locked_by: Holder,
-    /// Those that nobody waits with now.
-    watches: Mutex<Vec<Watch>>,
+    idle: Mutex<IdleWatches>,
+}
+
+/// The watches that nobody waits with now.
+#[derive(Debug)]
+struct IdleWatches {
+    watches: Vec<Watch>,
+    origin: Origin,
+}
+
+impl IdleWatches {
+    fn new() -> Self {
+        Self {
+            watches: Vec::new(),
+            origin: Origin::here(),
+        }
+    }
 }
 
 /// How long a long cleaning leaves the store to others, every time it does.
@@ -64,21 +80,26 @@ const MOST_IDLE_WATCHES: usize = 4;
 impl Inner {
     /// Lends a watch over the store's file.
     pub(crate) fn with_watch<T>(&self, wait: impl FnOnce(&mut Watch) -> T) -> T {
-        let idle = self.idle_watches().pop();
+        let idle = self.idle_watches().watches.pop();
         let mut watch = idle.unwrap_or_else(Watch::new);
         watch.watch_file(self.store.path());
         let result = wait(&mut watch);
         watch.watch_processes(&[]);
         let mut idle = self.idle_watches();
-        if idle.len() < MOST_IDLE_WATCHES {
-            idle.push(watch);
+        if idle.watches.len() < MOST_IDLE_WATCHES {
+            idle.watches.push(watch);
         }
         drop(idle);
         result
     }
 
-    fn idle_watches(&self) -> MutexGuard<'_, Vec<Watch>> {
-        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle_watches(&self) -> MutexGuard<'_, IdleWatches> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.origin.is_elsewhere() {
+            // Shared with the parent, each would take notices that are the other's.
+            *idle = IdleWatches::new();
+        }
+        idle
     }
 }
 
@@ -300,7 +321,7 @@ impl Builder {
             store,
             clock: self.clock,
             locked_by,
-            watches: Mutex::default(),
+            idle: Mutex::new(IdleWatches::new()),
         })))
     }
 }

@@ -46,6 +46,31 @@ impl Process {
     }
 }
 
+/// The process that made something which no child that it forks off may use.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pid: u32,
+    /// None where the system does not let it be told.
+    forks: Option<forkguard::Guard>,
+}
+
+impl Origin {
+    pub(crate) fn here() -> Self {
+        Self {
+            pid: std::process::id(),
+            forks: forkguard::Guard::try_new().ok(),
+        }
+    }
+
+    /// Whether this is another process, forked off since. It takes both to tell: a child may have
+    /// its parent's number, as the first in a pid namespace of its own, and one that was made by
+    /// `clone` or `_Fork` ran no handlers.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        let mut forks = self.forks.clone();
+        self.pid != std::process::id() || forks.as_mut().is_some_and(|it| it.detected_fork())
+    }
+}
+
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Process({} started at {})", self.pid, self.started)

@@ -10,7 +10,7 @@ mod turns;
 use crate::clock::{Moment, coarse_millis};
 use crate::error::{Error, Result};
 use crate::lock::{Lock, LockName};
-use crate::process::Process;
+use crate::process::{Origin, Process};
 use crate::queue::Request;
 use crate::record::{self, BadRow, Digest, State};
 use crate::storage::StorageHook;
@@ -29,9 +29,8 @@ use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 use turns::Turns;
@@ -101,6 +100,8 @@ pub(crate) struct Store {
 }
 
 struct Handle {
+    /// Where no other process writes. Dropped before the database that it is of.
+    kept: Option<Kept>,
     database: Opened,
     /// Which file that is: the one of this name, until somebody deletes or replaces it.
     identity: Option<Identity>,
@@ -110,9 +111,7 @@ struct Handle {
     is_checked: AtomicBool,
     /// The process that opened it. One that is forked off shares the open file, and so the locks
     /// on it: it has to open its own.
-    process_id: u32,
-    /// Tells whether that was since, where the system lets it.
-    forks: Option<forkguard::Guard>,
+    origin: Origin,
 }
 
 enum Opened {
@@ -131,39 +130,43 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    fn new(database: Opened, metadata: &fs::Metadata) -> Self {
+    fn new(database: Opened, mode: Mode, metadata: &fs::Metadata) -> Self {
         Self {
+            kept: (mode == Mode::Exclusive).then(Kept::default),
             database,
             identity: Identity::of(metadata),
             seen_at: AtomicU64::new(coarse_millis()),
             is_checked: AtomicBool::new(false),
-            process_id: process::id(),
-            forks: forkguard::Guard::try_new().ok(),
+            origin: Origin::here(),
         }
     }
 
-    fn is_inherited(&self) -> bool {
-        self.process_id != process::id()
-    }
-
-    /// The same without a system call, where that can be: one that was made by the call `clone`
-    /// itself, without the C library, is told by [`is_current`](Self::is_current) alone.
-    fn is_forked_off(&self) -> bool {
-        match self.forks.clone() {
-            Some(mut forks) => forks.detected_fork(),
-            None => self.is_inherited(),
+    /// The store as it was committed last.
+    fn snapshot(&self, at: At<'_>) -> Result<Arc<Snapshot>> {
+        let begin = || {
+            let txn = match &self.database {
+                Opened::Writer(database, _) => database.begin_read(),
+                Opened::Reader(database) => database.begin_read(),
+            };
+            Snapshot::of(txn.map_err(|error| at.failed(error))?, at).map(Arc::new)
+        };
+        match &self.kept {
+            Some(kept) => kept.get_or(begin),
+            None => begin(),
         }
     }
 
-    fn begin_read(&self) -> Result<ReadTransaction, redb::TransactionError> {
-        match &self.database {
-            Opened::Writer(database, _) => database.begin_read(),
-            Opened::Reader(database) => database.begin_read(),
-        }
+    fn commit(&self, txn: WriteTransaction) -> Result<(), redb::CommitError> {
+        // Before, as redb uses no page again that a snapshot may still need; and after, for those
+        // who looked meanwhile.
+        self.kept.iter().for_each(Kept::forget);
+        let result = txn.commit();
+        self.kept.iter().for_each(Kept::forget);
+        result
     }
 
-    /// Whether it is this process's, and the name still leads to this file. Looked up at most every
-    /// so often, by who only reads.
+    /// Whether the name still leads to this file. Looked up at most every so often, by who only
+    /// reads.
     fn is_current(&self, path: &Path, looks: Duration) -> bool {
         let now = coarse_millis();
         let unseen = now.saturating_sub(self.seen_at.load(Ordering::Relaxed));
@@ -171,13 +174,44 @@ impl Handle {
             return true;
         }
         self.seen_at.store(now, Ordering::Relaxed);
-        if self.is_inherited() {
-            return false;
-        }
         match fs::metadata(path) {
             Ok(metadata) => Identity::of(&metadata) == self.identity,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
+    }
+}
+
+/// The snapshot that was read last, for as long as nothing is committed: to begin another costs
+/// more than to read a row of it.
+#[derive(Default)]
+struct Kept {
+    slot: RwLock<Option<Arc<Snapshot>>>,
+    /// How often it was forgotten: changed with the slot, so that none from before gets there.
+    forgotten: AtomicU64,
+}
+
+impl Kept {
+    fn get_or(&self, begin: impl FnOnce() -> Result<Arc<Snapshot>>) -> Result<Arc<Snapshot>> {
+        let kept = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(snapshot) = &*kept {
+            return Ok(Arc::clone(snapshot));
+        }
+        let forgotten = self.forgotten.load(Ordering::Relaxed);
+        drop(kept);
+        let snapshot = begin()?;
+        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        if self.forgotten.load(Ordering::Relaxed) == forgotten {
+            *slot = Some(Arc::clone(&snapshot));
+        }
+        Ok(snapshot)
+    }
+
+    fn forget(&self) {
+        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+        let snapshot = slot.take();
+        drop(slot);
+        drop(snapshot);
     }
 }
 
@@ -245,16 +279,12 @@ impl Store {
             let Some(handle) = self.current_handle(SEEN_WHILE_READING)? else {
                 return body(&ReadTx { tables: None, at });
             };
-            let txn = handle.begin_read().map_err(|error| at.failed(error))?;
-            let locks = txn.open_table(LOCKS).map_err(|error| at.failed(error))?;
-            body(&ReadTx {
-                tables: Some(Tables {
-                    locks,
-                    txn,
-                    is_checked: &handle.is_checked,
-                }),
-                at,
-            })
+            let snapshot = handle.snapshot(at)?;
+            let tables = Some(Tables {
+                snapshot: &snapshot,
+                is_checked: &handle.is_checked,
+            });
+            body(&ReadTx { tables, at })
         })
     }
 
@@ -270,20 +300,17 @@ impl Store {
             let turn = self.turns.take(self.config.busy_timeout);
             let _turn = turn.ok_or_else(|| at.busy())?;
             let handle = self.current_handle(Duration::ZERO)?;
-            let Some(Handle {
-                database: Opened::Writer(database, file),
-                is_checked,
-                ..
-            }) = handle.as_deref()
+            let Some((handle, Opened::Writer(database, file))) =
+                handle.as_deref().map(|handle| (handle, &handle.database))
             else {
                 let read_only = "the store was opened read-only";
                 let denied = io::Error::new(io::ErrorKind::PermissionDenied, read_only);
                 return Err(at.io(denied));
             };
             let txn = database.begin_write().map_err(|error| at.failed(error))?;
-            match WriteTx::run(&txn, is_checked, at, body) {
+            match WriteTx::run(&txn, &handle.is_checked, at, body) {
                 Ok((value, outcome @ (Outcome::Changed | Outcome::Awaited))) => {
-                    match txn.commit() {
+                    match handle.commit(txn) {
                         Ok(()) => {
                             if outcome == Outcome::Awaited {
                                 announce(file);
@@ -343,7 +370,7 @@ impl Store {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(inherited) = handle.as_ref().filter(|it| it.is_inherited()) {
+        if let Some(inherited) = handle.as_ref().filter(|it| it.origin.is_elsewhere()) {
             // Closing it would free the locks of the process that opened it.
             std::mem::forget(Arc::clone(inherited));
             return;
@@ -375,7 +402,7 @@ impl Store {
             slot.clone()
         };
         match opened() {
-            Some(handle) if !handle.is_forked_off() => return Ok(Some(handle)),
+            Some(handle) if !handle.origin.is_elsewhere() => return Ok(Some(handle)),
             Some(_) => self.close(),
             None => {}
         }
@@ -413,7 +440,11 @@ impl Store {
                 Ok(database) => {
                     at.check_format(&database, &copy)?;
                     let metadata = copy.metadata().map_err(|error| at.io(error))?;
-                    return Ok(Handle::new(Opened::Writer(database, copy), &metadata));
+                    return Ok(Handle::new(
+                        Opened::Writer(database, copy),
+                        self.config.mode,
+                        &metadata,
+                    ));
                 }
                 Err(error) => pause.after(error, at)?,
             }
@@ -438,7 +469,11 @@ impl Store {
             match self.builder().open_read_only_with_backend(backend) {
                 Ok(database) => {
                     return Ok(match at.format_of(|| database.begin_read(), &copy)? {
-                        Format::Ours => Some(Handle::new(Opened::Reader(database), &metadata)),
+                        Format::Ours => Some(Handle::new(
+                            Opened::Reader(database),
+                            Mode::ReadOnly,
+                            &metadata,
+                        )),
                         Format::None => None,
                     });
                 }
@@ -800,7 +835,34 @@ impl Pause {
     }
 }
 
-/// A snapshot of the store.
+/// The store as it was after some commit.
+struct Snapshot {
+    locks: ReadOnlyTable<&'static str, &'static [u8]>,
+    /// Opened where the queue is looked at.
+    requests: OnceLock<ReadOnlyTable<u64, &'static [u8]>>,
+    txn: ReadTransaction,
+}
+
+impl Snapshot {
+    fn of(txn: ReadTransaction, at: At<'_>) -> Result<Self> {
+        Ok(Self {
+            locks: txn.open_table(LOCKS).map_err(|error| at.failed(error))?,
+            requests: OnceLock::new(),
+            txn,
+        })
+    }
+
+    fn requests(&self, at: At<'_>) -> Result<&ReadOnlyTable<u64, &'static [u8]>> {
+        if let Some(requests) = self.requests.get() {
+            return Ok(requests);
+        }
+        let requests = self.txn.open_table(REQUESTS);
+        let requests = requests.map_err(|error| at.failed(error))?;
+        Ok(self.requests.get_or_init(|| requests))
+    }
+}
+
+/// A look at a snapshot of the store.
 pub(crate) struct ReadTx<'a> {
     /// None where there is no file.
     tables: Option<Tables<'a>>,
@@ -808,8 +870,7 @@ pub(crate) struct ReadTx<'a> {
 }
 
 struct Tables<'a> {
-    locks: ReadOnlyTable<&'static str, &'static [u8]>,
-    txn: ReadTransaction,
+    snapshot: &'a Snapshot,
     is_checked: &'a AtomicBool,
 }
 
@@ -817,9 +878,9 @@ impl Tables<'_> {
     /// Before the first answer that a row is absent: whether all are there.
     fn check(&self, at: At<'_>) -> Result<()> {
         once(self.is_checked, || {
-            let meta = self.txn.open_table(META);
-            let meta = meta.map_err(|error| at.failed(error))?;
-            at.check_rows(&self.locks, state_in(&meta, at)?.rows)
+            let Snapshot { locks, txn, .. } = self.snapshot;
+            let meta = txn.open_table(META).map_err(|error| at.failed(error))?;
+            at.check_rows(locks, state_in(&meta, at)?.rows)
         })
     }
 }
@@ -839,7 +900,7 @@ impl ReadTx<'_> {
         let Some(tables) = &self.tables else {
             return Ok(false);
         };
-        let row = tables.locks.get(name);
+        let row = tables.snapshot.locks.get(name);
         match row.map_err(|error| self.at.failed(error))? {
             Some(row) => {
                 let term = record::term(name, row.value());
@@ -854,7 +915,7 @@ impl ReadTx<'_> {
         let Some(tables) = &self.tables else {
             return Ok(None);
         };
-        let row = get(&tables.locks, name, self.at)?;
+        let row = get(&tables.snapshot.locks, name, self.at)?;
         if row.is_none() {
             tables.check(self.at)?;
         }
@@ -868,7 +929,8 @@ impl ReadTx<'_> {
         };
         tables.check(self.at)?;
         let mut found = Vec::new();
-        for entry in ReadableTable::range(&tables.locks, prefix..).map_err(|e| self.at.failed(e))? {
+        let locks = &tables.snapshot.locks;
+        for entry in ReadableTable::range(locks, prefix..).map_err(|e| self.at.failed(e))? {
             let (name, row) = entry.map_err(|error| self.at.failed(error))?;
             if !name.value().starts_with(prefix) {
                 break;
@@ -881,7 +943,7 @@ impl ReadTx<'_> {
     /// The request of that number.
     pub(crate) fn request(&self, number: u64) -> Result<Option<Request>> {
         match self.queue()? {
-            Some(requests) => request_in(&requests, number, self.at),
+            Some(requests) => request_in(requests, number, self.at),
             None => Ok(None),
         }
     }
@@ -889,7 +951,7 @@ impl ReadTx<'_> {
     /// All requests, in their order.
     pub(crate) fn requests(&self) -> Result<Vec<Request>> {
         match self.queue()? {
-            Some(requests) => requests_in(&requests, self.at),
+            Some(requests) => requests_in(requests, self.at),
             None => Ok(Vec::new()),
         }
     }
@@ -901,15 +963,15 @@ impl ReadTx<'_> {
         see: impl FnMut(Request) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         match self.queue()? {
-            Some(requests) => each_request(&requests, numbers, self.at, see),
+            Some(requests) => each_request(requests, numbers, self.at, see),
             None => Ok(()),
         }
     }
 
-    fn queue(&self) -> Result<Option<ReadOnlyTable<u64, &'static [u8]>>> {
-        let open = |tables: &Tables<'_>| tables.txn.open_table(REQUESTS);
-        let opened = self.tables.as_ref().map(open).transpose();
-        opened.map_err(|error| self.at.failed(error))
+    fn queue(&self) -> Result<Option<&ReadOnlyTable<u64, &'static [u8]>>> {
+        let tables = self.tables.as_ref();
+        let requests = tables.map(|tables| tables.snapshot.requests(self.at));
+        requests.transpose()
     }
 }
 

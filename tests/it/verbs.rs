@@ -8,6 +8,7 @@ use lockmgr::{
 };
 use std::io::ErrorKind;
 use std::slice;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -736,6 +737,33 @@ fn a_bound_of_zero_creates_and_uses_a_store_that_nobody_keeps_busy() {
 }
 
 #[test]
+fn what_a_call_has_done_every_thread_sees_from_then_on() {
+    const LAST: u64 = 600;
+    for builder in [LockManager::builder(), LockManager::builder().exclusive()] {
+        let home = Home::new();
+        let manager = builder.open(home.db()).unwrap();
+        let done = AtomicU64::new(0);
+        let watch = || {
+            let mut seen = 0;
+            while seen < LAST {
+                seen = done.load(Ordering::Acquire);
+                let lock = manager.find(seen.to_string()).unwrap();
+                assert_eq!(lock.map_or(0, |lock| lock.token()), seen);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(watch);
+            }
+            for round in 1..=LAST {
+                manager.get_lock(round.to_string(), get()).unwrap();
+                done.store(round, Ordering::Release);
+            }
+        });
+    }
+}
+
+#[test]
 fn what_is_dead_does_not_fill_the_file() {
     let home = Home::new();
     let clock = ManualClock::new(noon());
@@ -748,6 +776,8 @@ fn what_is_dead_does_not_fill_the_file() {
     let options = SetOptions::new().timeout(Duration::from_secs(1));
     for set in 0..200 {
         manager.set_lock(names(set), options.clone()).unwrap();
+        // What was read last keeps no page of the file from being used again.
+        assert_eq!(manager.locks("").unwrap().len(), 250);
         clock.advance(Duration::from_secs(1));
     }
     let alone = Home::new();
