@@ -302,6 +302,14 @@ impl Timeout {
         Ok(deadline.map(|deadline| instant(deadline.wall)))
     }
 
+    /// The same, with one word for what never ends.
+    pub(crate) fn normal(self) -> Self {
+        match self {
+            Self::After(timeout) => timeout.into(),
+            Self::Never => Self::Never,
+        }
+    }
+
     /// The deadline of a lease that begins now; none where it never ends.
     pub(crate) fn deadline(self, now: Moment) -> Result<Option<Deadline>, InvalidTimeout> {
         match self {

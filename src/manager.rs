@@ -11,7 +11,7 @@ use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, decide, decide_renewal,
 };
 use crate::storage::{StorageCall, StorageHook};
-use crate::store::{CLEANED_AT_A_TIME, Config, Mode, Store, WriteTx};
+use crate::store::{CLEANED_AT_A_TIME, Config, MUCH, Mode, Store, WriteTx};
 use crate::wait::Watch;
 use std::collections::HashMap;
 use std::io;
@@ -69,6 +69,10 @@ impl IdleWatches {
 
 /// How long a long cleaning leaves the store to others, every time it does.
 const BREATH: Duration = Duration::from_millis(1);
+
+/// Commits in a row that cut nothing off the file, and the last that is tried: the first ones may
+/// only free what the end of the file still held.
+const MOST_FRUITLESS: usize = 3;
 
 /// Names that a call with `fail` looks up before it creates the first of them: so many cost little
 /// beside the commit, and of more, most are new where the first are.
@@ -736,7 +740,8 @@ impl LockManager {
     /// locks remove what they find expired on the way. It reclaims space at once.
     ///
     /// Of many rows it removes some in each of several transactions, so that other calls get their
-    /// turn between them, and then makes the file smaller in several steps.
+    /// turn between them, and then makes the file smaller in several steps, as far as its end is
+    /// free; what is left of that goes when the last process closes the store.
     ///
     /// # Errors
     /// Those of the store. [`Error::StoreBusy`] where all its waits together came to the
@@ -774,8 +779,14 @@ impl LockManager {
                     thread::sleep(BREATH);
                 }
             }
-            // Of fewer rows nothing is left that takes long; and what fails is done at closing.
-            while removed > CLEANED_AT_A_TIME && store.cut_off("clean").unwrap_or(false) {
+            // Fewer rows leave little behind; and what fails here is done at closing.
+            let mut fruitless = 0;
+            while removed > CLEANED_AT_A_TIME && fruitless < MOST_FRUITLESS {
+                match store.cut_off("clean") {
+                    Ok(0) => fruitless += 1,
+                    Ok(cut) if cut > MUCH => fruitless = 0,
+                    _ => break,
+                }
                 thread::sleep(BREATH);
             }
             Ok(removed)

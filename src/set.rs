@@ -119,7 +119,7 @@ impl GetOptions {
     pub(crate) fn into_lease(self, default: &Holder, now: Moment) -> Result<Lease> {
         self.timeout.deadline(now)?;
         Ok(Lease {
-            timeout: self.timeout,
+            timeout: self.timeout.normal(),
             locked_by: match self.locked_by {
                 Some(holder) => Holder::new(&holder)?,
                 None => default.clone(),
@@ -686,6 +686,15 @@ mod tests {
             .lease
             .create(name, 7, NOW)
             .unwrap()
+    }
+
+    #[test]
+    fn a_timeout_of_zero_is_none_whichever_way_it_was_written() {
+        let zero = Duration::ZERO;
+        for timeout in [zero.into(), Timeout::After(zero), Timeout::Never] {
+            let request = request(SetOptions::new().timeout(timeout));
+            assert_eq!(request.lease.timeout, Timeout::Never);
+        }
     }
 
     #[test]

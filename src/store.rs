@@ -55,8 +55,8 @@ const JUDGED_PER_CREATED: usize = 2;
 
 /// Rows that one transaction of a cleaning looks at: some tens of milliseconds of work.
 pub(crate) const CLEANED_AT_A_TIME: usize = 50_000;
-/// Bytes of a file that are cut off in a few milliseconds.
-const MUCH: u64 = 16 << 20;
+/// Bytes of a file that are worth a commit to be cut off.
+pub(crate) const MUCH: u64 = 1 << 20;
 
 /// How long a file may have been deleted or replaced before who only reads it takes notice.
 const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
@@ -338,16 +338,16 @@ impl Store {
     }
 
     /// Makes a commit that changes nothing, for redb to cut off a half of what is free at the end of
-    /// the file, and says whether that was much. All that is left is cut off at once where the
-    /// last handle is closed, and others wait for that: 0.2 ms for each MiB.
-    pub(crate) fn cut_off(&self, action: &'static str) -> Result<bool> {
+    /// the file, and says by how many bytes that made it shorter. All that is left is cut off at
+    /// once where the last handle is closed, and others wait for that: 0.2 ms for each MiB.
+    pub(crate) fn cut_off(&self, action: &'static str) -> Result<u64> {
         let len = || fs::metadata(self.path()).map_or(0, |metadata| metadata.len());
         let before = len();
         self.write(action, |tx| {
             tx.is_changed = true;
             Ok(())
         })?;
-        Ok(before.saturating_sub(len()) > MUCH)
+        Ok(before.saturating_sub(len()))
     }
 
     /// Runs one call within its bound. Where storage failed it the handle is closed, so that the
@@ -411,19 +411,20 @@ impl Store {
         if let Some(handle) = opened() {
             return Ok(Some(handle));
         }
-        let open = |deadline| match self.config.mode {
-            Mode::ReadOnly => self.open_reader(deadline),
-            Mode::Shared | Mode::Exclusive => self.open_writer(deadline).map(Some),
+        let handle = match self.config.mode {
+            Mode::ReadOnly => self.open_reader()?,
+            Mode::Shared | Mode::Exclusive => Some(self.open_writer()?),
         };
-        let handle = bounded::wait(self.config.busy_timeout, open)?.map(Arc::new);
+        let handle = handle.map(Arc::new);
         let mut slot = self.handle.write().unwrap_or_else(PoisonError::into_inner);
         slot.clone_from(&handle);
         Ok(handle)
     }
 
-    fn open_writer(&self, deadline: Instant) -> Result<Handle> {
+    fn open_writer(&self) -> Result<Handle> {
         let at = self.at("open");
-        let mut pause = Pause::until(deadline);
+        let deadline = Instant::now() + self.config.busy_timeout;
+        let mut pause = Pause::default();
         let mut was_created = false;
         loop {
             let Some(file) = self.open_file(File::options().read(true).write(true))? else {
@@ -451,9 +452,10 @@ impl Store {
         }
     }
 
-    fn open_reader(&self, deadline: Instant) -> Result<Option<Handle>> {
+    fn open_reader(&self) -> Result<Option<Handle>> {
         let at = self.at("open");
-        let mut pause = Pause::until(deadline);
+        let deadline = Instant::now() + self.config.busy_timeout;
+        let mut pause = Pause::default();
         let mut was_repaired = false;
         loop {
             let Some(file) = self.open_file(File::options().read(true))? else {
@@ -479,7 +481,7 @@ impl Store {
                 }
                 // Once more, as another process may have died since.
                 Err(DatabaseError::RepairAborted) if !was_repaired || Instant::now() < deadline => {
-                    self.repair(deadline)?;
+                    self.repair()?;
                     was_repaired = true;
                 }
                 Err(DatabaseError::RepairAborted) => {
@@ -491,7 +493,7 @@ impl Store {
     }
 
     /// Repairs what a process that died left behind: opening for writing does, reading may not.
-    fn repair(&self, deadline: Instant) -> Result<()> {
+    fn repair(&self) -> Result<()> {
         let at = self.at("repair");
         let writer = Self {
             config: Config {
@@ -503,7 +505,7 @@ impl Store {
             turns: Turns::default(),
             failure: self.failure.clone(),
         };
-        match writer.open_writer(deadline)?.database {
+        match writer.open_writer()?.database {
             Opened::Writer(database, _) => database.close().map_err(|error| at.failed(error)),
             Opened::Reader(_) => Ok(()),
         }
@@ -811,27 +813,30 @@ impl At<'_> {
 /// Waits between attempts to open a file that another process has to itself; for that the kernel
 /// has no queue.
 struct Pause {
-    deadline: Instant,
     next: Duration,
 }
 
-impl Pause {
-    fn until(deadline: Instant) -> Self {
+impl Default for Pause {
+    fn default() -> Self {
         Self {
-            deadline,
             next: Duration::from_millis(1),
         }
     }
+}
 
+impl Pause {
     fn after(&mut self, error: DatabaseError, at: At<'_>) -> Result<()> {
         let error = at.failed(error);
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if !matches!(error, Error::StoreBusy { .. }) || left.is_zero() {
+        if !matches!(error, Error::StoreBusy { .. }) {
             return Err(error);
         }
-        thread::sleep(self.next.min(left));
+        let may_go_on = bounded::wait(at.config.busy_timeout, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            thread::sleep(self.next.min(left));
+            !left.is_zero()
+        });
         self.next = (self.next * 2).min(LONGEST_PAUSE);
-        Ok(())
+        may_go_on.then_some(()).ok_or(error)
     }
 }
 
