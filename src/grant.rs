@@ -6,7 +6,7 @@
 
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
-use crate::lock::{Lock, LockName, Timeout};
+use crate::lock::{Lease, Lock, LockName, Timeout};
 use crate::queue::{self, PATIENCE, Request, Verdict};
 use crate::store::{Store, WriteTx};
 use std::collections::HashMap;
@@ -85,6 +85,44 @@ pub(crate) fn settle(tx: &mut WriteTx<'_>, now: Moment) -> Result<Queue> {
     Ok(Queue { requests, claims })
 }
 
+/// Creates a lock that is absent.
+pub(crate) fn create(
+    tx: &mut WriteTx<'_>,
+    lease: &Lease,
+    name: LockName,
+    now: Moment,
+) -> Result<Lock> {
+    // Before the new row is there: to read those costs more.
+    tx.sweep(1, now)?;
+    put_new(tx, lease, name, None, now)
+}
+
+/// Creates locks that are absent, for who asked by the request of this id, if by any.
+pub(crate) fn create_all(
+    tx: &mut WriteTx<'_>,
+    lease: &Lease,
+    names: &[LockName],
+    request: Option<u64>,
+    now: Moment,
+) -> Result<Vec<Lock>> {
+    tx.sweep(names.len(), now)?;
+    let put_new = |name: &LockName| put_new(tx, lease, name.clone(), request, now);
+    names.iter().map(put_new).collect()
+}
+
+fn put_new(
+    tx: &mut WriteTx<'_>,
+    lease: &Lease,
+    name: LockName,
+    request: Option<u64>,
+    now: Moment,
+) -> Result<Lock> {
+    let mut lock = lease.create(name, tx.next_token()?, now)?;
+    lock.request = request;
+    tx.put(&lock)?;
+    Ok(lock)
+}
+
 fn grant(tx: &mut WriteTx<'_>, request: &Request, timeout: Timeout, now: Moment) -> Result<()> {
     let mut lease = request.lease.clone();
     lease.timeout = timeout;
@@ -92,14 +130,7 @@ fn grant(tx: &mut WriteTx<'_>, request: &Request, timeout: Timeout, now: Moment)
     if lease.timeout.deadline(now).is_err() {
         return Ok(());
     }
-    for name in &request.names {
-        let lock = lease.create(name.clone(), tx.next_token()?, now)?;
-        tx.put(&Lock {
-            request: Some(request.id),
-            ..lock
-        })?;
-    }
-    tx.sweep(request.names.len(), now)
+    create_all(tx, &lease, &request.names, Some(request.id), now).map(drop)
 }
 
 fn shorter(a: Timeout, b: Timeout) -> Timeout {

@@ -5,7 +5,7 @@
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::grant::{Queue, live, settle};
+use crate::grant::{Queue, create_all, live, settle};
 use crate::lock::{Deadline, Lease, Lock, LockName, Timeout, instant};
 use crate::manager::{LockManager, valid_names};
 use crate::process::{Origin, Process};
@@ -375,7 +375,7 @@ impl Asker<'_> {
         now: Moment,
     ) -> Result<Answer> {
         let Some(obstacle) = first_obstacle(tx, queue, names, now)? else {
-            return self.take(tx, names, now).map(Answer::Granted);
+            return create_all(tx, self.lease, names, None, now).map(Answer::Granted);
         };
         if matches!(self.wait, Wait::Not) || until.is_some_and(|until| until.is_over(now)) {
             return Err(obstacle);
@@ -394,17 +394,6 @@ impl Asker<'_> {
         };
         tx.put_request(&request)?;
         Ok(Answer::Queued(Box::new(request)))
-    }
-
-    fn take(&self, tx: &mut WriteTx<'_>, names: &[LockName], now: Moment) -> Result<Vec<Lock>> {
-        let mut locks = Vec::with_capacity(names.len());
-        for name in names {
-            let lock = self.lease.create(name.clone(), tx.next_token()?, now)?;
-            tx.put(&lock)?;
-            locks.push(lock);
-        }
-        tx.sweep(locks.len(), now)?;
-        Ok(locks)
     }
 }
 
@@ -673,7 +662,7 @@ impl Place<'_> {
             };
             match first_obstacle(tx, &queue, &self.request.names, now)? {
                 Some(obstacle) => Ok(Err(obstacle)),
-                None => self.asker.take(tx, &self.request.names, now).map(Ok),
+                None => create_all(tx, self.asker.lease, &self.request.names, None, now).map(Ok),
             }
         })
     }

@@ -3,12 +3,13 @@
 
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
-use crate::grant::{Queue, live, settle, write_settled};
+use crate::grant::{Queue, create, live, settle, write_settled};
 use crate::lock::{Holder, Lock, LockName, LockRef};
 use crate::process::Origin;
 use crate::queue::Request;
 use crate::set::{
-    Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, decide, decide_renewal,
+    Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, SetRequest, decide,
+    decide_renewal,
 };
 use crate::storage::{StorageCall, StorageHook};
 use crate::store::{CLEANED_AT_A_TIME, Config, MUCH, Mode, Store, WriteTx};
@@ -402,58 +403,14 @@ impl LockManager {
             return Ok(LockSetResult::default());
         }
         self.write("set locks in", |tx, queue, now| {
-            let mut result = LockSetResult::with_capacity(names.len());
             if request.fail {
-                // A refusal in sight leaves nothing to undo.
-                for (place, name) in names.iter().take(LOOKED_UP_FIRST).enumerate() {
-                    if names[..place].contains(name) {
-                        break;
-                    }
-                    match queue.live(tx, name, now)? {
-                        Some(lock) => return Err(Error::LockFail(Box::new(lock))),
-                        None if queue.is_promised(name) => break,
-                        None => {}
-                    }
-                }
+                refuse_in_sight(tx, queue, &names, now)?;
             }
-            let count = names.len();
-            for (place, mut name) in names.into_iter().enumerate() {
-                // The names of one call are mostly alike: after a new one, writing the next as new
-                // costs less than looking it up first.
-                let present = match result.ends_with_new() && queue.is_empty() {
-                    true => None,
-                    false => queue.live(tx, &name, now)?,
-                };
-                let decide = |present, result: &LockSetResult| {
-                    decide(present, &request, now).map_err(|error| undone_with(result, error))
-                };
-                let mut decision = decide(present, &result)?;
-                if matches!(decision, Decision::Create) && !queue.is_promised(&name) {
-                    // Before the new rows are there: to read those costs more.
-                    if result.counts().created == 0 {
-                        tx.sweep(count - place, now)?;
-                    }
-                    let lock = request.lease.create(name, tx.next_token()?, now)?;
-                    match tx.put_new(&lock, now)? {
-                        None => {
-                            result.created(lock);
-                            continue;
-                        }
-                        present => decision = decide(present, &result)?,
-                    }
-                    name = lock.name;
-                }
-                match decision {
-                    Decision::Create => match queue.reservation(&name) {
-                        Some(reserved) if request.fail => return Err(reserved),
-                        _ => result.skipped(name, None),
-                    },
-                    Decision::Extend(lock) => {
-                        tx.put(&lock)?;
-                        result.extended(lock);
-                    }
-                    Decision::Skip(lock) => result.skipped(name, lock),
-                }
+            let mut result = LockSetResult::with_capacity(names.len());
+            let mut left = names.len();
+            for name in names {
+                set_one(tx, queue, &request, (name, left), now, &mut result)?;
+                left -= 1;
             }
             Ok(result)
         })
@@ -485,10 +442,7 @@ impl LockManager {
             if let Some(obstacle) = queue.obstacle(tx, &name, now)? {
                 return Err(obstacle);
             }
-            let lock = lease.create(name, tx.next_token()?, now)?;
-            tx.put(&lock)?;
-            tx.sweep(1, now)?;
-            Ok(lock)
+            create(tx, &lease, name, now)
         })
     }
 
@@ -537,10 +491,7 @@ impl LockManager {
                     if let Some(reserved) = queue.reservation(&name) {
                         return Err(reserved);
                     }
-                    let lock = renewal.lease.create(name, tx.next_token()?, now)?;
-                    tx.put(&lock)?;
-                    tx.sweep(1, now)?;
-                    Ok(lock)
+                    create(tx, &renewal.lease, name, now)
                 }
             }
         })
@@ -847,6 +798,70 @@ impl LockManager {
 
     pub(crate) fn now(&self) -> Moment {
         self.0.clock.now()
+    }
+}
+
+/// Refuses a call with `fail` where one of its first names is locked: nothing is to be undone then.
+fn refuse_in_sight(tx: &WriteTx<'_>, queue: &Queue, names: &[LockName], now: Moment) -> Result<()> {
+    for (place, name) in names.iter().take(LOOKED_UP_FIRST).enumerate() {
+        if names[..place].contains(name) || queue.is_promised(name) {
+            break;
+        }
+        if let Some(lock) = queue.live(tx, name, now)? {
+            return Err(Error::LockFail(Box::new(lock)));
+        }
+    }
+    Ok(())
+}
+
+/// Does with a name what was asked for, after all before it. The number says how many are left.
+fn set_one(
+    tx: &mut WriteTx<'_>,
+    queue: &Queue,
+    request: &SetRequest,
+    (mut name, left): (LockName, usize),
+    now: Moment,
+    result: &mut LockSetResult,
+) -> Result<()> {
+    // The names of one call are mostly alike: after a new one, writing the next as new costs less
+    // than looking it up first.
+    let mut present = match result.ends_with_new() && queue.is_empty() {
+        true => None,
+        false => queue.live(tx, &name, now)?,
+    };
+    loop {
+        let decision = decide(present, request, now);
+        match decision.map_err(|error| undone_with(result, error))? {
+            Decision::Create => {
+                if let Some(reserved) = queue.reservation(&name) {
+                    if request.fail {
+                        return Err(reserved);
+                    }
+                    result.skipped(name, None);
+                    return Ok(());
+                }
+                // Before the new rows are there: to read those costs more.
+                if result.counts().created == 0 {
+                    tx.sweep(left, now)?;
+                }
+                let lock = request.lease.create(name, tx.next_token()?, now)?;
+                present = tx.put_new(&lock, now)?;
+                if present.is_none() {
+                    result.created(lock);
+                    return Ok(());
+                }
+                name = lock.name;
+            }
+            Decision::Extend(lock) => {
+                tx.put(&lock)?;
+                result.extended(lock);
+                return Ok(());
+            }
+            Decision::Skip(lock) => {
+                result.skipped(name, lock);
+                return Ok(());
+            }
+        }
     }
 }
 

@@ -294,8 +294,8 @@ impl SetOptions {
         self
     }
 
-    pub(crate) fn into_request(self, default: &Holder, now: Moment) -> Result<Request> {
-        Ok(Request {
+    pub(crate) fn into_request(self, default: &Holder, now: Moment) -> Result<SetRequest> {
+        Ok(SetRequest {
             lease: self.lease.into_lease(default, now)?,
             fail: self.fail,
             renew: self.renew,
@@ -312,7 +312,7 @@ impl Default for SetOptions {
 
 /// Set options that were found valid.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub(crate) struct SetRequest {
     pub(crate) lease: Lease,
     pub(crate) fail: bool,
     renew: bool,
@@ -330,7 +330,7 @@ pub(crate) enum Decision {
 }
 
 /// Decides for one name, given the lock that is there now and not expired.
-pub(crate) fn decide(present: Option<Lock>, request: &Request, now: Moment) -> Result<Decision> {
+pub(crate) fn decide(present: Option<Lock>, request: &SetRequest, now: Moment) -> Result<Decision> {
     Ok(match present {
         None if request.create => Decision::Create,
         None => Decision::Skip(None),
@@ -675,7 +675,7 @@ mod tests {
         boot: None,
     };
 
-    fn request(options: SetOptions) -> Request {
+    fn request(options: SetOptions) -> SetRequest {
         let holder = Holder::new("host").unwrap();
         options.into_request(&holder, NOW).unwrap()
     }

@@ -4,6 +4,7 @@
 //! [`Error`]. It decides nothing about locks, and never waits beyond the bound of a call.
 
 mod bounded;
+mod courtesy;
 mod newborn;
 mod turns;
 
@@ -16,6 +17,7 @@ use crate::record::{self, BadRow, Digest, State};
 use crate::storage::StorageHook;
 use crate::wait::announce;
 use bounded::{BoundedFile, LastFailure};
+use courtesy::Courtesy;
 use redb::backends::FileBackend;
 use redb::{
     ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction,
@@ -96,6 +98,7 @@ pub(crate) struct Store {
     openings: Turns,
     /// Of those who write.
     turns: Turns,
+    courtesy: Arc<Courtesy>,
     failure: LastFailure,
 }
 
@@ -247,6 +250,7 @@ impl Store {
             handle: RwLock::default(),
             openings: Turns::default(),
             turns: Turns::default(),
+            courtesy: Arc::default(),
             failure: LastFailure::default(),
         };
         store.call("open", || store.handle().map(drop))?;
@@ -307,6 +311,7 @@ impl Store {
                 let denied = io::Error::new(io::ErrorKind::PermissionDenied, read_only);
                 return Err(at.io(denied));
             };
+            self.courtesy.give_way();
             let txn = database.begin_write().map_err(|error| at.failed(error))?;
             match WriteTx::run(&txn, &handle.is_checked, at, body) {
                 Ok((value, outcome @ (Outcome::Changed | Outcome::Awaited))) => {
@@ -503,6 +508,7 @@ impl Store {
             handle: RwLock::default(),
             openings: Turns::default(),
             turns: Turns::default(),
+            courtesy: Arc::default(),
             failure: self.failure.clone(),
         };
         match writer.open_writer()?.database {
@@ -581,8 +587,13 @@ impl Store {
         let Config {
             busy_timeout, hook, ..
         } = &self.config;
-        let (failure, hook) = (self.failure.clone(), hook.clone());
-        Ok(BoundedFile::new(file, *busy_timeout, failure, hook))
+        Ok(BoundedFile::new(
+            file,
+            *busy_timeout,
+            self.failure.clone(),
+            Arc::clone(&self.courtesy),
+            hook.clone(),
+        ))
     }
 
     fn builder(&self) -> redb::Builder {

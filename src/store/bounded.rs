@@ -10,6 +10,7 @@
 //! else on this file may lock the range: the kernel takes both for one owner, so giving back the
 //! late grant would free the other's lock.
 
+use super::courtesy::Courtesy;
 use crate::storage::{StorageCall, StorageHook};
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
@@ -139,6 +140,7 @@ pub(super) struct BoundedFile {
     /// The bound of calls that set no deadline: closing.
     bound: Duration,
     failure: LastFailure,
+    courtesy: Arc<Courtesy>,
     hook: Option<StorageHook>,
 }
 
@@ -153,6 +155,7 @@ impl BoundedFile {
         file: FileBackend,
         bound: Duration,
         failure: LastFailure,
+        courtesy: Arc<Courtesy>,
         hook: Option<StorageHook>,
     ) -> Self {
         Self {
@@ -163,6 +166,7 @@ impl BoundedFile {
             }),
             bound,
             failure,
+            courtesy,
             hook,
         }
     }
@@ -191,6 +195,7 @@ impl BoundedFile {
         if !waits.contains_key(&range) && self.shared.try_lock(range, mode)? {
             return Ok(());
         }
+        self.courtesy.note_wait();
         wait(self.bound, |deadline| {
             self.shared.lock_until(deadline, waits, range, mode)
         })
@@ -417,6 +422,7 @@ mod tests {
             FileBackend::new(file).unwrap(),
             FAR,
             LastFailure::default(),
+            Arc::default(),
             None,
         )
     }
