@@ -1,6 +1,6 @@
 //! The one error type, and the words it uses for what went wrong.
 
-use crate::lock::{InvalidName, InvalidTimeout, Lock, LockName, Printable};
+use crate::lock::{InvalidName, InvalidTimeout, Lock, LockName, Printable, SECONDS};
 use crate::queue::Request;
 use std::fmt;
 use std::io;
@@ -18,10 +18,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// asked, before the store was touched. The others are failures of the store and name its file.
 ///
 /// After any error the store is as it was before the call, but for free names that were handed to
-/// those who wait. One case cannot promise that: where storage fails, damage is met, or another
+/// those who wait, and for what [`clean_locks`](crate::LockManager::clean_locks), which takes
+/// several transactions, had removed by then. One case cannot promise that: where storage fails, damage is met, or another
 /// process is stopped, in the middle of a commit ([`Io`](Self::Io), [`Corrupted`](Self::Corrupted),
 /// [`StoreBusy`](Self::StoreBusy)), all of the call may be found done when the store is next read,
-/// or none of it; never a part.
+/// or none of it; never a part. What [`Acquire::lock`](crate::Acquire::lock) may leave behind then,
+/// it takes back itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -139,26 +141,13 @@ impl Error {
     }
 }
 
-const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
-
-/// "name: held by whom, since when, until when".
+/// The lock, and how many wait for it.
 struct Held<'a>(&'a Lock);
 
 impl fmt::Display for Held<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lock = self.0;
-        let name = Printable(lock.name().as_str());
-        let holder = Printable(lock.locked_by().as_str());
-        write!(f, "\"{name}\": {holder}")?;
-        if let Some(pid) = lock.bound_to().or(lock.process_id()) {
-            write!(f, " (process {pid})")?;
-        }
-        write!(f, " holds it since {}", lock.created_at().format(SECONDS))?;
-        match lock.locked_until() {
-            Some(until) => write!(f, " until {}", until.format(SECONDS))?,
-            None => f.write_str(", without a deadline")?,
-        }
-        match lock.waiting() {
+        self.0.fmt(f)?;
+        match self.0.waiting() {
             0 => Ok(()),
             waiting => write!(f, ", {waiting} waiting"),
         }

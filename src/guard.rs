@@ -89,7 +89,8 @@ impl fmt::Debug for Acquire<'_> {
 }
 
 impl LockManager {
-    /// Begins a request for these locks, all of them or none. A name given twice counts once.
+    /// Begins a request for these locks, all of them or none. A name given twice counts once; one
+    /// that is invalid is an error of [`Acquire::lock`].
     ///
     /// ```
     /// use lockmgr::Error;

@@ -84,7 +84,7 @@
 //!
 //! That somebody else holds a lock is no failure, and the answer says who: [`Error::Locked`] and
 //! [`Error::LockFail`] carry the lock. The failures are the store's, and name its file. After any
-//! error the store is as it was, but for a failure amid a commit: see [`Error`].
+//! error the store is as it was, with few exceptions, which [`Error`] names.
 //!
 //! ```
 //! use lockmgr::{Error, GetOptions, LockManager};

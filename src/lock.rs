@@ -664,6 +664,41 @@ impl Lease {
     }
 }
 
+/// How messages write an instant.
+pub(crate) const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
+
+/// Says who holds it, since when and until when, in words that cannot steer a terminal.
+///
+/// ```
+/// use lockmgr::{GetOptions, LockManager, ManualClock};
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("locks.redb");
+/// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse().unwrap());
+/// let manager = LockManager::builder().clock(clock).locked_by("app-1").open(&path)?;
+/// let lock = manager.get_lock("hello", GetOptions::new().process_id(4242))?;
+/// assert_eq!(
+///     lock.to_string(),
+///     "\"hello\": app-1 (process 4242) holds it since 2019-11-22T02:00:00Z \
+///      until 2019-11-22T02:10:00Z"
+/// );
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Printable(self.name.as_str());
+        let holder = Printable(self.locked_by.as_str());
+        write!(f, "\"{name}\": {holder}")?;
+        if let Some(pid) = self.bound_to().or(self.process_id) {
+            write!(f, " (process {pid})")?;
+        }
+        write!(f, " holds it since {}", self.created_at().format(SECONDS))?;
+        match self.locked_until() {
+            Some(until) => write!(f, " until {}", until.format(SECONDS)),
+            None => f.write_str(", without a deadline"),
+        }
+    }
+}
+
 pub(crate) fn instant(micros: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).unwrap_or(if micros < 0 {
         DateTime::<Utc>::MIN_UTC

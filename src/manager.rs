@@ -69,7 +69,7 @@ impl IdleWatches {
 }
 
 /// How long a long cleaning leaves the store to others, every time it does.
-const BREATH: Duration = Duration::from_millis(1);
+const BREATH: Duration = Duration::from_micros(100);
 
 /// Commits in a row that cut nothing off the file, and the last that is tried: the first ones may
 /// only free what the end of the file still held.

@@ -92,9 +92,13 @@ impl GetOptions {
     }
 
     /// Binds the lock to a process: as soon as that has ended the lock is absent, whatever its
-    /// deadline. The call fails with [`Error::NoSuchProcess`] where there is none. The process is told apart from a later one of the same number;
-    /// one that cannot be judged, in another pid namespace, counts as alive, and then the
-    /// deadline decides. On systems other than Linux the deadline alone decides. Default: none.
+    /// deadline. The process is told apart from a later one of the same number; one that cannot be
+    /// judged, in another pid namespace, counts as alive, and then the deadline decides. On systems
+    /// other than Linux the deadline alone decides. Default: none.
+    ///
+    /// # Errors
+    /// The call that is given these options fails with [`Error::NoSuchProcess`] where there is no
+    /// such process.
     ///
     /// ```
     /// use lockmgr::GetOptions;

@@ -1275,13 +1275,14 @@ impl<'a> WriteTx<'a> {
     }
 
     fn queue(&mut self) -> Result<&mut Table<'a, u64, &'static [u8]>> {
-        if self.requests.is_none() {
-            let requests = self.txn.open_table(REQUESTS);
-            self.requests = Some(requests.map_err(|error| self.at.failed(error))?);
-        }
-        self.requests
-            .as_mut()
-            .ok_or_else(|| self.at.corrupted("its queue is missing"))
+        let requests = match self.requests.take() {
+            Some(requests) => requests,
+            None => {
+                let opened = self.txn.open_table(REQUESTS);
+                opened.map_err(|error| self.at.failed(error))?
+            }
+        };
+        Ok(self.requests.insert(requests))
     }
 
     /// Housekeeping of a call that created rows: looks at the next few rows in the order of
@@ -1324,12 +1325,14 @@ impl<'a> WriteTx<'a> {
 
     /// What the store remembers, to be changed: every change of a row changes it too.
     fn state(&mut self) -> Result<&mut State> {
-        if self.state.is_none() {
-            let state = state_in(&self.meta()?, self.at)?;
-            self.old_state = Some(state.clone());
-            self.state = Some(state);
-        }
-        Ok(self.state.get_or_insert_default())
+        let state = match self.state.take() {
+            Some(state) => state,
+            None => {
+                let state = state_in(&self.meta()?, self.at)?;
+                self.old_state.insert(state).clone()
+            }
+        };
+        Ok(self.state.insert(state))
     }
 
     fn save_state(&mut self) -> Result<()> {

@@ -5,7 +5,6 @@ use crate::args::{self, OnLost, Run};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::place::{Place, holder, names};
-use chrono::{DateTime, Utc};
 use lockmgr::{
     Acquire, Error, Lock, LockGuard, LockManager, LockName, Printable, Request, Timeout,
 };
@@ -193,17 +192,7 @@ fn whom(manager: &LockManager, names: &[LockName]) -> String {
     };
     let held = |name: &LockName| manager.find(name).ok().flatten();
     match names.iter().find_map(held) {
-        Some(lock) => {
-            let name = Printable(lock.name().as_str()).to_string();
-            let holder = Printable(lock.locked_by().as_str()).to_string();
-            let process = lock.bound_to().or(lock.process_id());
-            let process = process.map_or(String::new(), |pid| format!(" (process {pid})"));
-            let at = |at: DateTime<Utc>| at.format("%Y-%m-%dT%H:%M:%SZ").to_string();
-            let since = at(lock.created_at());
-            let until = lock.locked_until().map(at);
-            let until = until.map_or(", without a deadline".into(), |at| format!(" until {at}"));
-            format!("\"{name}\": {holder}{process} holds it since {since}{until}{ahead}")
-        }
+        Some(lock) => format!("{lock}{ahead}"),
         None => format!("who came before{ahead}"),
     }
 }
