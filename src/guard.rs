@@ -1316,18 +1316,17 @@ impl LockGuard {
     }
 
     fn stop_keeping(&mut self) {
-        if let Some(keeper) = self.keeper.take() {
-            keeper.stop();
+        match self.keeper.take() {
+            // The thread that kept the lease was not forked along.
+            keeper if self.shared.owner.is_elsewhere() => std::mem::forget(keeper),
+            Some(keeper) => keeper.stop(),
+            None => {}
         }
     }
 }
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        if self.shared.owner.is_elsewhere() {
-            // The thread that kept the lease was not forked along.
-            std::mem::forget(self.keeper.take());
-        }
         self.stop_keeping();
         // What cannot be released goes with its lease, or with this process.
         let _ = self.shared.release(|_| true);

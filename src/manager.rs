@@ -804,11 +804,15 @@ impl LockManager {
 /// Refuses a call with `fail` where one of its first names is locked: nothing is to be undone then.
 fn refuse_in_sight(tx: &WriteTx<'_>, queue: &Queue, names: &[LockName], now: Moment) -> Result<()> {
     for (place, name) in names.iter().take(LOOKED_UP_FIRST).enumerate() {
-        if names[..place].contains(name) || queue.is_promised(name) {
+        if names[..place].contains(name) {
             break;
         }
         if let Some(lock) = queue.live(tx, name, now)? {
             return Err(Error::LockFail(Box::new(lock)));
+        }
+        // Where it is free and promised, that is the refusal; later names say nothing then.
+        if queue.is_promised(name) {
+            break;
         }
     }
     Ok(())

@@ -82,7 +82,7 @@ pub(crate) use system::pidfd;
 
 #[cfg(target_os = "linux")]
 mod system {
-    use super::{Process, Standing};
+    use super::{Origin, Process, Standing};
     use crate::clock::{BootId, boot_id};
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::io::Errno;
@@ -91,7 +91,7 @@ mod system {
     use std::os::fd::OwnedFd;
     use std::sync::{Mutex, PoisonError};
 
-    /// What this process knows of itself.
+    /// What a process knows of itself.
     #[derive(Clone, Copy)]
     struct Here {
         process: Process,
@@ -101,13 +101,16 @@ mod system {
 
     /// Looked up once, and again in a child that was forked.
     fn here() -> Option<Here> {
-        static HERE: Mutex<Option<Here>> = Mutex::new(None);
-        let pid = std::process::id();
+        static HERE: Mutex<Option<(Here, Origin)>> = Mutex::new(None);
         let mut known = HERE.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_none_or(|here| here.process.pid != pid) {
-            *known = look_around(pid, boot_id()?);
+        match &*known {
+            Some((here, origin)) if !origin.is_elsewhere() => Some(*here),
+            _ => {
+                let here = look_around(std::process::id(), boot_id()?)?;
+                *known = Some((here, Origin::here()));
+                Some(here)
+            }
         }
-        *known
     }
 
     fn look_around(pid: u32, boot: BootId) -> Option<Here> {

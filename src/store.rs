@@ -187,31 +187,26 @@ impl Handle {
 /// The snapshot that was read last, for as long as nothing is committed: to begin another costs
 /// more than to read a row of it.
 #[derive(Default)]
-struct Kept {
-    slot: RwLock<Option<Arc<Snapshot>>>,
-    /// How often it was forgotten: changed with the slot, so that none from before gets there.
-    forgotten: AtomicU64,
-}
+struct Kept(RwLock<Option<Arc<Snapshot>>>);
 
 impl Kept {
     fn get_or(&self, begin: impl FnOnce() -> Result<Arc<Snapshot>>) -> Result<Arc<Snapshot>> {
-        let kept = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(snapshot) = &*kept {
             return Ok(Arc::clone(snapshot));
         }
-        let forgotten = self.forgotten.load(Ordering::Relaxed);
         drop(kept);
-        let snapshot = begin()?;
-        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
-        if self.forgotten.load(Ordering::Relaxed) == forgotten {
-            *slot = Some(Arc::clone(&snapshot));
-        }
-        Ok(snapshot)
+        // One at a time: amid a commit another's could be newer, and reads would go back.
+        let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = match slot.take() {
+            Some(snapshot) => snapshot,
+            None => begin()?,
+        };
+        Ok(Arc::clone(slot.insert(snapshot)))
     }
 
     fn forget(&self) {
-        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
-        self.forgotten.fetch_add(1, Ordering::Relaxed);
+        let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let snapshot = slot.take();
         drop(slot);
         drop(snapshot);
