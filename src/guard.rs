@@ -1298,6 +1298,10 @@ impl LockGuard {
     }
 
     fn bind(mut self, process: Option<Process>) -> Result<Vec<Lock>> {
+        if self.shared.owner.is_elsewhere() {
+            // A fork has none: they are its parent's.
+            return Ok(Vec::new());
+        }
         self.stop_keeping();
         self.shared.check()?;
         let rebind = |tx: &mut WriteTx<'_>, _: &Queue, held: &Lock, now: Moment| {

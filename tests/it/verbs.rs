@@ -4,11 +4,12 @@ use crate::support::{Home, noon};
 use chrono::{DateTime, TimeDelta, Utc};
 use lockmgr::{
     Error, GetOptions, Lock, LockManager, LockName, LockRef, LockSetResult, ManualClock, Printable,
-    RenewOptions, SetOptions, Status, Timeout,
+    RenewOptions, SetOptions, Status, StorageCall, Timeout,
 };
 use std::io::ErrorKind;
 use std::slice;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -761,6 +762,96 @@ fn what_a_call_has_done_every_thread_sees_from_then_on() {
             }
         });
     }
+}
+
+/// Where a thread waits until it is told to go on, once, and tells when it is there.
+struct Gate {
+    is_closed: AtomicBool,
+    arrived: mpsc::Sender<()>,
+    go: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Gate {
+    /// With who is told of an arrival, and whoever opens it.
+    fn new() -> (Arc<Self>, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let ((arrived, arrivals), (open, go)) = (mpsc::channel(), mpsc::channel());
+        let (is_closed, go) = (AtomicBool::new(false), Mutex::new(go));
+        let gate = Self {
+            is_closed,
+            arrived,
+            go,
+        };
+        (Arc::new(gate), arrivals, open)
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+
+    fn pass(&self) -> bool {
+        let waits = self.is_closed.swap(false, Ordering::AcqRel);
+        if waits {
+            self.arrived.send(()).unwrap();
+            self.go.lock().unwrap().recv().unwrap();
+        }
+        waits
+    }
+}
+
+#[test]
+fn reads_never_go_back_amid_a_commit() {
+    let home = Home::new();
+    let (early, early_is_there, open_early) = Gate::new();
+    let (synced, syncs, open_synced) = Gate::new();
+    let (shown, shows, open_shown) = Gate::new();
+    let gates = (Arc::clone(&early), Arc::clone(&synced));
+    let manager = LockManager::builder().exclusive().cache_size(0);
+    let manager = manager.storage_hook(move |call| {
+        match (thread::current().name(), call) {
+            (Some("early"), StorageCall::Read { .. }) => drop(gates.0.pass()),
+            (Some("writer"), StorageCall::Sync) if gates.1.pass() => shown.close(),
+            // What is committed is there for readers, and its call is not over.
+            (Some("writer"), _) => drop(shown.pass()),
+            _ => {}
+        }
+        Ok(())
+    });
+    let manager = manager.open(home.db()).unwrap();
+    // So many pages that redb has work left once a commit is there.
+    let name = |i: u32| format!("{i:03}");
+    (0..400).for_each(|i| drop(manager.get_lock(name(i), get()).unwrap()));
+    (0..200).for_each(|i| assert!(manager.unlock(name(i).as_str()).unwrap()));
+
+    let named = |name: &str| thread::Builder::new().name(name.to_owned());
+    let find = || manager.find("x").unwrap().map(|lock| lock.token());
+    thread::scope(|scope| {
+        synced.close();
+        let get = || drop(manager.get_lock("x", get()).unwrap());
+        named("writer").spawn_scoped(scope, get).unwrap();
+        syncs.recv_timeout(MINUTE).unwrap();
+        early.close();
+        let first = named("early").spawn_scoped(scope, find).unwrap();
+        early_is_there.recv_timeout(MINUTE).unwrap();
+        open_synced.send(()).unwrap();
+        shows.recv_timeout(MINUTE).unwrap();
+
+        let ((tell, told), (go, may_go)) = (mpsc::channel(), mpsc::channel::<()>());
+        let later = scope.spawn(move || {
+            let before = find();
+            tell.send(()).unwrap();
+            may_go.recv().unwrap();
+            (before, find())
+        });
+        // It may have to wait for the other.
+        let _ = told.recv_timeout(Duration::from_millis(200));
+        open_early.send(()).unwrap();
+        first.join().unwrap();
+        go.send(()).unwrap();
+        let (before, after) = later.join().unwrap();
+        open_shown.send(()).unwrap();
+        assert!(before <= after, "{before:?}, then {after:?}");
+    });
+    assert_eq!(find(), Some(401));
 }
 
 #[test]
