@@ -250,7 +250,7 @@ fn later(wall: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
 mod system {
     use super::{BootId, BootTime};
     use rustix::time::{ClockId, clock_gettime};
-    use std::sync::LazyLock;
+    use std::sync::{LazyLock, PoisonError, RwLock};
 
     pub(super) static BOOT: LazyLock<Option<BootId>> = LazyLock::new(|| {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
@@ -260,11 +260,22 @@ mod system {
     });
 
     /// What a time namespace adds to the clock, in microseconds: processes inside and outside
-    /// share a store.
-    static OFFSET: LazyLock<i64> = LazyLock::new(|| {
+    /// share a store. A child that was forked may be in another.
+    fn offset() -> i64 {
+        static KNOWN: RwLock<Option<(i64, forkguard::Guard)>> = RwLock::new(None);
+        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((offset, forks)) = &*known
+            && !forks.clone().detected_fork()
+        {
+            return *offset;
+        }
+        drop(known);
         let text = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
-        offset_in(&text).unwrap_or_default()
-    });
+        let offset = offset_in(&text).unwrap_or_default();
+        let forks = forkguard::Guard::try_new().ok();
+        *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = forks.map(|forks| (offset, forks));
+        offset
+    }
 
     /// From lines of a clock's name, seconds and nanoseconds.
     fn offset_in(text: &str) -> Option<i64> {
@@ -279,7 +290,7 @@ mod system {
 
     pub(super) fn boot_time() -> Option<BootTime> {
         let time = clock_gettime(ClockId::Boottime);
-        let micros = time.tv_sec * 1_000_000 + time.tv_nsec / 1_000 - *OFFSET;
+        let micros = time.tv_sec * 1_000_000 + time.tv_nsec / 1_000 - offset();
         Some(BootTime {
             boot: (*BOOT)?,
             micros: u64::try_from(micros).ok()?,
