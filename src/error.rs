@@ -19,11 +19,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// After any error the store is as it was before the call, but for free names that were handed to
 /// those who wait, and for what [`clean_locks`](crate::LockManager::clean_locks), which takes
-/// several transactions, had removed by then. One case cannot promise that: where storage fails, damage is met, or another
-/// process is stopped, in the middle of a commit ([`Io`](Self::Io), [`Corrupted`](Self::Corrupted),
-/// [`StoreBusy`](Self::StoreBusy)), all of the call may be found done when the store is next read,
-/// or none of it; never a part. What [`Acquire::lock`](crate::Acquire::lock) may leave behind then,
-/// it takes back itself.
+/// several transactions, had removed by then. One case cannot promise that: where storage fails,
+/// damage is met, or another process is stopped, in the middle of a commit ([`Io`](Self::Io),
+/// [`Corrupted`](Self::Corrupted), [`StoreBusy`](Self::StoreBusy)), all of the call may be found
+/// done when the store is next read, or none of it; never a part. What
+/// [`Acquire::lock`](crate::Acquire::lock) may leave behind then, it takes back itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

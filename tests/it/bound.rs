@@ -357,6 +357,13 @@ fn leave_a_dead_waiter(home: &Home, manager: &LockManager) {
     drop(there);
 }
 
+/// A manager of this store by a clock that can be moved.
+fn by_a_clock(home: &Home) -> (ManualClock, LockManager) {
+    let clock = ManualClock::new(Utc::now());
+    let later = LockManager::builder().clock(clock.clone());
+    (clock, later.open(home.db()).unwrap())
+}
+
 #[test]
 fn a_waiter_that_died_in_another_pid_namespace_is_in_the_way_of_nobody_for_ever() {
     if !is_elsewhere_possible() {
@@ -364,9 +371,7 @@ fn a_waiter_that_died_in_another_pid_namespace_is_in_the_way_of_nobody_for_ever(
     }
     // By a clock that makes minutes pass at once.
     let home = Home::new();
-    let clock = ManualClock::new(Utc::now());
-    let later = LockManager::builder().clock(clock.clone());
-    let later = later.open(home.db()).unwrap();
+    let (clock, later) = by_a_clock(&home);
     let _y = home.open().acquire(["y"]).lock().unwrap();
     leave_a_dead_waiter(&home, &later);
     for minutes in 0.. {
@@ -384,9 +389,7 @@ fn a_waiter_that_died_in_another_pid_namespace_is_found_out_by_whoever_writes() 
         return;
     }
     let home = Home::new();
-    let clock = ManualClock::new(Utc::now());
-    let later = LockManager::builder().clock(clock.clone());
-    let later = later.open(home.db()).unwrap();
+    let (clock, later) = by_a_clock(&home);
     let _y = home.open().acquire(["y"]).lock().unwrap();
     leave_a_dead_waiter(&home, &later);
     assert!(later.get_lock("x", GetOptions::new()).is_err());
@@ -404,9 +407,7 @@ fn waiters_that_died_in_another_pid_namespace_are_passed_over_after_30_s() {
         return;
     }
     let home = Home::new();
-    let clock = ManualClock::new(Utc::now());
-    let later = LockManager::builder().clock(clock.clone());
-    let later = later.open(home.db()).unwrap();
+    let (clock, later) = by_a_clock(&home);
     let _y = home.open().acquire(["y"]).lock().unwrap();
     leave_a_dead_waiter(&home, &later);
     leave_a_dead_waiter(&home, &later);
@@ -429,9 +430,7 @@ fn what_a_waiter_that_died_in_another_pid_namespace_is_granted_is_free_after_30_
         return;
     }
     let home = Home::new();
-    let clock = ManualClock::new(Utc::now());
-    let later = LockManager::builder().clock(clock.clone());
-    let later = later.open(home.db()).unwrap();
+    let (clock, later) = by_a_clock(&home);
     let _y = home.open().acquire(["y"]).lock().unwrap();
     leave_a_dead_waiter(&home, &later);
     let died_at = Utc::now();
