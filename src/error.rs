@@ -1,7 +1,9 @@
 //! The one error type, and the words it uses for what went wrong.
 
-use crate::lock::{InvalidName, InvalidTimeout, Lock, LockName, Printable, SECONDS};
+use crate::lock::{Lock, SECONDS};
+use crate::name::{InvalidName, LockName, Printable};
 use crate::queue::Request;
+use crate::timeout::InvalidTimeout;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -6,9 +6,11 @@
 
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
-use crate::lock::{Lease, Lock, LockName, Timeout};
+use crate::lock::{Lease, Lock};
+use crate::name::LockName;
 use crate::queue::{self, PATIENCE, Request, Verdict};
 use crate::store::{Store, WriteTx};
+use crate::timeout::Timeout;
 use std::collections::HashMap;
 
 /// Requests that one newcomer to the queue judges. More than one bounds the queue: the dead are

@@ -6,12 +6,14 @@
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{Queue, create_all, live, settle};
-use crate::lock::{Deadline, Lease, Lock, LockName, Timeout, instant};
+use crate::lock::{Lease, Lock};
 use crate::manager::{LockManager, valid_names};
+use crate::name::LockName;
 use crate::process::{Origin, Process};
 use crate::queue::{PATIENCE, Request};
 use crate::set::{GetOptions, bind};
 use crate::store::{ReadTx, WriteTx};
+use crate::timeout::{Deadline, Timeout, instant};
 use crate::wait::{LONGEST_SLEEP, Watch, Woken};
 use chrono::{DateTime, Utc};
 use std::fmt;

@@ -155,6 +155,7 @@
 //!   `default-features = false`.
 //! - `serde`: serialises [`Lock`], [`LockSetResult`] and [`Request`] in the shape of the command's `--json`.
 
+mod builder;
 mod clock;
 mod error;
 mod grant;
@@ -162,24 +163,29 @@ mod guard;
 pub mod guide;
 mod lock;
 mod manager;
+mod name;
 mod process;
 mod queue;
 mod record;
 mod set;
 mod storage;
 mod store;
+mod timeout;
 mod wait;
 
+pub use builder::Builder;
 pub use clock::{Clock, ManualClock};
 pub use error::{Error, Result};
 pub use guard::{Acquire, LockGuard};
-pub use lock::{Holder, InvalidName, InvalidTimeout, Lock, LockName, LockRef, Printable, Timeout};
-pub use manager::{Builder, LockManager};
+pub use lock::{Lock, LockRef};
+pub use manager::LockManager;
+pub use name::{Holder, InvalidName, LockName, Printable};
 pub use queue::Request;
 pub use set::{
     GetOptions, LockSetCounts, LockSetResult, LockSetStatus, RenewOptions, SetOptions, Status,
 };
 pub use storage::StorageCall;
+pub use timeout::{InvalidTimeout, Timeout};
 
 /// Compiles and runs the examples of the README.
 #[cfg(doctest)]

@@ -5,10 +5,12 @@
 //! overlapping sets cannot wait for each other in a circle: who waits, waits for who came before.
 
 use crate::clock::Moment;
-#[cfg(feature = "serde")]
-use crate::lock::rfc3339;
-use crate::lock::{Deadline, Holder, Lease, LockName, Timeout, instant};
+use crate::lock::Lease;
+use crate::name::{Holder, LockName};
 use crate::process::{Process, Standing};
+#[cfg(feature = "serde")]
+use crate::timeout::rfc3339;
+use crate::timeout::{Deadline, Timeout, instant};
 use chrono::{DateTime, Utc};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};

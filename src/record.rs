@@ -4,9 +4,11 @@
 //! Must never panic, whatever the bytes, nor read a row back as anything but what was written.
 
 use crate::clock::{BootId, BootTime};
-use crate::lock::{Deadline, Holder, Lease, Lock, LockName, Term, Timeout, whole_micros};
+use crate::lock::{Lease, Lock, Term};
+use crate::name::{Holder, LockName};
 use crate::process::Process;
 use crate::queue::Request;
+use crate::timeout::{Deadline, Timeout, whole_micros};
 use std::time::Duration;
 
 /// The version of the rows of locks and of requests.

@@ -4,8 +4,10 @@
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::lock::{Holder, Lease, Lock, LockName, LockRef, Timeout};
+use crate::lock::{Lease, Lock, LockRef};
+use crate::name::{Holder, LockName};
 use crate::process::Process;
+use crate::timeout::Timeout;
 use std::slice;
 
 /// What a new lock is to be: its timeout, its holder, its process.

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules in the order a reader meets them: each may import those before it.
-const ORDER: [&str; 13] = [
-    "clock", "process", "lock", "queue", "error", "set", "record", "wait", "storage", "store",
-    "grant", "manager", "guard",
+const ORDER: [&str; 16] = [
+    "clock", "process", "name", "timeout", "lock", "queue", "error", "set", "record", "wait",
+    "storage", "store", "grant", "builder", "manager", "guard",
 ];
 
 fn root() -> &'static Path {
