@@ -1,11 +1,12 @@
 //! What a lock is and when it is there: rules over values.
 //!
-//! Never reads a clock or a file; whoever asks brings the moment. Only [`Lock::is_live`] looks
-//! beyond, at the process a lock is bound to.
+//! Never reads a clock or a file: the caller brings the moment, and the judge of what a lock is
+//! bound to.
 
+use crate::beacon::Judge;
 use crate::clock::Moment;
 use crate::name::{Holder, LockName, Printable};
-use crate::process::Process;
+use crate::process::{Binding, Bound, Standing};
 use crate::timeout::{Deadline, InvalidTimeout, Timeout, instant};
 use chrono::{DateTime, Utc};
 use std::fmt;
@@ -16,19 +17,89 @@ use std::time::Duration;
 pub(crate) struct Term {
     /// Without one it never expires.
     pub(crate) deadline: Option<Deadline>,
-    pub(crate) bound_to: Option<Process>,
+    pub(crate) bound_to: Option<Binding>,
 }
 
 impl Term {
-    /// Whether the lock is there: not expired, and not bound to a process that is gone.
-    pub(crate) fn is_live(self, now: Moment) -> bool {
-        self.is_live_where(now, |process| process.is_gone())
+    /// Whether the lock is there: not expired, and not bound to what is gone.
+    pub(crate) fn is_live(self, now: Moment, judge: &Judge) -> bool {
+        !self.is_expired(now) && !self.bound_to.is_some_and(|it| judge.is_gone(&it))
     }
 
-    /// The same, by what somebody knows of processes.
-    pub(crate) fn is_live_where(self, now: Moment, is_gone: impl FnOnce(Process) -> bool) -> bool {
-        let is_expired = self.deadline.is_some_and(|deadline| deadline.is_over(now));
-        !is_expired && !self.bound_to.is_some_and(is_gone)
+    /// Whether the row may be removed. The expired row of a living guard stays until another
+    /// holder is granted the name: so a guard knows whether anybody had its lock meanwhile.
+    pub(crate) fn is_removable(
+        self,
+        now: Moment,
+        standing: impl FnOnce(&Binding) -> Standing,
+    ) -> bool {
+        let is_expired = self.is_expired(now);
+        match &self.bound_to {
+            Some(binding) => match standing(binding) {
+                Standing::Gone => true,
+                Standing::Alive => is_expired && binding.kind == Bound::Process,
+                Standing::Unknown => is_expired,
+            },
+            None => is_expired,
+        }
+    }
+
+    fn is_expired(self, now: Moment) -> bool {
+        self.deadline.is_some_and(|deadline| deadline.is_over(now))
+    }
+}
+
+/// What a [`Lock`] is bound to: as soon as that is provably gone the lock is absent, whatever its
+/// deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoundTo {
+    kind: Bound,
+    pid: u32,
+    is_alive: Option<bool>,
+}
+
+impl BoundTo {
+    /// Returns the kind of thing that the lock is bound to.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["hello"]).lock()?;
+    /// let bound_to = manager.find("hello")?.unwrap().bound_to().unwrap();
+    /// assert_eq!(bound_to.kind(), lockmgr::Bound::Manager);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn kind(&self) -> Bound {
+        self.kind
+    }
+
+    /// Returns the process: the one that was named, or the one that asked for the lock. In another
+    /// pid namespace this number means another process, or none.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["hello"]).lock()?;
+    /// let bound_to = manager.find("hello")?.unwrap().bound_to().unwrap();
+    /// assert_eq!(bound_to.process_id(), std::process::id());
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn process_id(&self) -> u32 {
+        self.pid
+    }
+
+    /// Tells whether it lived when the lock was read; none if that cannot be judged from here.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["hello"]).lock()?;
+    /// let bound_to = manager.find("hello")?.unwrap().bound_to().unwrap();
+    /// assert_eq!(bound_to.is_alive(), Some(true));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn is_alive(&self) -> Option<bool> {
+        self.is_alive
     }
 }
 
@@ -38,7 +109,10 @@ impl Term {
 /// it and give it back keeps the lock and passes it to
 /// [`renew_lock`](crate::LockManager::renew_lock) and [`unlock`](crate::LockManager::unlock),
 /// which act only while the stored lock still bears this token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Two locks are equal if they agree in all that their holder owns. How many wait for a lock, and
+/// whether the process that it is bound to lives, is not compared.
+#[derive(Clone, Debug)]
 pub struct Lock {
     pub(crate) name: LockName,
     pub(crate) locked_by: Holder,
@@ -49,13 +123,28 @@ pub struct Lock {
     /// Microseconds since 1970.
     pub(crate) updated_at: i64,
     pub(crate) token: u64,
-    /// The process that it lives no longer than.
-    pub(crate) bound_to: Option<Process>,
-    /// The id of the request that it was granted to, where somebody waited for it.
+    /// What it lives no longer than.
+    pub(crate) bound_to: Option<Binding>,
+    /// The id of the request that a guard got it by.
     pub(crate) request: Option<u64>,
-    /// How many requests wait for it.
+    /// Where its holder can be told that it was forced away.
+    pub(crate) bell: Option<u64>,
+    /// How many requests wait for it, and what is known of what it is bound to: as it was read.
     pub(crate) waiting: usize,
+    pub(crate) is_alive: Option<bool>,
 }
+
+impl PartialEq for Lock {
+    fn eq(&self, other: &Self) -> bool {
+        let owned = |it: &Self| {
+            let times = (it.deadline, it.created_at, it.updated_at);
+            (times, it.token, it.process_id, it.bound_to, it.request)
+        };
+        self.name == other.name && self.locked_by == other.locked_by && owned(self) == owned(other)
+    }
+}
+
+impl Eq for Lock {}
 
 impl Lock {
     /// Returns what is locked.
@@ -155,21 +244,22 @@ impl Lock {
         self.token
     }
 
-    /// Returns the process that the lock is bound to: it goes when that process ends, whatever
-    /// its deadline.
+    /// Returns what the lock is bound to: it goes as soon as that is gone, whatever its deadline.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let options = lockmgr::GetOptions::new().bound_to(std::process::id());
     /// let lock = manager.get_lock("hello", options)?;
-    /// if cfg!(target_os = "linux") {
-    ///     assert_eq!(lock.bound_to(), Some(std::process::id()));
-    /// }
+    /// assert_eq!(lock.bound_to().unwrap().process_id(), std::process::id());
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
-    pub fn bound_to(&self) -> Option<u32> {
-        self.bound_to.map(|process| process.pid)
+    pub fn bound_to(&self) -> Option<BoundTo> {
+        self.bound_to.map(|binding| BoundTo {
+            kind: binding.kind,
+            pid: binding.process.pid,
+            is_alive: self.is_alive,
+        })
     }
 
     /// Returns how many requests waited for the lock when it was read.
@@ -185,13 +275,14 @@ impl Lock {
         self.waiting
     }
 
-    /// Whether the lock is there: not expired, and not bound to a process that is gone.
-    pub(crate) fn is_live(&self, now: Moment) -> bool {
-        let term = Term {
-            deadline: self.deadline,
-            bound_to: self.bound_to,
-        };
-        term.is_live(now)
+    /// The lock as a caller sees it: none if it expired, or if what it is bound to is gone.
+    pub(crate) fn if_live(mut self, now: Moment, judge: &Judge) -> Option<Self> {
+        let standing = self.bound_to.map(|binding| judge.standing(&binding));
+        if self.is_expired(now) || standing == Some(Standing::Gone) {
+            return None;
+        }
+        self.is_alive = (standing == Some(Standing::Alive)).then_some(true);
+        Some(self)
     }
 
     /// Whether the lease has run out: from the deadline's instant on.
@@ -239,7 +330,7 @@ pub(crate) struct Lease {
     pub(crate) timeout: Timeout,
     pub(crate) locked_by: Holder,
     pub(crate) process_id: Option<u32>,
-    pub(crate) bound_to: Option<Process>,
+    pub(crate) bound_to: Option<Binding>,
 }
 
 impl Lease {
@@ -259,7 +350,9 @@ impl Lease {
             token,
             bound_to: self.bound_to,
             request: None,
+            bell: None,
             waiting: 0,
+            is_alive: self.bound_to.is_some().then_some(true),
         })
     }
 }
@@ -288,7 +381,7 @@ impl fmt::Display for Lock {
         let name = Printable(self.name.as_str());
         let holder = Printable(self.locked_by.as_str());
         write!(f, "\"{name}\": {holder}")?;
-        if let Some(pid) = self.bound_to().or(self.process_id) {
+        if let Some(pid) = self.bound_to.map(|it| it.process.pid).or(self.process_id) {
             write!(f, " (process {pid})")?;
         }
         write!(f, " holds it since {}", self.created_at().format(SECONDS))?;
@@ -381,7 +474,7 @@ mod serialise {
     #[derive(serde::Serialize)]
     struct BoundTo {
         pid: u32,
-        alive: bool,
+        alive: Option<bool>,
     }
 
     impl Serialize for Lock {
@@ -394,10 +487,9 @@ mod serialise {
             lock.serialize_field("created_at", &rfc3339(self.created_at()))?;
             lock.serialize_field("updated_at", &rfc3339(self.updated_at()))?;
             lock.serialize_field("token", &self.token)?;
-            // A lock whose process is gone is absent, and in nobody's hands.
-            let bound_to = self.bound_to.map(|process| BoundTo {
-                pid: process.pid,
-                alive: true,
+            let bound_to = self.bound_to().map(|it| BoundTo {
+                pid: it.process_id(),
+                alive: it.is_alive(),
             });
             lock.serialize_field("bound_to", &bound_to)?;
             lock.serialize_field("waiting", &self.waiting)?;
@@ -435,7 +527,9 @@ mod tests {
             token: 1,
             bound_to: None,
             request: None,
+            bell: None,
             waiting: 0,
+            is_alive: None,
         }
     }
 

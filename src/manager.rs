@@ -4,20 +4,20 @@
 use crate::builder::Builder;
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
-use crate::grant::{Queue, create, live, settle, write_settled};
+use crate::grant::{Judged, apply, counted, create_all, live, obstacle, plan, reserved, settle};
+use crate::keeper::Keeper;
 use crate::lock::{Lock, LockRef};
 use crate::name::{Holder, LockName};
-use crate::process::Origin;
-use crate::queue::Request;
+use crate::queue::{Plan, Request, State};
 use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, SetRequest, decide,
     decide_renewal,
 };
 use crate::store::{CLEANED_AT_A_TIME, MUCH, Store, WriteTx};
-use crate::wait::Watch;
-use std::collections::HashMap;
+use crate::wait::{Ring, Watcher};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -46,26 +46,12 @@ pub struct LockManager(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
+    // Dropped in this order: what works on the store ends before it is closed.
+    pub(crate) keeper: Keeper,
+    pub(crate) watcher: Watcher,
     pub(crate) store: Store,
     clock: Clock,
     pub(crate) locked_by: Holder,
-    idle: Mutex<IdleWatches>,
-}
-
-/// The watches that nobody waits with now.
-#[derive(Debug)]
-struct IdleWatches {
-    watches: Vec<Watch>,
-    origin: Origin,
-}
-
-impl IdleWatches {
-    fn new() -> Self {
-        Self {
-            watches: Vec::new(),
-            origin: Origin::here(),
-        }
-    }
 }
 
 /// How long a long cleaning leaves the store to others, every time it does.
@@ -74,39 +60,6 @@ const BREATH: Duration = Duration::from_micros(100);
 /// Commits in a row that cut nothing off the file, and the last that is tried: the first ones may
 /// only free what the end of the file still held.
 const MOST_FRUITLESS: usize = 3;
-
-/// Names that a call with `fail` looks up before it creates the first of them: so many cost little
-/// beside the commit, and of more, most are new where the first are.
-const LOOKED_UP_FIRST: usize = 8;
-
-/// Watches kept for the next who wait: a system has few for each user.
-const MOST_IDLE_WATCHES: usize = 4;
-
-impl Inner {
-    /// Lends a watch over the store's file.
-    pub(crate) fn with_watch<T>(&self, wait: impl FnOnce(&mut Watch) -> T) -> T {
-        let idle = self.idle_watches().watches.pop();
-        let mut watch = idle.unwrap_or_else(Watch::new);
-        watch.watch_file(self.store.path());
-        let result = wait(&mut watch);
-        watch.watch_processes(&[]);
-        let mut idle = self.idle_watches();
-        if idle.watches.len() < MOST_IDLE_WATCHES {
-            idle.watches.push(watch);
-        }
-        drop(idle);
-        result
-    }
-
-    fn idle_watches(&self) -> MutexGuard<'_, IdleWatches> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.origin.is_elsewhere() {
-            // Shared with the parent, each would take notices that are the other's.
-            *idle = IdleWatches::new();
-        }
-        idle
-    }
-}
 
 impl Builder {
     /// Opens the store in this file, and creates it where it is missing: whole, or not at all.
@@ -126,11 +79,13 @@ impl Builder {
     /// ```
     pub fn open(self, path: impl AsRef<Path>) -> Result<LockManager> {
         let (config, clock, locked_by) = self.into_parts(path.as_ref())?;
+        let store = Store::open(config)?;
         Ok(LockManager(Arc::new(Inner {
-            store: Store::open(config)?,
+            keeper: Keeper::default(),
+            watcher: Watcher::new(store.here()),
+            store,
             clock,
             locked_by,
-            idle: Mutex::new(IdleWatches::new()),
         })))
     }
 }
@@ -202,18 +157,21 @@ impl LockManager {
         options: SetOptions,
     ) -> Result<LockSetResult> {
         let names = valid_names(names)?;
-        let request = options.into_request(&self.0.locked_by, self.now())?;
+        let here = self.0.store.here();
+        let request = options.into_request(&self.0.locked_by, here, self.now())?;
         if names.is_empty() {
             return Ok(LockSetResult::default());
         }
-        self.write("set locks in", |tx, queue, now| {
+        self.write("set locks in", |tx, now| {
+            let plan = plan(tx, &names, now)?;
             if request.fail {
-                refuse_in_sight(tx, queue, &names, now)?;
+                refuse(tx, &plan, &request, &names, now)?;
             }
+            apply(tx, &plan, now)?;
             let mut result = LockSetResult::with_capacity(names.len());
             let mut left = names.len();
             for name in names {
-                set_one(tx, queue, &request, (name, left), now, &mut result)?;
+                set_one(tx, &plan, &request, (name, left), now, &mut result)?;
                 left -= 1;
             }
             Ok(result)
@@ -241,12 +199,16 @@ impl LockManager {
     /// ```
     pub fn get_lock(&self, name: impl AsRef<str>, options: GetOptions) -> Result<Lock> {
         let name = LockName::new(name.as_ref())?;
-        let lease = options.into_lease(&self.0.locked_by, self.now())?;
-        self.write("get a lock in", |tx, queue, now| {
-            if let Some(obstacle) = queue.obstacle(tx, &name, now)? {
+        let here = self.0.store.here();
+        let lease = options.into_lease(&self.0.locked_by, here, self.now())?;
+        self.write("get a lock in", |tx, now| {
+            let plan = plan(tx, [&name], now)?;
+            if let Some(obstacle) = obstacle(tx, &plan, &name, now)? {
                 return Err(obstacle);
             }
-            create(tx, &lease, name, now)
+            apply(tx, &plan, now)?;
+            let created = create_all(tx, &lease, std::slice::from_ref(&name), None, now)?;
+            Ok(created.into_iter().next().expect("one name makes one lock"))
         })
     }
 
@@ -283,19 +245,24 @@ impl LockManager {
     ) -> Result<Lock> {
         let of = lock.into();
         let name = LockName::new(of.name)?;
-        let renewal = options.into_renewal(&self.0.locked_by, self.now())?;
-        self.write("renew a lock in", |tx, queue, now| {
-            let present = queue.live(tx, &name, now)?;
+        let here = self.0.store.here();
+        let renewal = options.into_renewal(&self.0.locked_by, here, self.now())?;
+        self.write("renew a lock in", |tx, now| {
+            let plan = plan(tx, [&name], now)?;
+            let present = live(tx, &name, now)?;
             match decide_renewal(present, of, &renewal, now)? {
                 Decision::Extend(lock) => {
                     tx.put(&lock)?;
                     Ok(lock)
                 }
                 Decision::Create | Decision::Skip(_) => {
-                    if let Some(reserved) = queue.reservation(&name) {
-                        return Err(reserved);
+                    if let Some(first) = plan.first_for(&name) {
+                        return Err(reserved(&name, first));
                     }
-                    create(tx, &renewal.lease, name, now)
+                    apply(tx, &plan, now)?;
+                    let names = std::slice::from_ref(&name);
+                    let created = create_all(tx, &renewal.lease, names, None, now)?;
+                    Ok(created.into_iter().next().expect("one name makes one lock"))
                 }
             }
         })
@@ -343,24 +310,63 @@ impl LockManager {
         &self,
         locks: impl IntoIterator<Item = L>,
     ) -> Result<Vec<bool>> {
+        self.unlock_all_if(locks, |_| true)
+    }
+
+    /// Removes any number of locks in one transaction, if `may` allows it for every one that is
+    /// there, and says of each whether it was there. The holder of a lock that is taken by its name
+    /// is told: its guard finds the lock lost at once.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] with the first lock that `may` refuses, and then nothing was removed;
+    /// otherwise as [`unlock`](Self::unlock).
+    ///
+    /// ```
+    /// use lockmgr::{Error, GetOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.get_lock("a", GetOptions::new())?;
+    /// let _guard = manager.acquire(["b"]).lock()?;
+    /// // Spares what a living guard holds.
+    /// let refused = manager.unlock_all_if(["a", "b"], |lock| lock.bound_to().is_none());
+    /// assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == "b"));
+    /// assert!(manager.is_locked("a")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn unlock_all_if<'a, L: Into<LockRef<'a>>>(
+        &self,
+        locks: impl IntoIterator<Item = L>,
+        may: impl Fn(&Lock) -> bool,
+    ) -> Result<Vec<bool>> {
         let locks: Vec<LockRef<'a>> = locks.into_iter().map(Into::into).collect();
         let names = valid_names(locks.iter().map(|of| of.name))?;
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        self.0.store.write("release locks in", |tx| {
-            let now = self.now();
-            let mut removed = Vec::with_capacity(names.len());
+        self.write("release locks in", |tx, now| {
+            let mut present = Vec::with_capacity(names.len());
             for (of, name) in locks.iter().zip(&names) {
-                let is_there = live(tx, name, now)?.is_some_and(|lock| of.names(&lock));
-                if is_there {
-                    tx.remove(name)?;
+                let lock = live(tx, name, now)?.filter(|lock| of.names(lock));
+                if let Some(lock) = lock.as_ref().filter(|lock| !may(lock)) {
+                    return Err(Error::Locked(Box::new(lock.clone())));
                 }
-                removed.push(is_there);
+                present.push(lock);
             }
-            if removed.contains(&true) {
-                settle(tx, now)?;
+            let mut removed = Vec::with_capacity(names.len());
+            let mut free = HashSet::new();
+            for (of, lock) in locks.iter().zip(&present) {
+                let Some(lock) = lock.as_ref().filter(|lock| !free.contains(&lock.name)) else {
+                    removed.push(false);
+                    continue;
+                };
+                tx.remove(&lock.name)?;
+                if of.token.is_none() {
+                    tx.rings.extend(holder_of(lock));
+                }
+                free.insert(&lock.name);
+                removed.push(true);
             }
+            settle(tx, free, now)?;
             Ok(removed)
         })
     }
@@ -406,12 +412,15 @@ impl LockManager {
         let name = LockName::new(name.as_ref())?;
         self.0.store.read("read", |tx| {
             let now = self.now();
-            let Some(mut lock) = tx.get(&name)?.filter(|lock| lock.is_live(now)) else {
+            let lock = tx.get(&name)?;
+            let Some(mut lock) = lock.and_then(|lock| lock.if_live(now, tx.judge())) else {
                 return Ok(None);
             };
-            let requests = tx.requests()?;
-            let waiting = |request: &&Request| request.wants(&name) && request.is_there(now);
-            lock.waiting = requests.iter().filter(waiting).count();
+            let requests = tx
+                .wanting(&name)?
+                .into_iter()
+                .map(|number| tx.request(number));
+            lock.waiting = Judged::default().count(tx.judge(), requests, now)?;
             Ok(Some(lock))
         })
     }
@@ -436,10 +445,13 @@ impl LockManager {
     pub fn locks(&self, prefix: impl AsRef<str>) -> Result<Vec<Lock>> {
         self.0.store.read("list", |tx| {
             let now = self.now();
-            let mut locks = tx.with_prefix(prefix.as_ref())?;
-            locks.retain(|lock| lock.is_live(now));
+            let rows = tx.with_prefix(prefix.as_ref())?.into_iter();
+            let mut locks: Vec<Lock> = rows
+                .filter_map(|lock| lock.if_live(now, tx.judge()))
+                .collect();
+            let mut judged = Judged::default();
             let mut requests = tx.requests()?;
-            requests.retain(|request| request.is_there(now));
+            requests.retain(|it| judged.state(tx.judge(), it, now) != State::Dead);
             let mut waiting: HashMap<&LockName, usize> = HashMap::new();
             for name in requests.iter().flat_map(|request| &request.names) {
                 *waiting.entry(name).or_default() += 1;
@@ -476,13 +488,12 @@ impl LockManager {
         let prefix = prefix.as_ref();
         self.0.store.read("list requests in", |tx| {
             let now = self.now();
+            let mut judged = Judged::default();
             let mut requests = tx.requests()?;
             requests.retain(|request| {
-                request
-                    .names
-                    .iter()
-                    .any(|name| name.as_str().starts_with(prefix))
-                    && request.is_there(now)
+                let names = &mut request.names.iter();
+                names.any(|name| name.as_str().starts_with(prefix))
+                    && judged.state(tx.judge(), request, now) != State::Dead
             });
             Ok(requests)
         })
@@ -522,11 +533,10 @@ impl LockManager {
             let mut next = Some(String::new());
             while let Some(from) = next {
                 let cleaned;
-                (cleaned, next) = store.write("clean", |tx| {
-                    let now = self.now();
-                    let cleaned = tx.remove_dead(&from, now)?;
-                    settle(tx, now)?;
-                    Ok(cleaned)
+                (cleaned, next) = self.write("clean", |tx, now| {
+                    let (free, next) = tx.remove_dead(&from, now)?;
+                    settle(tx, &free, now)?;
+                    Ok((free.len(), next))
                 })?;
                 removed += cleaned;
                 if next.is_some() {
@@ -564,11 +574,11 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn reset_locks(&self) -> Result<usize> {
-        self.0.store.write("reset", |tx| {
-            let now = self.now();
+        self.write("reset", |tx, now| {
             let removed = tx.remove_all(now)?;
-            settle(tx, now)?;
-            Ok(removed)
+            tx.rings.extend(removed.iter().filter_map(holder_of));
+            settle(tx, removed.iter().map(|lock| &lock.name), now)?;
+            Ok(removed.len())
         })
     }
 
@@ -591,13 +601,27 @@ impl LockManager {
         lock.time_left(self.now())
     }
 
-    /// Runs `body` as one write transaction, after the queue was settled.
+    /// Runs `body` as one write transaction, and rings whom the commit concerns.
     pub(crate) fn write<T>(
         &self,
         action: &'static str,
-        body: impl FnOnce(&mut WriteTx<'_>, &Queue, Moment) -> Result<T>,
+        body: impl FnOnce(&mut WriteTx<'_>, Moment) -> Result<T>,
     ) -> Result<T> {
-        write_settled(&self.0.store, &self.0.clock, action, body)
+        let mut rings = Vec::new();
+        let result = self.0.store.write(action, |tx| {
+            let now = self.now();
+            let value = match body(tx, now) {
+                Err(Error::Locked(lock)) => Err(Error::Locked(counted(tx, lock, now)?)),
+                Err(Error::LockFail(lock)) => Err(Error::LockFail(counted(tx, lock, now)?)),
+                value => value,
+            }?;
+            rings = std::mem::take(&mut tx.rings);
+            Ok(value)
+        });
+        if !self.0.watcher.ring(&rings) {
+            self.0.store.touch();
+        }
+        result
     }
 
     pub(crate) fn now(&self) -> Moment {
@@ -605,27 +629,46 @@ impl LockManager {
     }
 }
 
-/// Refuses a call with `fail` where one of its first names is locked: nothing is to be undone then.
-fn refuse_in_sight(tx: &WriteTx<'_>, queue: &Queue, names: &[LockName], now: Moment) -> Result<()> {
-    for (place, name) in names.iter().take(LOOKED_UP_FIRST).enumerate() {
-        if names[..place].contains(name) {
-            break;
-        }
-        if let Some(lock) = queue.live(tx, name, now)? {
+/// Refuses a call with `fail` before anything is written, if it would meet a lock: one that exists,
+/// or one that an earlier mention of the same name would create.
+fn refuse(
+    tx: &WriteTx<'_>,
+    plan: &Plan,
+    request: &SetRequest,
+    names: &[LockName],
+    now: Moment,
+) -> Result<()> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if let Some(lock) = live(tx, name, now)? {
             return Err(Error::LockFail(Box::new(lock)));
         }
-        // Where it is free and promised, that is the refusal; later names say nothing then.
-        if queue.is_promised(name) {
-            break;
+        if !request.create {
+            continue;
+        }
+        if let Some(first) = plan.first_for(name) {
+            return Err(reserved(name, first));
+        }
+        if !seen.insert(name) {
+            let would_be = request.lease.create(name.clone(), 0, now)?;
+            return Err(Error::LockFail(Box::new(would_be)));
         }
     }
     Ok(())
 }
 
+/// Where the holder of a lock is told that it was forced away, if it wants to know.
+fn holder_of(lock: &Lock) -> Option<Ring> {
+    Some(Ring {
+        bell: lock.bell?,
+        id: lock.request?,
+    })
+}
+
 /// Does with a name what was asked for, after all before it. The number says how many are left.
 fn set_one(
     tx: &mut WriteTx<'_>,
-    queue: &Queue,
+    plan: &Plan,
     request: &SetRequest,
     (mut name, left): (LockName, usize),
     now: Moment,
@@ -633,18 +676,14 @@ fn set_one(
 ) -> Result<()> {
     // The names of one call are mostly alike: after a new one, writing the next as new costs less
     // than looking it up first.
-    let mut present = match result.ends_with_new() && queue.is_empty() {
+    let mut present = match result.ends_with_new() && plan.reserved.is_empty() {
         true => None,
-        false => queue.live(tx, &name, now)?,
+        false => live(tx, &name, now)?,
     };
     loop {
-        let decision = decide(present, request, now);
-        match decision.map_err(|error| undone_with(result, error))? {
+        match decide(present, request, now)? {
             Decision::Create => {
-                if let Some(reserved) = queue.reservation(&name) {
-                    if request.fail {
-                        return Err(reserved);
-                    }
+                if plan.reserved.contains_key(&name) {
                     result.skipped(name, None);
                     return Ok(());
                 }
@@ -670,18 +709,6 @@ fn set_one(
                 return Ok(());
             }
         }
-    }
-}
-
-/// The refusal of a call that met a lock: one that it created itself is undone with it, and its
-/// token will be another's.
-fn undone_with(result: &LockSetResult, error: Error) -> Error {
-    match error {
-        Error::LockFail(mut lock) if result.get(lock.name.as_str()).is_some() => {
-            lock.token = 0;
-            Error::LockFail(lock)
-        }
-        error => error,
     }
 }
 

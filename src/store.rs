@@ -19,25 +19,28 @@ pub(crate) use housekeeping::{CLEANED_AT_A_TIME, MUCH};
 pub(crate) use read::ReadTx;
 pub(crate) use write::WriteTx;
 
+use crate::beacon::{Beacon, Judge, draw_id};
 use crate::error::{Error, Result};
+use crate::process::{Binding, Bound, FileId, Origin, Process};
 use crate::storage::StorageHook;
-use crate::wait::announce;
 use bounded::LastFailure;
 use courtesy::Courtesy;
 use fault::{At, caught};
 use handle::{Handle, Opened};
 use read::Tables;
 use redb::TableDefinition;
+use std::fs::File;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use turns::Turns;
-use write::Outcome;
 
 const LOCKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("locks");
 const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests");
+/// The index of the queue: each name that a request wants, with the number of the request.
+const WANTS: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("wants");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lockmgr");
 
 /// The key in [`META`] of the [`State`].
@@ -76,22 +79,117 @@ pub(crate) struct Store {
     turns: Turns,
     courtesy: Arc<Courtesy>,
     failure: LastFailure,
+    /// The process that opened it. A child that it forks off shares the open files, and so the
+    /// locks on them: it has to open its own.
+    origin: Origin,
+    here: Process,
+    /// Tells this manager from all others.
+    id: u64,
+    /// Judges as long as there is no file.
+    judge: Judge,
+    /// Kept lit as long as the manager lives: one, or one for each file that had the store's name.
+    beacons: Mutex<Vec<Beacon>>,
 }
 
 impl Store {
     /// Opens the store, creates it where it is missing, and repairs it where a process died.
     /// Read-only it creates nothing: a missing file is an empty store until somebody creates it.
     pub(crate) fn open(config: Config) -> Result<Self> {
-        let store = Self {
+        let store = Self::unopened(config, LastFailure::default());
+        store.call("open", || store.handle().map(drop))?;
+        Ok(store)
+    }
+
+    fn unopened(config: Config, failure: LastFailure) -> Self {
+        let (here, id) = (Process::current(), draw_id());
+        Self {
             config,
             handle: RwLock::default(),
             openings: Turns::default(),
             turns: Turns::default(),
             courtesy: Arc::default(),
-            failure: LastFailure::default(),
+            failure,
+            origin: Origin::here(),
+            here,
+            id,
+            judge: Judge::new(here, id, None),
+            beacons: Mutex::default(),
+        }
+    }
+
+    /// This process, as it was when the store was opened.
+    pub(crate) fn here(&self) -> &Process {
+        &self.here
+    }
+
+    /// The number of the process that opened the store, if this is another one.
+    pub(crate) fn forked_from(&self) -> Option<u32> {
+        self.origin.elsewhere()
+    }
+
+    fn judge(&self, file: Option<File>) -> Judge {
+        Judge::new(self.here, self.id, file)
+    }
+
+    /// What a guard of this manager is bound to. Lights the manager's beacon first, so that no row
+    /// ever names one that is not lit.
+    pub(crate) fn binding(&self) -> Result<Binding> {
+        self.call("lock in", || {
+            let mut beacons = self.beacons.lock().unwrap_or_else(PoisonError::into_inner);
+            let handle = self.current_handle(SEEN_WHILE_READING)?;
+            let is_shared = self.config.mode == Mode::Shared;
+            let file = handle.filter(|_| is_shared).and_then(|it| it.judge.file());
+            let is_lit = |file: &FileId| beacons.iter().any(|beacon| beacon.file_id == *file);
+            let file = match file {
+                Some(file) if is_lit(&file) => Some(file),
+                Some(_) => {
+                    let beacon = self.light(self.id)?;
+                    beacons.extend(beacon);
+                    beacons.last().map(|beacon| beacon.file_id)
+                }
+                None => None,
+            };
+            Ok(self.bound(Bound::Manager, self.id, file))
+        })
+    }
+
+    /// Lights a beacon for a job, whose processes inherit it.
+    pub(crate) fn light_job(&self) -> Result<(Binding, Option<Beacon>)> {
+        self.call("lock in", || {
+            self.current_handle(SEEN_WHILE_READING)?;
+            let id = draw_id();
+            let beacon = match self.config.mode {
+                Mode::Shared => self.light(id)?,
+                Mode::Exclusive | Mode::ReadOnly => None,
+            };
+            let file = beacon.as_ref().map(|beacon| beacon.file_id);
+            Ok((self.bound(Bound::Job, id, file), beacon))
+        })
+    }
+
+    fn bound(&self, kind: Bound, id: u64, file: Option<FileId>) -> Binding {
+        let process = self.here;
+        Binding {
+            kind,
+            process,
+            id,
+            file,
+        }
+    }
+
+    fn light(&self, id: u64) -> Result<Option<Beacon>> {
+        let Some(file) = self.open_file(File::options().read(true).write(true))? else {
+            return Ok(None);
         };
-        store.call("open", || store.handle().map(drop))?;
-        Ok(store)
+        Beacon::light(id, file).map_err(|error| self.at("lock in").io(error))
+    }
+
+    /// Touches the file, for those that a ring cannot reach and that watch it.
+    pub(crate) fn touch(&self) {
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Opened::Writer(_, file)) = handle.as_deref().map(|it| &it.database) {
+            touch(file);
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -118,14 +216,17 @@ impl Store {
         self.call(action, || {
             let at = self.at(action);
             let Some(handle) = self.current_handle(SEEN_WHILE_READING)? else {
-                return body(&ReadTx { tables: None, at });
+                let judge = &self.judge;
+                let tables = None;
+                return body(&ReadTx { tables, judge, at });
             };
+            let judge = &handle.judge;
             let snapshot = handle.snapshot(at)?;
             let tables = Some(Tables {
                 snapshot: &snapshot,
                 is_checked: &handle.is_checked,
             });
-            body(&ReadTx { tables, at })
+            body(&ReadTx { tables, judge, at })
         })
     }
 
@@ -141,7 +242,7 @@ impl Store {
             let turn = self.turns.take(self.config.busy_timeout);
             let _turn = turn.ok_or_else(|| at.busy())?;
             let handle = self.current_handle(Duration::ZERO)?;
-            let Some((handle, Opened::Writer(database, file))) =
+            let Some((handle, Opened::Writer(database, _))) =
                 handle.as_deref().map(|handle| (handle, &handle.database))
             else {
                 let read_only = "the store was opened read-only";
@@ -150,24 +251,17 @@ impl Store {
             };
             self.courtesy.give_way();
             let txn = database.begin_write().map_err(|error| at.failed(error))?;
-            match WriteTx::run(&txn, &handle.is_checked, at, body) {
-                Ok((value, outcome @ (Outcome::Changed | Outcome::Awaited))) => {
-                    match handle.commit(txn) {
-                        Ok(()) => {
-                            if outcome == Outcome::Awaited {
-                                announce(file);
-                            }
-                            Ok(value)
-                        }
-                        Err(error) => {
-                            // Half way through a commit the handle no longer knows the file.
-                            let error = at.failed(error);
-                            self.close();
-                            Err(error)
-                        }
+            match WriteTx::run(&txn, handle, at, body) {
+                Ok((value, true)) => match handle.commit(txn) {
+                    Ok(()) => Ok(value),
+                    Err(error) => {
+                        // Half way through a commit the handle no longer knows the file.
+                        let error = at.failed(error);
+                        self.close();
+                        Err(error)
                     }
-                }
-                Ok((value, Outcome::Unchanged)) => {
+                },
+                Ok((value, false)) => {
                     txn.abort().map_err(|error| at.failed(error))?;
                     Ok(value)
                 }
@@ -183,6 +277,11 @@ impl Store {
     /// next call opens the file anew and repairs it; also where the call succeeded all the same,
     /// as a lock on the file that it could not give back would stay as long as the handle.
     fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+        // First: a child may have inherited a lock that another thread of its parent held.
+        if let Some(pid) = self.forked_from() {
+            let path = self.config.path.clone();
+            return Err(Error::Forked { path, pid });
+        }
         let result = caught(self.at(action), || {
             bounded::within(self.config.busy_timeout, body)
         });
@@ -199,11 +298,6 @@ impl Store {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(inherited) = handle.as_ref().filter(|it| it.origin.is_elsewhere()) {
-            // Closing it would free the locks of the process that opened it.
-            std::mem::forget(Arc::clone(inherited));
-            return;
-        }
         // Closing a damaged file may panic as reading it may.
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(handle)));
         // Nor has the next handle to do with how this one failed.
@@ -230,10 +324,8 @@ impl Store {
             let slot = self.handle.read().unwrap_or_else(PoisonError::into_inner);
             slot.clone()
         };
-        match opened() {
-            Some(handle) if !handle.origin.is_elsewhere() => return Ok(Some(handle)),
-            Some(_) => self.close(),
-            None => {}
+        if let Some(handle) = opened() {
+            return Ok(Some(handle));
         }
         let turn = self.openings.take(self.config.busy_timeout);
         let _turn = turn.ok_or_else(|| self.at("open").busy())?;
@@ -261,6 +353,29 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.close();
+        match self.forked_from() {
+            // Closing the parent's database would free its locks.
+            Some(_) => std::mem::forget(std::mem::take(&mut self.handle)),
+            None => self.close(),
+        }
     }
 }
+
+#[cfg(target_os = "linux")]
+fn touch(file: &File) {
+    use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
+
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    };
+    let times = Timestamps {
+        last_access: now,
+        last_modification: now,
+    };
+    // A lost notice delays a waiter until it looks by itself.
+    let _ = futimens(file, &times);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn touch(_: &File) {}

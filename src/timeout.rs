@@ -81,7 +81,7 @@ impl Timeout {
         Ok(if timeout.is_zero() && secs > 0.0 {
             Self::After(Duration::from_micros(1))
         } else {
-            timeout.into()
+            Self::After(timeout).normal()
         })
     }
 
@@ -116,8 +116,19 @@ impl Timeout {
     /// The same, with one word for what never ends.
     pub(crate) fn normal(self) -> Self {
         match self {
-            Self::After(timeout) => timeout.into(),
-            Self::Never => Self::Never,
+            Self::After(timeout) if timeout.is_zero() => Self::Never,
+            timeout => timeout,
+        }
+    }
+
+    /// Refuses to add nothing to a lease: a computed time of zero is a mistake.
+    pub(crate) fn check_renewal(self) -> Result<(), InvalidTimeout> {
+        match self {
+            Self::After(more) if more.is_zero() => Err(InvalidTimeout {
+                timeout: "0 s".into(),
+                rule: "it adds nothing to a lease; give more, or Timeout::Never",
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -138,11 +149,7 @@ impl Default for Timeout {
 
 impl From<Duration> for Timeout {
     fn from(timeout: Duration) -> Self {
-        if timeout.is_zero() {
-            Self::Never
-        } else {
-            Self::After(timeout)
-        }
+        Self::After(timeout)
     }
 }
 

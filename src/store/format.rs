@@ -2,7 +2,7 @@
 //! empty file.
 
 use super::fault::At;
-use super::{LOCKS, META, REQUESTS, STATE_KEY, bounded};
+use super::{LOCKS, META, REQUESTS, STATE_KEY, WANTS, bounded};
 use crate::error::Result;
 use crate::record::{self, Digest, State};
 use redb::{
@@ -114,6 +114,7 @@ impl At<'_> {
             txn.open_table(LOCKS).map_err(|error| self.failed(error))?;
             txn.open_table(REQUESTS)
                 .map_err(|error| self.failed(error))?;
+            txn.open_table(WANTS).map_err(|error| self.failed(error))?;
             let mut meta = txn.open_table(META).map_err(|error| self.failed(error))?;
             let is_empty = meta.is_empty().map_err(|error| self.failed(error))?;
             if is_empty {

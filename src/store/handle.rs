@@ -3,9 +3,9 @@
 use super::Mode;
 use super::fault::At;
 use super::read::Snapshot;
+use crate::beacon::Judge;
 use crate::clock::coarse_millis;
 use crate::error::Result;
-use crate::process::Origin;
 use redb::{Database, ReadOnlyDatabase, ReadableDatabase, WriteTransaction};
 use std::fmt;
 use std::fs::{self, File};
@@ -25,13 +25,12 @@ pub(super) struct Handle {
     pub(super) seen_at: AtomicU64,
     /// Whether the rows were looked through, as far as they are.
     pub(super) is_checked: AtomicBool,
-    /// The process that opened it. One that is forked off shares the open file, and so the locks
-    /// on it: it has to open its own.
-    pub(super) origin: Origin,
+    /// Judges what the locks in this file are bound to.
+    pub(super) judge: Judge,
 }
 
 pub(super) enum Opened {
-    /// With the open file, to announce changes of it.
+    /// With the open file, to touch it.
     Writer(Database, File),
     Reader(ReadOnlyDatabase),
 }
@@ -46,14 +45,14 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(database: Opened, mode: Mode, metadata: &fs::Metadata) -> Self {
+    pub(super) fn new(database: Opened, mode: Mode, metadata: &fs::Metadata, judge: Judge) -> Self {
         Self {
             kept: (mode == Mode::Exclusive).then(Kept::default),
             database,
             identity: Identity::of(metadata),
             seen_at: AtomicU64::new(coarse_millis()),
             is_checked: AtomicBool::new(false),
-            origin: Origin::here(),
+            judge,
         }
     }
 

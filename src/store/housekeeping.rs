@@ -5,7 +5,9 @@ use super::read::decode_named;
 use super::write::WriteTx;
 use crate::clock::Moment;
 use crate::error::Result;
-use crate::process::Process;
+use crate::lock::Lock;
+use crate::name::LockName;
+use crate::process::Binding;
 use crate::record::{self, Digest};
 use redb::ReadableTable;
 use std::collections::HashMap;
@@ -26,26 +28,27 @@ pub(crate) const CLEANED_AT_A_TIME: usize = 50_000;
 pub(crate) const MUCH: u64 = 1 << 20;
 
 impl WriteTx<'_> {
-    /// Removes the rows that are not live, from this name on and as many as leave others their
-    /// turn soon. Says how many those were, and where to go on.
+    /// Removes dead rows, from this name on and as many as leave others their turn soon. Returns
+    /// the names that are free now, and where to go on.
     pub(crate) fn remove_dead(
         &mut self,
         from: &str,
         now: Moment,
-    ) -> Result<(usize, Option<String>)> {
+    ) -> Result<(Vec<LockName>, Option<String>)> {
         let at = self.at;
         let next = self.name_after(from, CLEANED_AT_A_TIME)?;
         let to = next.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
 
-        let mut removed = 0;
+        let judge = self.judge();
+        let mut removed = Vec::new();
         let mut bad_row = None;
         let mut rows = self.state()?.rows;
-        // One process may have many locks, and to ask for it is a system call.
-        let mut gone = HashMap::new();
-        let mut is_gone = |it: Process| *gone.entry(it).or_insert_with(|| it.is_gone());
+        // One manager may have many locks, and to judge it takes system calls.
+        let mut known = HashMap::new();
+        let mut standing = |it: &Binding| *known.entry(*it).or_insert_with(|| judge.standing(it));
         let keep = |name: &str, row: &[u8]| match record::term(name, row) {
-            Ok(term) if !term.is_live_where(now, &mut is_gone) => {
-                removed += 1;
+            Ok(term) if term.is_removable(now, &mut standing) => {
+                removed.extend(LockName::new(name));
                 rows.remove(row);
                 false
             }
@@ -86,17 +89,19 @@ impl WriteTx<'_> {
         Ok(Some(name.value().to_owned()))
     }
 
-    /// Removes every row, damaged ones too, and says how many of them were live.
-    pub(crate) fn remove_all(&mut self, now: Moment) -> Result<usize> {
-        let at = self.at;
-        let mut counted = 0;
-        let count = |name: &str, row: &[u8]| {
-            counted += usize::from(record::term(name, row).is_ok_and(|term| term.is_live(now)));
+    /// Removes every row, damaged ones too, and returns those that were live.
+    pub(crate) fn remove_all(&mut self, now: Moment) -> Result<Vec<Lock>> {
+        let (at, judge) = (self.at, self.judge());
+        self.is_changed = true;
+        let mut live = Vec::new();
+        let see = |name: &str, row: &[u8]| {
+            let lock = record::decode_named(name, row).ok();
+            live.extend(lock.and_then(|lock| lock.if_live(now, judge)));
             false
         };
-        self.locks.retain(count).map_err(|error| at.failed(error))?;
+        self.locks.retain(see).map_err(|error| at.failed(error))?;
         self.state()?.rows = Digest::default();
-        Ok(counted)
+        Ok(live)
     }
 
     /// Housekeeping of a call that created rows: looks at the next few rows in the order of
@@ -105,6 +110,7 @@ impl WriteTx<'_> {
         if created == 0 {
             return Ok(());
         }
+        let judge = self.judge();
         let from = std::mem::take(&mut self.state()?.swept_to);
         let rest = (Bound::Excluded(from.as_str()), Bound::Unbounded);
         let rows = self
@@ -120,7 +126,7 @@ impl WriteTx<'_> {
             let (name, row) = (name.value(), row.value());
             let term = record::glance(row).map_err(|bad| self.at.bad_row(bad))?;
             to_judge -= usize::from(term.bound_to.is_some());
-            if !term.is_live(now) {
+            if term.is_removable(now, |it| judge.standing(it)) {
                 dead.push(decode_named(name, row, self.at)?.name);
             }
             to_look_at -= 1;

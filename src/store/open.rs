@@ -4,14 +4,13 @@ use super::bounded::{self, BoundedFile};
 use super::fault::At;
 use super::format::Format;
 use super::handle::{Handle, Opened};
-use super::turns::Turns;
 use super::{Config, Mode, Store, newborn};
 use crate::error::{Error, Result};
 use redb::backends::FileBackend;
 use redb::{ConcurrencyMode, DatabaseError, ReadableDatabase};
 use std::fs::{self, File};
 use std::io;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,10 +38,12 @@ impl Store {
                 Ok(database) => {
                     at.check_format(&database, &copy)?;
                     let metadata = copy.metadata().map_err(|error| at.io(error))?;
+                    let judge = self.judge(copy.try_clone().ok());
                     return Ok(Handle::new(
                         Opened::Writer(database, copy),
                         self.config.mode,
                         &metadata,
+                        judge,
                     ));
                 }
                 Err(error) => pause.after(error, at)?,
@@ -73,6 +74,7 @@ impl Store {
                             Opened::Reader(database),
                             Mode::ReadOnly,
                             &metadata,
+                            self.judge(Some(copy)),
                         )),
                         Format::None => None,
                     });
@@ -93,17 +95,11 @@ impl Store {
     /// Repairs what a process that died left behind: opening for writing does, reading may not.
     pub(super) fn repair(&self) -> Result<()> {
         let at = self.at("repair");
-        let writer = Self {
-            config: Config {
-                mode: Mode::Shared,
-                ..self.config.clone()
-            },
-            handle: RwLock::default(),
-            openings: Turns::default(),
-            turns: Turns::default(),
-            courtesy: Arc::default(),
-            failure: self.failure.clone(),
+        let config = Config {
+            mode: Mode::Shared,
+            ..self.config.clone()
         };
+        let writer = Self::unopened(config, self.failure.clone());
         match writer.open_writer()?.database {
             Opened::Writer(database, _) => database.close().map_err(|error| at.failed(error)),
             Opened::Reader(_) => Ok(()),

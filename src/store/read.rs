@@ -1,7 +1,8 @@
 //! Reads a snapshot of the store.
 
 use super::fault::At;
-use super::{LOCKS, META, REQUESTS, STATE_KEY};
+use super::{LOCKS, META, REQUESTS, STATE_KEY, WANTS};
+use crate::beacon::Judge;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::lock::Lock;
@@ -9,15 +10,15 @@ use crate::name::LockName;
 use crate::queue::Request;
 use crate::record::{self, State};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
-use std::ops::{ControlFlow, RangeBounds};
+use std::collections::HashSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The store as it was after some commit.
 pub(super) struct Snapshot {
     pub(super) locks: ReadOnlyTable<&'static str, &'static [u8]>,
-    /// Opened where the queue is looked at.
-    pub(super) requests: OnceLock<ReadOnlyTable<u64, &'static [u8]>>,
+    /// Opened when the queue is looked at.
+    pub(super) queue: OnceLock<Queue>,
     pub(super) txn: ReadTransaction,
 }
 
@@ -25,25 +26,36 @@ impl Snapshot {
     pub(super) fn of(txn: ReadTransaction, at: At<'_>) -> Result<Self> {
         Ok(Self {
             locks: txn.open_table(LOCKS).map_err(|error| at.failed(error))?,
-            requests: OnceLock::new(),
+            queue: OnceLock::new(),
             txn,
         })
     }
 
-    pub(super) fn requests(&self, at: At<'_>) -> Result<&ReadOnlyTable<u64, &'static [u8]>> {
-        if let Some(requests) = self.requests.get() {
-            return Ok(requests);
+    pub(super) fn queue(&self, at: At<'_>) -> Result<&Queue> {
+        if let Some(queue) = self.queue.get() {
+            return Ok(queue);
         }
         let requests = self.txn.open_table(REQUESTS);
-        let requests = requests.map_err(|error| at.failed(error))?;
-        Ok(self.requests.get_or_init(|| requests))
+        let wants = self.txn.open_table(WANTS);
+        let queue = Queue {
+            requests: requests.map_err(|error| at.failed(error))?,
+            wants: wants.map_err(|error| at.failed(error))?,
+        };
+        Ok(self.queue.get_or_init(|| queue))
     }
+}
+
+/// The waiting requests, and who wants which name.
+pub(super) struct Queue {
+    requests: ReadOnlyTable<u64, &'static [u8]>,
+    wants: ReadOnlyTable<(&'static str, u64), ()>,
 }
 
 /// A look at a snapshot of the store.
 pub(crate) struct ReadTx<'a> {
-    /// None where there is no file.
+    /// None if there is no file.
     pub(super) tables: Option<Tables<'a>>,
+    pub(super) judge: &'a Judge,
     pub(super) at: At<'a>,
 }
 
@@ -82,7 +94,9 @@ impl ReadTx<'_> {
         match row.map_err(|error| self.at.failed(error))? {
             Some(row) => {
                 let term = record::term(name, row.value());
-                Ok(term.map_err(|bad| self.at.bad_row(bad))?.is_live(now))
+                Ok(term
+                    .map_err(|bad| self.at.bad_row(bad))?
+                    .is_live(now, self.judge))
             }
             None => tables.check(self.at).map(|()| false),
         }
@@ -118,39 +132,104 @@ impl ReadTx<'_> {
         Ok(found)
     }
 
+    /// Judges what locks are bound to.
+    pub(crate) fn judge(&self) -> &Judge {
+        self.judge
+    }
+
     /// The request of that number.
     pub(crate) fn request(&self, number: u64) -> Result<Option<Request>> {
         match self.queue()? {
-            Some(requests) => request_in(requests, number, self.at),
+            Some(queue) => request_in(&queue.requests, number, self.at),
             None => Ok(None),
         }
     }
 
     /// All requests, in their order.
     pub(crate) fn requests(&self) -> Result<Vec<Request>> {
-        match self.queue()? {
-            Some(requests) => requests_in(requests, self.at),
-            None => Ok(Vec::new()),
-        }
+        let Some(queue) = self.queue()? else {
+            return Ok(Vec::new());
+        };
+        let rows = queue
+            .requests
+            .iter()
+            .map_err(|error| self.at.failed(error))?;
+        let decoded = rows.map(|entry| {
+            let (number, row) = entry.map_err(|error| self.at.failed(error))?;
+            decode_request(number.value(), row.value(), self.at)
+        });
+        decoded.collect()
     }
 
-    /// Looks at requests in their order, until told to stop.
-    pub(crate) fn each_request(
-        &self,
-        numbers: impl RangeBounds<u64>,
-        see: impl FnMut(Request) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
-        match self.queue()? {
-            Some(requests) => each_request(requests, numbers, self.at, see),
-            None => Ok(()),
-        }
+    /// The numbers of those that want this name, the first first.
+    pub(crate) fn wanting(&self, name: &LockName) -> Result<Vec<u64>> {
+        let Some(queue) = self.queue()? else {
+            return Ok(Vec::new());
+        };
+        wanting_in(&queue.wants, name, self.at)
     }
 
-    pub(super) fn queue(&self) -> Result<Option<&ReadOnlyTable<u64, &'static [u8]>>> {
+    /// The request that wants this name and comes right before that number.
+    pub(crate) fn before(&self, name: &LockName, number: u64) -> Result<Option<u64>> {
+        let Some(queue) = self.queue()? else {
+            return Ok(None);
+        };
+        before_in(&queue.wants, name, number, self.at)
+    }
+
+    fn queue(&self) -> Result<Option<&Queue>> {
         let tables = self.tables.as_ref();
-        let requests = tables.map(|tables| tables.snapshot.requests(self.at));
-        requests.transpose()
+        let queue = tables.map(|tables| tables.snapshot.queue(self.at));
+        queue.transpose()
     }
+}
+
+/// The numbers of those that want this name, the first first.
+pub(super) fn wanting_in(
+    wants: &impl ReadableTable<(&'static str, u64), ()>,
+    name: &LockName,
+    at: At<'_>,
+) -> Result<Vec<u64>> {
+    let name = name.as_str();
+    let rows = wants.range((name, 0)..=(name, u64::MAX));
+    let rows = rows.map_err(|error| at.failed(error))?;
+    let numbers = rows.map(|entry| Ok(entry.map_err(|error| at.failed(error))?.0.value().1));
+    numbers.collect()
+}
+
+/// The number of the request that wants this name and comes right before that number.
+pub(super) fn before_in(
+    wants: &impl ReadableTable<(&'static str, u64), ()>,
+    name: &LockName,
+    number: u64,
+    at: At<'_>,
+) -> Result<Option<u64>> {
+    let name = name.as_str();
+    let rows = wants.range((name, 0)..(name, number));
+    let mut rows = rows.map_err(|error| at.failed(error))?;
+    let last = rows.next_back().transpose();
+    let last = last.map_err(|error| at.failed(error))?;
+    Ok(last.map(|(key, _)| key.value().1))
+}
+
+/// The number of the earliest request that wants this name, from a number on and without some.
+pub(super) fn head_in(
+    wants: &impl ReadableTable<(&'static str, u64), ()>,
+    name: &LockName,
+    from: u64,
+    without: &HashSet<u64>,
+    at: At<'_>,
+) -> Result<Option<u64>> {
+    let name = name.as_str();
+    let rows = wants.range((name, from)..=(name, u64::MAX));
+    for entry in rows.map_err(|error| at.failed(error))? {
+        let (key, _) = entry.map_err(|error| at.failed(error))?;
+        let number = key.value().1;
+        if !without.contains(&number) {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
 }
 
 pub(super) fn state_in(
@@ -182,40 +261,6 @@ pub(super) fn request_in(
     let row = requests.get(number).map_err(|error| at.failed(error))?;
     row.map(|row| decode_request(number, row.value(), at))
         .transpose()
-}
-
-pub(super) fn requests_in(
-    requests: &impl ReadableTable<u64, &'static [u8]>,
-    at: At<'_>,
-) -> Result<Vec<Request>> {
-    let mut found = Vec::new();
-    each_request(requests, .., at, |request| {
-        found.push(request);
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(found)
-}
-
-pub(super) fn each_request(
-    requests: &impl ReadableTable<u64, &'static [u8]>,
-    numbers: impl RangeBounds<u64>,
-    at: At<'_>,
-    mut see: impl FnMut(Request) -> Result<ControlFlow<()>>,
-) -> Result<()> {
-    // Mostly nobody waits, and to see that costs less than to begin to read.
-    if requests.is_empty().map_err(|error| at.failed(error))? {
-        return Ok(());
-    }
-    for entry in requests
-        .range::<u64>(numbers)
-        .map_err(|error| at.failed(error))?
-    {
-        let (number, row) = entry.map_err(|error| at.failed(error))?;
-        if see(decode_request(number.value(), row.value(), at)?)?.is_break() {
-            break;
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn decode_named(name: &str, row: &[u8], at: At<'_>) -> Result<Lock> {

@@ -100,15 +100,14 @@ impl Place {
             there_is(pid)?;
         }
         let manager = self.to_write()?;
-        let mut acquire = manager.acquire([name]).timeout(timeout);
-        acquire = acquire.wait(bound.unwrap_or_default());
+        let mut acquire = manager.acquire([name]).lease(timeout).no_keep_alive();
         if let Some(by) = by {
             acquire = acquire.locked_by(by);
         }
         if let Some(process_id) = get.holder.process_id {
             acquire = acquire.process_id(process_id);
         }
-        let guard = acquire.lock()?;
+        let guard = acquire.try_lock_for(bound.unwrap_or_default())?;
         let locks = match get.holder.bound_to {
             Some(process_id) => guard.detach_to(process_id)?,
             None => guard.detach()?,

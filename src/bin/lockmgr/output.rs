@@ -54,7 +54,10 @@ pub(crate) fn table(manager: &LockManager, locks: &[Lock]) -> Vec<String> {
 /// The process that a lock is bound to, alive as the lock is there; else the one noted with it.
 fn process(lock: &Lock) -> String {
     match (lock.bound_to(), lock.process_id()) {
-        (Some(pid), _) => format!("{pid} alive"),
+        (Some(it), _) => match it.is_alive() {
+            Some(_) => format!("{} alive", it.process_id()),
+            None => format!("{} unknown", it.process_id()),
+        },
         (None, Some(pid)) => pid.to_string(),
         (None, None) => "-".into(),
     }

@@ -67,7 +67,7 @@ pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure>
     // What ends the supervisor's sleep: a signal, or a byte.
     let (wakes, wake) = UnixStream::pair().map_err(in_the_way)?;
     let guard = {
-        let mut acquire = manager.acquire(&names).timeout(lease);
+        let mut acquire = manager.acquire(&names).lease(lease);
         if let Some(by) = by {
             acquire = acquire.locked_by(by);
         }
@@ -78,7 +78,7 @@ pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure>
                 // Unwoken, the supervisor looks within a second.
                 let _ = (&waker).write(&[0]);
             };
-            acquire = acquire.keep_alive().on_lost(on_lost);
+            acquire = acquire.on_lost(on_lost);
         }
         take(&manager, &names, acquire, wait, run)?
     };
@@ -116,19 +116,19 @@ fn command_of(run: &Run) -> Result<Vec<OsString>, Failure> {
 fn take(
     manager: &LockManager,
     names: &[LockName],
-    acquire: Acquire<'_>,
+    acquire: Acquire,
     wait: Option<Duration>,
     run: &Run,
 ) -> Result<LockGuard, Failure> {
-    let acquire = match wait {
-        Some(bound) => acquire.wait(bound),
-        None => acquire.wait_forever(),
+    let ask = move || match wait {
+        Some(bound) => acquire.try_lock_for(bound),
+        None => acquire.lock(),
     };
     let may_wait = wait != Some(Duration::ZERO);
     let guard = if run.verbose && may_wait {
-        telling(manager, names, || acquire.lock())
+        telling(manager, names, ask)
     } else {
-        acquire.lock()
+        ask()
     };
     guard.map_err(|error| match error {
         error @ (Error::Locked(_) | Error::Reserved { .. }) => Failure::Conflict {
