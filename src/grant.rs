@@ -99,10 +99,24 @@ pub(crate) fn withdraw(tx: &mut WriteTx<'_>, request: &Request, now: Moment) -> 
     tx.remove_request(request)?;
     settle(tx, &request.names, now)?;
     for name in &request.names {
-        if let Some(next) = tx.head(name, request.number, &HashSet::new())? {
-            let ring = Ring::to(&tx.wanted(next)?);
-            tx.rings.extend(ring);
-        }
+        tell_first_from(tx, name, request.number)?;
+    }
+    Ok(())
+}
+
+/// Rings the head of a name whose lock is bound to something else now.
+pub(crate) fn tell_head(tx: &mut WriteTx<'_>, name: &LockName) -> Result<()> {
+    if !tx.is_queue_empty()? {
+        tell_first_from(tx, name, 0)?;
+    }
+    Ok(())
+}
+
+/// Rings the first request for a name from this number on.
+fn tell_first_from(tx: &mut WriteTx<'_>, name: &LockName, number: u64) -> Result<()> {
+    if let Some(next) = tx.head(name, number, &HashSet::new())? {
+        let ring = Ring::to(&tx.wanted(next)?);
+        tx.rings.extend(ring);
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::acquire::{Asker, Bounded};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::grant::settle;
+use crate::grant::{settle, tell_head};
 use crate::held::{Fate, Held};
 use crate::lock::Lock;
 use crate::name::LockName;
@@ -363,6 +363,7 @@ impl LockGuard {
             row.bound_to = binding;
             row.bell = None;
             tx.put(&row)?;
+            tell_head(tx, &row.name)?;
             Ok(Fate::Held(row))
         };
         self.held.change("bind locks in", rebind)?;

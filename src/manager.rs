@@ -4,7 +4,9 @@
 use crate::builder::Builder;
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
-use crate::grant::{Judged, apply, counted, create_all, live, obstacle, plan, reserved, settle};
+use crate::grant::{
+    Judged, apply, counted, create_all, live, obstacle, plan, reserved, settle, tell_head,
+};
 use crate::keeper::Keeper;
 use crate::lock::{Lock, LockRef};
 use crate::name::{Holder, LockName};
@@ -253,6 +255,9 @@ impl LockManager {
             match decide_renewal(present, of, &renewal, now)? {
                 Decision::Extend(lock) => {
                     tx.put(&lock)?;
+                    if renewal.lease.bound_to.is_some() {
+                        tell_head(tx, &name)?;
+                    }
                     Ok(lock)
                 }
                 Decision::Create | Decision::Skip(_) => {
