@@ -1,21 +1,17 @@
-//! Asking for a set of locks: what can be asked for, and the transaction that takes the locks or
-//! joins the queue.
+//! `Acquire`: what can be asked for, and how.
 
-use crate::beacon::draw_id;
-use crate::clock::Moment;
-use crate::error::{Error, Result};
-use crate::grant::{apply, create_all, obstacle, plan};
+use crate::ask::Asker;
+use crate::error::Result;
 use crate::guard::LockGuard;
-use crate::held::Held;
-use crate::lock::{Lease, Lock};
+use crate::held::{Held, OnLost};
+use crate::lock::Lock;
 use crate::manager::{LockManager, valid_names};
 use crate::name::LockName;
 use crate::process::{Binding, Bound};
-use crate::queue::{Request, TRUST};
 use crate::set::GetOptions;
-use crate::timeout::{Deadline, Timeout};
+use crate::timeout::Timeout;
 use crate::wait::Sleeper;
-use crate::waiter::{self, take_back};
+use crate::waiter::Bounded;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
@@ -23,36 +19,6 @@ use std::time::{Duration, Instant};
 
 /// The lease of locks whose holder's end nobody could prove: renewed as long as it lives.
 const UNPROVEN: Timeout = Timeout::After(Duration::from_secs(60));
-
-/// How long a wait goes on at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bounded {
-    /// It does not wait.
-    Never,
-    Until(Instant),
-    Forever,
-}
-
-impl Bounded {
-    fn by(bound: Duration) -> Self {
-        match Instant::now().checked_add(bound) {
-            _ if bound.is_zero() => Self::Never,
-            Some(until) => Self::Until(until),
-            None => Self::Forever,
-        }
-    }
-
-    /// How long it may still wait.
-    pub(crate) fn left(self) -> Duration {
-        match self {
-            Self::Never => Duration::ZERO,
-            Self::Until(until) => until.saturating_duration_since(Instant::now()),
-            Self::Forever => Duration::MAX,
-        }
-    }
-}
-
-pub(crate) type OnLost = Arc<dyn Fn(&Lock) + Send + Sync>;
 
 /// A request for a set of locks, begun by [`LockManager::acquire`]: all of them or none.
 ///
@@ -373,16 +339,16 @@ impl Acquire {
 
     fn ask(self, bounded: Bounded) -> Result<LockGuard> {
         let names = self.names?;
-        let inner = &self.manager.0;
-        let now = self.manager.now();
+        let base = &self.manager.0.base;
+        let now = base.now();
         let timeout = self.lease.unwrap_or(Timeout::Never);
         let mut lease =
             self.options
                 .timeout(timeout)
-                .into_lease(&inner.locked_by, inner.store.here(), now)?;
+                .into_lease(&base.locked_by, base.store.here(), now)?;
         let (binding, job) = match self.is_job {
-            true => inner.store.light_job()?,
-            false => (inner.store.binding()?, None),
+            true => base.store.light_job()?,
+            false => (base.store.binding()?, None),
         };
         lease.bound_to = Some(binding);
         if self.lease.is_none() && !can_be_proven(&binding) {
@@ -396,16 +362,9 @@ impl Acquire {
             sleeper: &self.sleeper,
         };
         let locks = asker.ask(&names)?;
-        let keeps_alive = self.keeps_alive;
-        let manager = self.manager.clone();
-        Ok(LockGuard::new(Held::new(
-            manager,
-            lease,
-            locks,
-            job,
-            keeps_alive,
-            self.on_lost,
-        )))
+        let base = Arc::clone(&self.manager.0.base);
+        let held = Held::new(base, lease, job, self.keeps_alive, self.on_lost);
+        Ok(LockGuard::new(self.manager.clone(), Arc::new(held), locks))
     }
 }
 
@@ -413,135 +372,4 @@ impl Acquire {
 fn can_be_proven(binding: &Binding) -> bool {
     let is_process = binding.kind != Bound::Job;
     binding.file.is_some() || is_process && binding.process.is_in_initial_namespace()
-}
-
-/// Asks for locks, and waits for them.
-pub(crate) struct Asker<'a> {
-    pub(crate) manager: &'a LockManager,
-    pub(crate) lease: &'a Lease,
-    pub(crate) bounded: Bounded,
-    /// Whether the holder wants to be told if the locks are forced away.
-    pub(crate) is_told: bool,
-    pub(crate) sleeper: &'a Arc<Sleeper>,
-}
-
-/// What asking came to.
-#[derive(Clone)]
-enum Answer {
-    Granted(Vec<Lock>),
-    Queued(Box<Request>),
-}
-
-impl Asker<'_> {
-    pub(crate) fn ask(&self, names: &[LockName]) -> Result<Vec<Lock>> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let store = &self.manager.0.store;
-        let mut request = self.request(names)?;
-        if self.bounded == Bounded::Never
-            && let Ok(Some(error)) = waiter::obstacle_in_sight(self.manager, &request)
-        {
-            return Err(error);
-        }
-        loop {
-            request.id = draw_id();
-            let asked = match self.bounded {
-                Bounded::Never => self.enqueue(&request),
-                bounded => store.within(bounded.left(), || self.enqueue(&request)),
-            };
-            match asked {
-                Ok(Answer::Granted(locks)) => return Ok(locks),
-                Ok(Answer::Queued(request)) => {
-                    let waiter = waiter::Waiter::new(self, *request);
-                    if let Some(locks) = waiter.wait()? {
-                        return Ok(locks);
-                    }
-                    // Neither a request nor a grant is left: the store was replaced, or the grant
-                    // was forced away before it was seen.
-                }
-                Err(busy @ Error::StoreBusy { .. }) if self.bounded != Bounded::Never => {
-                    if self.sleeper.is_cancelled() {
-                        return Err(Error::Cancelled);
-                    }
-                    if self.bounded.left().is_zero() {
-                        let found = waiter::obstacle_in_sight(self.manager, &request);
-                        return Err(found.ok().flatten().unwrap_or(busy));
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The request as it would be queued, without a number.
-    fn request(&self, names: &[LockName]) -> Result<Request> {
-        let now = self.manager.now();
-        let waits = self.bounded != Bounded::Never;
-        let is_proven = self.lease.bound_to.is_some_and(|it| it.file.is_some());
-        Ok(Request {
-            number: 0,
-            id: 0,
-            names: names.to_vec(),
-            lease: self.lease.clone(),
-            asked_at: now.wall,
-            until: self.until(now),
-            trusted_until: match is_proven {
-                true => None,
-                false => TRUST.deadline(now)?,
-            },
-            bell: match waits || self.is_told {
-                true => self.manager.0.watcher.bell(),
-                false => None,
-            },
-        })
-    }
-
-    /// When others may take the wait for over. A bound past the calendar is none.
-    fn until(&self, now: Moment) -> Option<Deadline> {
-        match self.bounded {
-            Bounded::Never | Bounded::Forever => None,
-            Bounded::Until(_) => {
-                let left = Timeout::After(self.bounded.left());
-                left.deadline(now).unwrap_or_default()
-            }
-        }
-    }
-
-    /// Takes the locks if it can, and joins the queue if it may wait. What a commit that failed
-    /// may have done all the same is undone.
-    fn enqueue(&self, request: &Request) -> Result<Answer> {
-        let mut done = None;
-        let result = self.manager.write("lock in", |tx, now| {
-            let plan = plan(tx, &request.names, now)?;
-            let mut in_the_way = None;
-            for name in &request.names {
-                if in_the_way.is_none() {
-                    in_the_way = obstacle(tx, &plan, name, now)?;
-                }
-            }
-            let mut request = request.clone();
-            let answer = match in_the_way {
-                Some(obstacle) if self.bounded == Bounded::Never => return Err(obstacle),
-                Some(obstacle) if self.bounded.left().is_zero() => return Err(obstacle),
-                Some(_) => {
-                    apply(tx, &plan, now)?;
-                    request.number = tx.next_request()?;
-                    tx.put_request(&request)?;
-                    Answer::Queued(Box::new(request.clone()))
-                }
-                None => {
-                    apply(tx, &plan, now)?;
-                    let names = &request.names;
-                    Answer::Granted(create_all(tx, self.lease, names, Some(&request), now)?)
-                }
-            };
-            done = Some(request);
-            Ok(answer)
-        });
-        if let (Err(error), Some(request)) = (&result, done) {
-            take_back(self.manager, request, error);
-        }
-        result
-    }
 }

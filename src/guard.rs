@@ -1,16 +1,19 @@
 //! `LockGuard`: holds locks until it is dropped.
 
-use crate::acquire::{Asker, Bounded};
+use crate::ask::Asker;
+use crate::base::Base;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{settle, tell_head};
-use crate::held::{Fate, Held};
+use crate::held::{Fate, Held, remove};
 use crate::lock::Lock;
+use crate::manager::LockManager;
 use crate::name::LockName;
 use crate::process::Binding;
 use crate::set::bind;
 use crate::store::WriteTx;
 use crate::timeout::{Timeout, instant};
+use crate::waiter::Bounded;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,15 +50,47 @@ const RENEWAL: Duration = Duration::from_secs(120);
 #[must_use = "the locks are released as soon as the guard is dropped"]
 #[derive(Debug)]
 pub struct LockGuard {
+    manager: LockManager,
     held: Arc<Held>,
     /// Of the first name, as it was granted.
     token: u64,
 }
 
 impl LockGuard {
-    pub(crate) fn new(held: Arc<Held>) -> Self {
-        let token = held.locks().first().map_or(0, |lock| lock.token);
-        Self { held, token }
+    pub(crate) fn new(manager: LockManager, held: Arc<Held>, locks: Vec<Lock>) -> Self {
+        let token = locks.first().map_or(0, |lock| lock.token);
+        let guard = Self {
+            manager,
+            held,
+            token,
+        };
+        guard.extend(locks);
+        let held = &guard.held;
+        if held.is_told() || held.renewal().is_some() {
+            // Without a thread the lease ends, and others may have the locks: as documented.
+            let _ = guard.manager.0.keeper.keep(held);
+        }
+        guard
+    }
+
+    /// Holds more locks. The keeper is told if they are forced away.
+    fn extend(&self, locks: Vec<Lock>) {
+        if self.held.is_told() {
+            let keeper = &self.manager.0.keeper;
+            for id in locks.iter().filter_map(|lock| lock.request) {
+                self.manager.0.base.watcher.list(id, keeper.sleeper());
+            }
+        }
+        self.held.extend(locks);
+    }
+
+    /// Releases whatever is held, in the background if the store refuses now.
+    fn let_go(&self, has_waited: bool) {
+        let locks = self.held.leave();
+        if !locks.is_empty() {
+            let release = move |base: &Base| remove(base, &locks).map(drop);
+            self.manager.undo(has_waited, release);
+        }
     }
 
     /// Adds a lock, under the same lease, and waits until it is granted. A guard that holds locks
@@ -102,13 +137,13 @@ impl LockGuard {
             return Err(Error::Locked(Box::new(lock)));
         }
         let asker = Asker {
-            manager: &self.held.manager,
+            manager: &self.manager,
             lease: &self.held.lease,
             bounded,
             is_told: self.held.is_told(),
             sleeper: &Arc::default(),
         };
-        self.held.extend(asker.ask(&[name])?);
+        self.extend(asker.ask(&[name])?);
         Ok(())
     }
 
@@ -264,7 +299,7 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn time_left(&self) -> Option<Duration> {
-        let now = self.held.manager.now();
+        let now = self.manager.0.base.now();
         let locks = self.held.locks();
         locks.iter().filter_map(|lock| lock.time_left(now)).min()
     }
@@ -309,7 +344,7 @@ impl LockGuard {
         let released = self.held.release(|_| true);
         if released.is_err() {
             // It has waited its bound: the drop must not wait as long again.
-            self.held.let_go(true);
+            self.let_go(true);
         }
         released?;
         self.held.check()
@@ -350,7 +385,7 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn detach_to(self, process_id: u32) -> Result<Vec<Lock>> {
-        let binding = bind(self.held.manager.0.store.here(), process_id)?;
+        let binding = bind(self.manager.0.base.store.here(), process_id)?;
         self.bind(Some(binding))
     }
 
@@ -429,7 +464,7 @@ impl LockGuard {
 
     /// Whether this process was forked off by the guard's: then the locks are its parent's.
     fn is_inherited(&self) -> bool {
-        self.held.manager.0.store.forked_from().is_some()
+        self.manager.0.base.store.forked_from().is_some()
     }
 }
 
@@ -437,8 +472,8 @@ impl Drop for LockGuard {
     fn drop(&mut self) {
         match self.is_inherited() {
             // Another thread of the parent may have held its mutexes.
-            true => std::mem::forget(Arc::clone(&self.held)),
-            false => self.held.let_go(false),
+            true => std::mem::forget((Arc::clone(&self.held), self.manager.clone())),
+            false => self.let_go(false),
         }
     }
 }

@@ -2,13 +2,12 @@
 //!
 //! Touches a lock only while that bears the token it was given, so never a successor's.
 
-use crate::acquire::OnLost;
+use crate::base::Base;
 use crate::beacon::Beacon;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::settle;
 use crate::lock::{Lease, Lock};
-use crate::manager::LockManager;
 use crate::name::LockName;
 use crate::store::WriteTx;
 use crate::timeout::Timeout;
@@ -18,9 +17,11 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub(crate) type OnLost = Arc<dyn Fn(&Lock) + Send + Sync>;
+
 /// What a guard and its keeper share.
 pub(crate) struct Held {
-    pub(crate) manager: LockManager,
+    pub(crate) base: Arc<Base>,
     pub(crate) lease: Lease,
     keeps_alive: bool,
     on_lost: Option<OnLost>,
@@ -62,38 +63,25 @@ impl fmt::Debug for Held {
 
 impl Held {
     pub(crate) fn new(
-        manager: LockManager,
+        base: Arc<Base>,
         lease: Lease,
-        locks: Vec<Lock>,
         job: Option<Beacon>,
         keeps_alive: bool,
         on_lost: Option<OnLost>,
-    ) -> Arc<Self> {
-        let held = Arc::new(Self {
-            manager,
+    ) -> Self {
+        Self {
+            base,
             lease,
             keeps_alive,
             on_lost,
             job: Mutex::new(job),
             state: Mutex::default(),
             work: Mutex::default(),
-        });
-        held.extend(locks);
-        if held.is_told() || held.renewal().is_some() {
-            // Without a thread the lease ends, and others may have the locks: as documented.
-            let _ = held.manager.0.keeper.keep(&held);
         }
-        held
     }
 
-    /// Holds more locks. The keeper is told if they are forced away.
+    /// Holds more locks.
     pub(crate) fn extend(&self, locks: Vec<Lock>) {
-        if self.is_told() {
-            let (watcher, keeper) = (&self.manager.0.watcher, &self.manager.0.keeper);
-            for id in locks.iter().filter_map(|lock| lock.request) {
-                watcher.list(id, keeper.sleeper());
-            }
-        }
         self.state().locks.extend(locks);
     }
 
@@ -191,8 +179,8 @@ impl Held {
         };
         let mut is_held = true;
         let mut fates = Vec::with_capacity(locks.len());
-        self.manager.0.store.read("read", |tx| {
-            let now = self.manager.now();
+        self.base.store.read("read", |tx| {
+            let now = self.base.now();
             for lock in &locks {
                 fates.push(match tx.get(&lock.name)? {
                     Some(row) if row.token == lock.token => {
@@ -232,7 +220,7 @@ impl Held {
             if locks.is_empty() {
                 return Ok(Vec::new());
             }
-            self.manager.write(action, |tx, now| {
+            self.base.write(action, |tx, now| {
                 settle(tx, locks.iter().map(|lock| &lock.name), now)?;
                 let decide = |lock: &Lock| match tx.get(&lock.name)? {
                     Some(row) if row.token == lock.token => decide(tx, row, now),
@@ -251,7 +239,7 @@ impl Held {
             if chosen.is_empty() {
                 return Ok(locks.iter().cloned().map(Fate::Held).collect());
             }
-            let removed = remove(&self.manager, &chosen);
+            let removed = remove(&self.base, &chosen);
             let removed = removed.inspect_err(|_| {
                 let tokens = chosen.iter().map(|lock| lock.token);
                 self.state().released.extend(tokens);
@@ -289,23 +277,13 @@ impl Held {
     fn strike(&self, locks: &[Lock]) {
         if self.is_told() {
             let ids = locks.iter().filter_map(|lock| lock.request);
-            ids.for_each(|id| self.manager.0.watcher.strike(id));
+            ids.for_each(|id| self.base.watcher.strike(id));
         }
-    }
-
-    /// Releases whatever is held, in the background if the store refuses now.
-    pub(crate) fn let_go(&self, has_waited: bool) {
-        let locks = self.leave();
-        if locks.is_empty() {
-            return;
-        }
-        let release = move |manager: &LockManager| remove(manager, &locks).map(drop);
-        self.manager.undo(has_waited, release);
     }
 
     /// Gives up every lock whose deadline has passed without a renewal.
     fn give_up_expired(&self) {
-        let now = self.manager.now();
+        let now = self.base.now();
         let fate = |lock: &Lock| match lock.is_expired(now) {
             true => Fate::Lost(None),
             false => Fate::Held(lock.clone()),
@@ -316,8 +294,8 @@ impl Held {
 }
 
 /// Removes locks as long as they bear their tokens, and says of each whether it did.
-fn remove(manager: &LockManager, locks: &[Lock]) -> Result<Vec<bool>> {
-    manager.write("release locks in", |tx, now| {
+pub(crate) fn remove(base: &Base, locks: &[Lock]) -> Result<Vec<bool>> {
+    base.write("release locks in", |tx, now| {
         let mut removed = Vec::with_capacity(locks.len());
         let mut free: Vec<&LockName> = Vec::with_capacity(locks.len());
         for lock in locks {
@@ -348,7 +326,7 @@ pub(crate) fn renew_all(guards: &[Arc<Held>]) -> bool {
     };
     let working: Vec<_> = leased.iter().map(|held| held.work()).collect();
     let locks: Vec<Vec<Lock>> = leased.iter().map(|held| held.locks()).collect();
-    let renewed = first.manager.write("renew locks in", |tx, now| {
+    let renewed = first.base.write("renew locks in", |tx, now| {
         let names = locks.iter().flatten().map(|lock| &lock.name);
         settle(tx, names, now)?;
         let mut all = Vec::with_capacity(leased.len());

@@ -3,9 +3,9 @@
 //!
 //! It sleeps until something is due. It renews all leases that are due in one transaction.
 
+use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::held::{Held, renew_all};
-use crate::manager::LockManager;
 use crate::process::Origin;
 use crate::wait::{Sleeper, Woken};
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
 /// How long the thread sleeps when nothing is due.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
-type Work = Box<dyn Fn(&LockManager) -> Result<()> + Send>;
+type Work = Box<dyn Fn(&Base) -> Result<()> + Send>;
 
 /// The thread that keeps the leases of one manager.
 #[derive(Debug)]
@@ -53,9 +53,9 @@ struct Kept {
     due: Instant,
 }
 
-/// What is tried until it is done. It keeps its manager open.
+/// What is tried until it is done. It keeps the store open.
 struct Task {
-    manager: LockManager,
+    base: Arc<Base>,
     work: Work,
     due: Instant,
     pause: Duration,
@@ -71,7 +71,7 @@ impl std::fmt::Debug for Duties {
 }
 
 /// Whether an error may pass by itself.
-fn is_passing(error: &Error) -> bool {
+pub(crate) fn is_passing(error: &Error) -> bool {
     matches!(error, Error::StoreBusy { .. } | Error::Io { .. })
 }
 
@@ -105,12 +105,12 @@ impl Keeper {
 
     /// Does something in the background, again and again until that is no longer refused. Without
     /// a thread it stays undone until the process ends.
-    pub(crate) fn retry(&self, manager: &LockManager, work: Work) {
+    pub(crate) fn retry(&self, base: &Arc<Base>, work: Work) {
         if self.start().is_err() {
             return;
         }
         self.shared.duties().tasks.push(Task {
-            manager: manager.clone(),
+            base: Arc::clone(base),
             work,
             due: Instant::now() + FIRST_PAUSE,
             pause: FIRST_PAUSE,
@@ -135,18 +135,19 @@ impl Drop for Keeper {
         if self.origin.elsewhere().is_some() {
             return;
         }
-        self.shared.duties().is_over = true;
+        let has_tasks = {
+            let mut duties = self.shared.duties();
+            duties.is_over = true;
+            !duties.tasks.is_empty()
+        };
         self.shared.sleeper.poke();
+        // With tasks left the thread goes on alone, until they are done or the process ends.
         let thread = self
             .thread
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread.take() {
-            // The thread itself may drop the last manager, with a task that is done.
-            let is_here = thread.thread().id() == thread::current().id();
-            if !is_here {
-                let _ = thread.join();
-            }
+        if let Some(thread) = thread.take().filter(|_| !has_tasks) {
+            let _ = thread.join();
         }
     }
 }
@@ -167,7 +168,7 @@ impl Shared {
                 let duties = self.duties();
                 let guards = duties.guards.iter().map(|kept| kept.due);
                 let next = guards.chain(duties.tasks.iter().map(|task| task.due)).min();
-                (next, duties.is_over)
+                (next, duties.is_over && duties.tasks.is_empty())
             };
             if is_over {
                 return;
@@ -228,26 +229,12 @@ impl Shared {
         let due: Vec<Task> = due;
         self.duties().tasks.extend::<Vec<Task>>(later);
         for mut task in due {
-            let again = (task.work)(&task.manager).is_err_and(|error| is_passing(&error));
+            let again = (task.work)(&task.base).is_err_and(|error| is_passing(&error));
             if again {
                 task.pause = (task.pause * 2).min(LONGEST_PAUSE);
                 task.due = Instant::now() + task.pause;
                 self.duties().tasks.push(task);
             }
-        }
-    }
-}
-
-impl LockManager {
-    /// Undoes what must not stay: now, unless the call has waited its bound, and else in the
-    /// background.
-    pub(crate) fn undo(
-        &self,
-        has_waited: bool,
-        work: impl Fn(&LockManager) -> Result<()> + Send + 'static,
-    ) {
-        if has_waited || work(self).is_err_and(|error| is_passing(&error)) {
-            self.0.keeper.retry(self, Box::new(work));
         }
     }
 }

@@ -151,6 +151,8 @@
 //! - `serde`: serialises [`Lock`], [`LockSetResult`] and [`Request`] in the shape of the command's `--json`.
 
 mod acquire;
+mod ask;
+mod base;
 mod beacon;
 mod builder;
 mod clock;

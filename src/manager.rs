@@ -1,22 +1,21 @@
 //! The verbs, each a few lines over the store: one verb, one transaction, one reading of the
 //! clock.
 
+use crate::base::Base;
 use crate::builder::Builder;
-use crate::clock::{Clock, Moment};
+use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::grant::{
-    Judged, apply, counted, create_all, live, obstacle, plan, reserved, settle, tell_head,
-};
-use crate::keeper::Keeper;
+use crate::grant::{Judged, apply, create_all, live, obstacle, plan, reserved, settle, tell_head};
+use crate::keeper::{Keeper, is_passing};
 use crate::lock::{Lock, LockRef};
-use crate::name::{Holder, LockName};
+use crate::name::LockName;
 use crate::queue::{Plan, Request, State};
 use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, SetRequest, decide,
     decide_renewal,
 };
 use crate::store::{CLEANED_AT_A_TIME, MUCH, Store, WriteTx};
-use crate::wait::{Ring, Watcher};
+use crate::wait::Ring;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -48,12 +47,9 @@ pub struct LockManager(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    // Dropped in this order: what works on the store ends before it is closed.
+    // Dropped first: it works on the store.
     pub(crate) keeper: Keeper,
-    pub(crate) watcher: Watcher,
-    pub(crate) store: Store,
-    clock: Clock,
-    pub(crate) locked_by: Holder,
+    pub(crate) base: Arc<Base>,
 }
 
 /// How long a long cleaning leaves the store to others, every time it does.
@@ -84,10 +80,7 @@ impl Builder {
         let store = Store::open(config)?;
         Ok(LockManager(Arc::new(Inner {
             keeper: Keeper::default(),
-            watcher: Watcher::new(store.here()),
-            store,
-            clock,
-            locked_by,
+            base: Arc::new(Base::new(store, clock, locked_by)),
         })))
     }
 }
@@ -159,12 +152,12 @@ impl LockManager {
         options: SetOptions,
     ) -> Result<LockSetResult> {
         let names = valid_names(names)?;
-        let here = self.0.store.here();
-        let request = options.into_request(&self.0.locked_by, here, self.now())?;
+        let here = self.0.base.store.here();
+        let request = options.into_request(&self.0.base.locked_by, here, self.0.base.now())?;
         if names.is_empty() {
             return Ok(LockSetResult::default());
         }
-        self.write("set locks in", |tx, now| {
+        self.0.base.write("set locks in", |tx, now| {
             let plan = plan(tx, &names, now)?;
             if request.fail {
                 refuse(tx, &plan, &request, &names, now)?;
@@ -201,9 +194,9 @@ impl LockManager {
     /// ```
     pub fn get_lock(&self, name: impl AsRef<str>, options: GetOptions) -> Result<Lock> {
         let name = LockName::new(name.as_ref())?;
-        let here = self.0.store.here();
-        let lease = options.into_lease(&self.0.locked_by, here, self.now())?;
-        self.write("get a lock in", |tx, now| {
+        let here = self.0.base.store.here();
+        let lease = options.into_lease(&self.0.base.locked_by, here, self.0.base.now())?;
+        self.0.base.write("get a lock in", |tx, now| {
             let plan = plan(tx, [&name], now)?;
             if let Some(obstacle) = obstacle(tx, &plan, &name, now)? {
                 return Err(obstacle);
@@ -247,9 +240,9 @@ impl LockManager {
     ) -> Result<Lock> {
         let of = lock.into();
         let name = LockName::new(of.name)?;
-        let here = self.0.store.here();
-        let renewal = options.into_renewal(&self.0.locked_by, here, self.now())?;
-        self.write("renew a lock in", |tx, now| {
+        let here = self.0.base.store.here();
+        let renewal = options.into_renewal(&self.0.base.locked_by, here, self.0.base.now())?;
+        self.0.base.write("renew a lock in", |tx, now| {
             let plan = plan(tx, [&name], now)?;
             let present = live(tx, &name, now)?;
             match decide_renewal(present, of, &renewal, now)? {
@@ -348,7 +341,7 @@ impl LockManager {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        self.write("release locks in", |tx, now| {
+        self.0.base.write("release locks in", |tx, now| {
             let mut present = Vec::with_capacity(names.len());
             for (of, name) in locks.iter().zip(&names) {
                 let lock = live(tx, name, now)?.filter(|lock| of.names(lock));
@@ -393,8 +386,8 @@ impl LockManager {
     pub fn is_locked(&self, name: impl AsRef<str>) -> Result<bool> {
         let name = name.as_ref();
         LockName::check(name)?;
-        self.0.store.read("read", |tx| {
-            let now = self.now();
+        self.0.base.store.read("read", |tx| {
+            let now = self.0.base.now();
             tx.is_live(name, now)
         })
     }
@@ -415,8 +408,8 @@ impl LockManager {
     /// ```
     pub fn find(&self, name: impl AsRef<str>) -> Result<Option<Lock>> {
         let name = LockName::new(name.as_ref())?;
-        self.0.store.read("read", |tx| {
-            let now = self.now();
+        self.0.base.store.read("read", |tx| {
+            let now = self.0.base.now();
             let lock = tx.get(&name)?;
             let Some(mut lock) = lock.and_then(|lock| lock.if_live(now, tx.judge())) else {
                 return Ok(None);
@@ -448,8 +441,8 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn locks(&self, prefix: impl AsRef<str>) -> Result<Vec<Lock>> {
-        self.0.store.read("list", |tx| {
-            let now = self.now();
+        self.0.base.store.read("list", |tx| {
+            let now = self.0.base.now();
             let rows = tx.with_prefix(prefix.as_ref())?.into_iter();
             let mut locks: Vec<Lock> = rows
                 .filter_map(|lock| lock.if_live(now, tx.judge()))
@@ -491,8 +484,8 @@ impl LockManager {
     /// ```
     pub fn requests(&self, prefix: impl AsRef<str>) -> Result<Vec<Request>> {
         let prefix = prefix.as_ref();
-        self.0.store.read("list requests in", |tx| {
-            let now = self.now();
+        self.0.base.store.read("list requests in", |tx| {
+            let now = self.0.base.now();
             let mut judged = Judged::default();
             let mut requests = tx.requests()?;
             requests.retain(|request| {
@@ -532,13 +525,13 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn clean_locks(&self) -> Result<usize> {
-        let store = &self.0.store;
+        let store = &self.0.base.store;
         store.in_one_bound(|| {
             let mut removed = 0;
             let mut next = Some(String::new());
             while let Some(from) = next {
                 let cleaned;
-                (cleaned, next) = self.write("clean", |tx, now| {
+                (cleaned, next) = self.0.base.write("clean", |tx, now| {
                     let (free, next) = tx.remove_dead(&from, now)?;
                     settle(tx, &free, now)?;
                     Ok((free.len(), next))
@@ -579,7 +572,7 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn reset_locks(&self) -> Result<usize> {
-        self.write("reset", |tx, now| {
+        self.0.base.write("reset", |tx, now| {
             let removed = tx.remove_all(now)?;
             tx.rings.extend(removed.iter().filter_map(holder_of));
             settle(tx, removed.iter().map(|lock| &lock.name), now)?;
@@ -603,34 +596,20 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn time_left(&self, lock: &Lock) -> Option<Duration> {
-        lock.time_left(self.now())
+        lock.time_left(self.0.base.now())
     }
 
-    /// Runs `body` as one write transaction, and rings whom the commit concerns.
-    pub(crate) fn write<T>(
+    /// Undoes what must not stay: now, unless the call has waited its bound, and else in the
+    /// background.
+    pub(crate) fn undo(
         &self,
-        action: &'static str,
-        body: impl FnOnce(&mut WriteTx<'_>, Moment) -> Result<T>,
-    ) -> Result<T> {
-        let mut rings = Vec::new();
-        let result = self.0.store.write(action, |tx| {
-            let now = self.now();
-            let value = match body(tx, now) {
-                Err(Error::Locked(lock)) => Err(Error::Locked(counted(tx, lock, now)?)),
-                Err(Error::LockFail(lock)) => Err(Error::LockFail(counted(tx, lock, now)?)),
-                value => value,
-            }?;
-            rings = std::mem::take(&mut tx.rings);
-            Ok(value)
-        });
-        if !self.0.watcher.ring(&rings) {
-            self.0.store.touch();
+        has_waited: bool,
+        work: impl Fn(&Base) -> Result<()> + Send + 'static,
+    ) {
+        let base = &self.0.base;
+        if has_waited || work(base).is_err_and(|error| is_passing(&error)) {
+            self.0.keeper.retry(base, Box::new(work));
         }
-        result
-    }
-
-    pub(crate) fn now(&self) -> Moment {
-        self.0.clock.now()
     }
 }
 

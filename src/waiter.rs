@@ -4,7 +4,7 @@
 //! one right before its own. So each end is noticed by one waiter. Nothing depends on a ring: a
 //! waiter looks by itself, at least every second.
 
-use crate::acquire::Asker;
+use crate::base::Base;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{
@@ -15,7 +15,8 @@ use crate::manager::LockManager;
 use crate::process::{Binding, Process};
 use crate::queue::{Request, State, TRUST};
 use crate::store::ReadTx;
-use crate::wait::{Enlisted, LONGEST_SLEEP, Woken};
+use crate::wait::{Enlisted, LONGEST_SLEEP, Sleeper, Woken};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long giving up may take at the end of a wait, and finding out who is in the way.
@@ -62,25 +63,52 @@ struct Outlook {
     in_the_way: Option<Error>,
 }
 
-/// A request in the queue.
-pub(crate) struct Waiter<'a> {
-    asker: &'a Asker<'a>,
-    request: Request,
+/// How long a wait goes on at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bounded {
+    /// It does not wait.
+    Never,
+    Until(Instant),
+    Forever,
 }
 
-impl<'a> Waiter<'a> {
-    pub(crate) fn new(asker: &'a Asker<'a>, request: Request) -> Self {
-        Self { asker, request }
+impl Bounded {
+    pub(crate) fn by(bound: Duration) -> Self {
+        match Instant::now().checked_add(bound) {
+            _ if bound.is_zero() => Self::Never,
+            Some(until) => Self::Until(until),
+            None => Self::Forever,
+        }
+    }
+
+    /// How long it may still wait.
+    pub(crate) fn left(self) -> Duration {
+        match self {
+            Self::Never => Duration::ZERO,
+            Self::Until(until) => until.saturating_duration_since(Instant::now()),
+            Self::Forever => Duration::MAX,
+        }
+    }
+}
+
+/// A request in the queue.
+pub(crate) struct Waiter<'a> {
+    pub(crate) manager: &'a LockManager,
+    pub(crate) request: Request,
+    pub(crate) bounded: Bounded,
+    pub(crate) sleeper: &'a Arc<Sleeper>,
+}
+
+impl Waiter<'_> {
+    fn base(&self) -> &Base {
+        &self.manager.0.base
     }
 
     /// Waits until the locks are granted; none if neither a request nor a grant is left. Every
     /// other end of the wait takes the request back.
     pub(crate) fn wait(&self) -> Result<Option<Vec<Lock>>> {
-        let manager = self.asker.manager;
-        let mut enlisted = manager
-            .0
-            .watcher
-            .enlist(self.request.id, self.asker.sleeper);
+        let manager = self.manager;
+        let mut enlisted = manager.0.base.watcher.enlist(self.request.id, self.sleeper);
         let waited = self.wait_in_place(&mut enlisted);
         drop(enlisted);
         match &waited {
@@ -94,15 +122,15 @@ impl<'a> Waiter<'a> {
     }
 
     fn wait_in_place(&self, enlisted: &mut Enlisted<'_>) -> Result<Option<Vec<Lock>>> {
-        let store = &self.asker.manager.0.store;
+        let store = &self.base().store;
         let began = Instant::now();
         let mut quiet_since = began;
         let mut trusted_at = began;
         let mut in_the_way = None;
         loop {
-            let now = self.asker.manager.now();
+            let now = self.base().now();
             let left = self.left(now);
-            if self.asker.sleeper.is_cancelled() {
+            if self.sleeper.is_cancelled() {
                 return Err(Error::Cancelled);
             }
             if self.request.trusted_until.is_some() && trusted_at.elapsed() >= BETWEEN_TRUST {
@@ -144,7 +172,7 @@ impl<'a> Waiter<'a> {
                 return self.give_up(in_the_way).map(Some);
             }
             let sleep = self.watch(enlisted, &outlook, began.elapsed());
-            match self.asker.sleeper.sleep(sleep.min(left)) {
+            match self.sleeper.sleep(sleep.min(left)) {
                 Woken::Called => quiet_since = Instant::now(),
                 Woken::Cancelled => return Err(Error::Cancelled),
                 Woken::Slept => {}
@@ -154,7 +182,7 @@ impl<'a> Waiter<'a> {
 
     /// How long it may still wait: by the clock that others judge it by, too.
     fn left(&self, now: Moment) -> Duration {
-        let left = self.asker.bounded.left();
+        let left = self.bounded.left();
         match self.request.until {
             Some(until) => left.min(until.time_left(now)),
             None => left,
@@ -164,7 +192,7 @@ impl<'a> Waiter<'a> {
     /// Writes within the rest of the wait, and says whether that was done: a write that the store
     /// is too busy for is tried again later.
     fn try_to(&self, left: Duration, write: impl FnOnce() -> Result<()>) -> Result<bool> {
-        let store = &self.asker.manager.0.store;
+        let store = &self.base().store;
         match store.within(left.max(GRACE), write) {
             Ok(()) => Ok(true),
             Err(Error::StoreBusy { .. }) => Ok(false),
@@ -174,13 +202,13 @@ impl<'a> Waiter<'a> {
 
     /// Watches what it waits for, and returns how long it may sleep.
     fn watch(&self, enlisted: &mut Enlisted<'_>, outlook: &Outlook, waited: Duration) -> Duration {
-        let here = self.asker.manager.0.store.here();
+        let here = self.base().store.here();
         let processes: Vec<Process> = outlook.watched.iter().map(|it| it.process).collect();
         let all_watched = enlisted.watch(&processes);
         // Its own manager ends with it.
         let is_foreign = |it: &Process| it.namespaces.net != here.namespaces.net;
         if processes.iter().any(is_foreign) || here.namespaces.net == 0 {
-            enlisted.watch_file(self.asker.manager.0.store.path());
+            enlisted.watch_file(self.base().store.path());
         }
         let longest = match self.request.bell {
             None => UNRUNG,
@@ -193,8 +221,12 @@ impl<'a> Waiter<'a> {
     }
 
     fn look(&self, now: Moment) -> Result<View> {
-        let manager = self.asker.manager;
-        manager.0.store.read("wait in", |tx| self.view(tx, now))
+        let manager = self.manager;
+        manager
+            .0
+            .base
+            .store
+            .read("wait in", |tx| self.view(tx, now))
     }
 
     fn view(&self, tx: &ReadTx<'_>, now: Moment) -> Result<View> {
@@ -254,20 +286,23 @@ impl<'a> Waiter<'a> {
 
     fn settle(&self) -> Result<()> {
         let names = &self.request.names;
-        let manager = self.asker.manager;
-        manager.write("lock in", |tx, now| settle(tx, names, now))
+        let manager = self.manager;
+        manager
+            .0
+            .base
+            .write("lock in", |tx, now| settle(tx, names, now))
     }
 
     fn pass_dead(&self) -> Result<()> {
-        let manager = self.asker.manager;
-        manager.write("lock in", |tx, now| {
+        let manager = self.manager;
+        manager.0.base.write("lock in", |tx, now| {
             drop_dead_before(tx, &self.request, now)
         })
     }
 
     fn renew_trust(&self) -> Result<()> {
-        let manager = self.asker.manager;
-        manager.write("wait in", |tx, now| {
+        let manager = self.manager;
+        manager.0.base.write("wait in", |tx, now| {
             let request = tx.request(self.request.number)?;
             if let Some(mut request) = request.filter(|it| it.id == self.request.id) {
                 request.trusted_until = TRUST.deadline(now)?;
@@ -280,9 +315,9 @@ impl<'a> Waiter<'a> {
     /// Leaves the queue at the end of its wait, and says what is in the way. What is granted by
     /// now is taken all the same.
     fn give_up(&self, in_the_way: Option<Error>) -> Result<Vec<Lock>> {
-        let (manager, names) = (self.asker.manager, &self.request.names);
-        let left = manager.0.store.within(GRACE, || {
-            manager.write("stop waiting in", |tx, now| {
+        let (manager, names) = (self.manager, &self.request.names);
+        let left = manager.0.base.store.within(GRACE, || {
+            manager.0.base.write("stop waiting in", |tx, now| {
                 let request = tx.request(self.request.number)?;
                 if let Some(request) = request.filter(|it| it.id == self.request.id) {
                     withdraw(tx, &request, now)?;
@@ -306,7 +341,7 @@ impl<'a> Waiter<'a> {
                     }
                 }
                 apply(tx, &plan, now)?;
-                create_all(tx, self.asker.lease, names, Some(&self.request), now).map(Ok)
+                create_all(tx, &self.request.lease, names, Some(&self.request), now).map(Ok)
             })
         });
         match (left, in_the_way) {
@@ -325,14 +360,14 @@ impl<'a> Waiter<'a> {
         if self.request.trusted_until.is_none() {
             return Ok(Some(locks));
         }
-        self.asker.manager.write("lock in", |tx, now| {
+        self.base().write("lock in", |tx, now| {
             let mut kept = Vec::with_capacity(locks.len());
             for name in &self.request.names {
                 let lock = tx.get(name)?.filter(|lock| self.is_granted(lock));
                 let Some(lock) = lock else {
                     return Ok(None);
                 };
-                kept.push(lock.renewed(self.asker.lease.timeout, now)?);
+                kept.push(lock.renewed(self.request.lease.timeout, now)?);
             }
             kept.iter().try_for_each(|lock| tx.put(lock))?;
             Ok(Some(kept))
@@ -342,10 +377,10 @@ impl<'a> Waiter<'a> {
 
 /// What is in the way of a request, found without waiting for a writer.
 pub(crate) fn obstacle_in_sight(manager: &LockManager, request: &Request) -> Result<Option<Error>> {
-    let store = &manager.0.store;
+    let store = &manager.0.base.store;
     let look = || {
         store.read("read", |tx| {
-            let now = manager.now();
+            let now = manager.0.base.now();
             let mut judged = Judged::default();
             for name in &request.names {
                 let lock = tx.get(name)?.and_then(|lock| lock.if_live(now, tx.judge()));
@@ -371,8 +406,8 @@ pub(crate) fn obstacle_in_sight(manager: &LockManager, request: &Request) -> Res
 /// Takes back a request after an error, and what is granted to it by now, so that nothing stays
 /// behind. If the store is busy or full the manager tries again in the background.
 pub(crate) fn take_back(manager: &LockManager, request: Request, error: &Error) {
-    let work = move |manager: &LockManager| {
-        manager.write("stop waiting in", |tx, now| {
+    let work = move |base: &Base| {
+        base.write("stop waiting in", |tx, now| {
             let found = match request.number {
                 0 => None,
                 number => tx.request(number)?,
