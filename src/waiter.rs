@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long giving up may take at the end of a wait, and finding out who is in the way.
-const GRACE: Duration = Duration::from_millis(20);
+const GRACE: Duration = Duration::from_millis(10);
 
 /// How often the head of a queue looks at a beacon, of whose end the kernel tells nobody: at first,
 /// and once it has waited for [`AT_FIRST`].
