@@ -148,6 +148,17 @@ struct Shared {
     file: FileBackend,
     waits: Mutex<HashMap<Range, Wait>>,
     ended: Condvar,
+    /// Whether redb has opened the file, and so no longer repairs it.
+    is_opened: AtomicBool,
+}
+
+/// Says, when redb has opened a file, that it has.
+pub(super) struct Opening(Arc<Shared>);
+
+impl Opening {
+    pub(super) fn done(self) {
+        self.0.is_opened.store(true, Ordering::Release);
+    }
 }
 
 impl BoundedFile {
@@ -163,12 +174,17 @@ impl BoundedFile {
                 file,
                 waits: Mutex::default(),
                 ended: Condvar::new(),
+                is_opened: AtomicBool::new(false),
             }),
             bound,
             failure,
             courtesy,
             hook,
         }
+    }
+
+    pub(super) fn opening(&self) -> Opening {
+        Opening(Arc::clone(&self.shared))
     }
 
     /// Makes a call, unless the hook fails it, and notes how it failed.
@@ -318,10 +334,16 @@ impl StorageBackend for BoundedFile {
         self.call(StorageCall::Read { offset, len }, |file| {
             file.read(offset, out)?;
             let claimed = largest_child(out);
-            if claimed > PAGE && claimed > file.len()? {
+            if claimed <= PAGE || claimed <= file.len()? {
+                return Ok(());
+            }
+            if self.shared.is_opened.load(Ordering::Acquire) {
                 let damaged = "a page claims to be larger than the file";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, damaged));
             }
+            // A crash may have torn the page. To redb, which checks while it opens the file, it is
+            // one whose checksum is wrong, so that redb goes back to the commit before.
+            out[0] = NO_NODE;
             Ok(())
         })
     }
@@ -389,6 +411,10 @@ pub(super) fn has_tables(mut file: &File) -> io::Result<bool> {
 
 /// The bytes of redb's smallest page.
 const PAGE: u64 = 4096;
+
+/// The first byte of a page that is neither a leaf (1) nor a branch (2): its checksum never fits,
+/// and redb follows it nowhere.
+const NO_NODE: u8 = 0;
 
 /// How large the largest child of a page claims to be. redb fills as much memory with zeros before
 /// it reads that child: up to 4 GiB, where damage made the number of the page.

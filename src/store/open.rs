@@ -35,8 +35,11 @@ impl Store {
                 continue;
             };
             let copy = file.try_clone().map_err(|error| at.io(error))?;
-            match self.builder().create_with_backend(self.backend(file)?) {
+            let backend = self.backend(file)?;
+            let opening = backend.opening();
+            match self.builder().create_with_backend(backend) {
                 Ok(database) => {
+                    opening.done();
                     at.check_format(&database, &copy)?;
                     let metadata = copy.metadata().map_err(|error| at.io(error))?;
                     return Ok(Handle::new(
@@ -66,8 +69,10 @@ impl Store {
             }
             let copy = file.try_clone().map_err(|error| at.io(error))?;
             let backend = self.backend(file)?;
+            let opening = backend.opening();
             match self.builder().open_read_only_with_backend(backend) {
                 Ok(database) => {
+                    opening.done();
                     return Ok(match at.format_of(|| database.begin_read(), &copy)? {
                         Format::Ours => Some(Handle::new(
                             Opened::Reader(database),

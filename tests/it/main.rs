@@ -1,5 +1,6 @@
 //! The integration tests, a module per subject. They know the public API and the command alone.
 
+mod after_a_crash;
 mod bad_input;
 mod bound;
 mod command;
