@@ -69,8 +69,9 @@ impl Builder {
 
     /// Opens the store for reading alone, which needs no permission to write and creates nothing:
     /// a missing file is an empty store. Calls that write fail with [`Error::Io`] (permission
-    /// denied). A store that a process left behind when it died is repaired first, which does
-    /// need that permission. Default: reads and writes.
+    /// denied). A store that a process left behind when it died is repaired first. Without
+    /// permission to write, its last commit is repaired in memory, which takes as much memory as
+    /// the rows do, and lasts until another process writes to the store. Default: reads and writes.
     ///
     /// ```
     /// # use lockmgr::{GetOptions, LockManager};

@@ -9,6 +9,7 @@ mod fault;
 mod format;
 mod handle;
 mod housekeeping;
+mod in_memory;
 mod newborn;
 mod open;
 mod read;

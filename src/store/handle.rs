@@ -1,7 +1,7 @@
 //! One open file: which it is, and the snapshot that reads share while nothing is committed.
 
-use super::Mode;
 use super::fault::At;
+use super::in_memory::Seen;
 use super::read::Snapshot;
 use crate::clock::coarse_millis;
 use crate::error::Result;
@@ -34,6 +34,8 @@ pub(super) enum Opened {
     /// With the open file, to announce changes of it.
     Writer(Database, File),
     Reader(ReadOnlyDatabase),
+    /// The last commit of a file that needs repair, repaired in memory.
+    Copy(Database, Seen),
 }
 
 impl fmt::Debug for Handle {
@@ -41,14 +43,17 @@ impl fmt::Debug for Handle {
         f.write_str(match self.database {
             Opened::Writer(..) => "Writer",
             Opened::Reader(_) => "Reader",
+            Opened::Copy(..) => "Copy",
         })
     }
 }
 
 impl Handle {
-    pub(super) fn new(database: Opened, mode: Mode, metadata: &fs::Metadata) -> Self {
+    /// `is_alone` if no other process writes.
+    pub(super) fn new(database: Opened, metadata: &fs::Metadata, is_alone: bool) -> Self {
+        let is_alone = is_alone || matches!(database, Opened::Copy(..));
         Self {
-            kept: (mode == Mode::Exclusive).then(Kept::default),
+            kept: is_alone.then(Kept::default),
             database,
             identity: Identity::of(metadata),
             seen_at: AtomicU64::new(coarse_millis()),
@@ -61,7 +66,7 @@ impl Handle {
     pub(super) fn snapshot(&self, at: At<'_>) -> Result<Arc<Snapshot>> {
         let begin = || {
             let txn = match &self.database {
-                Opened::Writer(database, _) => database.begin_read(),
+                Opened::Writer(database, _) | Opened::Copy(database, _) => database.begin_read(),
                 Opened::Reader(database) => database.begin_read(),
             };
             Snapshot::of(txn.map_err(|error| at.failed(error))?, at).map(Arc::new)
@@ -84,6 +89,11 @@ impl Handle {
     /// Whether the name still leads to this file. Looked up at most every so often, by who only
     /// reads.
     pub(super) fn is_current(&self, path: &Path, looks: Duration) -> bool {
+        if let Opened::Copy(_, seen) = &self.database
+            && !seen.is_current()
+        {
+            return false;
+        }
         let now = coarse_millis();
         let unseen = now.saturating_sub(self.seen_at.load(Ordering::Relaxed));
         if Duration::from_millis(unseen) < looks {

@@ -1,14 +1,15 @@
 //! Opens, creates and repairs the file, within the bound of the call.
 
 use super::bounded::{self, BoundedFile};
-use super::fault::At;
+use super::fault::{At, caught};
 use super::format::Format;
 use super::handle::{Handle, Opened};
+use super::in_memory::{Copy, Seen};
 use super::turns::Turns;
 use super::{Config, Mode, Store, newborn};
 use crate::error::{Error, Result};
 use redb::backends::FileBackend;
-use redb::{ConcurrencyMode, DatabaseError, ReadableDatabase};
+use redb::{ConcurrencyMode, Database, DatabaseError, ReadableDatabase};
 use std::fs::{self, File};
 use std::io;
 use std::sync::{Arc, RwLock};
@@ -42,10 +43,11 @@ impl Store {
                     opening.done();
                     at.check_format(&database, &copy)?;
                     let metadata = copy.metadata().map_err(|error| at.io(error))?;
+                    let is_alone = self.config.mode == Mode::Exclusive;
                     return Ok(Handle::new(
                         Opened::Writer(database, copy),
-                        self.config.mode,
                         &metadata,
+                        is_alone,
                     ));
                 }
                 Err(error) => pause.after(error, at)?,
@@ -55,9 +57,8 @@ impl Store {
 
     pub(super) fn open_reader(&self) -> Result<Option<Handle>> {
         let at = self.at("open");
-        let deadline = Instant::now() + self.config.busy_timeout;
         let mut pause = Pause::default();
-        let mut was_repaired = false;
+        let mut may_repair = true;
         loop {
             let Some(file) = self.open_file(File::options().read(true))? else {
                 return Ok(None);
@@ -70,29 +71,66 @@ impl Store {
             let copy = file.try_clone().map_err(|error| at.io(error))?;
             let backend = self.backend(file)?;
             let opening = backend.opening();
-            match self.builder().open_read_only_with_backend(backend) {
+            let (format, opened) = match self.builder().open_read_only_with_backend(backend) {
                 Ok(database) => {
                     opening.done();
-                    return Ok(match at.format_of(|| database.begin_read(), &copy)? {
-                        Format::Ours => Some(Handle::new(
-                            Opened::Reader(database),
-                            Mode::ReadOnly,
-                            &metadata,
-                        )),
-                        Format::None => None,
-                    });
+                    let format = at.format_of(|| database.begin_read(), &copy)?;
+                    (format, Opened::Reader(database))
                 }
-                // Once more, as another process may have died since.
-                Err(DatabaseError::RepairAborted) if !was_repaired || Instant::now() < deadline => {
-                    self.repair()?;
-                    was_repaired = true;
+                // A process died. A writer repairs what it left, if this user may write.
+                Err(DatabaseError::RepairAborted) if may_repair => {
+                    may_repair = false;
+                    match self.repair() {
+                        Err(Error::Io { source, .. }) if is_for_reading(&source) => {
+                            self.failure.take();
+                        }
+                        repaired => repaired?,
+                    }
+                    continue;
                 }
-                Err(DatabaseError::RepairAborted) => {
-                    return Err(at.corrupted("no repair leaves it clean"));
+                Err(DatabaseError::RepairAborted) => match self.repair_in_memory(&copy)? {
+                    Some((database, seen)) => {
+                        let txn = database.begin_read().map_err(|error| at.failed(error))?;
+                        (at.format_in(&txn)?, Opened::Copy(database, seen))
+                    }
+                    None => {
+                        pause.wait(at)?;
+                        continue;
+                    }
+                },
+                Err(error) => {
+                    pause.after(error, at)?;
+                    continue;
                 }
-                Err(error) => pause.after(error, at)?,
-            }
+            };
+            return Ok(match format {
+                Format::Ours => Some(Handle::new(opened, &metadata, false)),
+                Format::None => None,
+            });
         }
+    }
+
+    /// The last commit of a file that asks for repair, repaired in memory; none if somebody wrote
+    /// to the file meanwhile.
+    fn repair_in_memory(&self, file: &File) -> Result<Option<(Database, Seen)>> {
+        let at = self.at("repair");
+        let file = || file.try_clone().map_err(|error| at.io(error));
+        let seen = Seen::of(file()?).map_err(|error| at.failed(error))?;
+        let database = caught(at, || {
+            let copy = Copy::of(self.backend(file()?)?).map_err(|error| at.failed(error))?;
+            let mut builder = redb::Builder::new();
+            builder
+                .set_cache_size(self.config.cache_size)
+                .set_check_integrity_on_open(true)
+                .create_with_backend(copy)
+                .map_err(|error| at.failed(error))
+        });
+        // If a writer came, the copy may be of a part of its work.
+        let opened = self
+            .builder()
+            .open_read_only_with_backend(self.backend(file()?)?);
+        let is_unchanged = matches!(opened, Err(DatabaseError::RepairAborted)) && seen.is_current();
+        is_unchanged.then(|| Ok((database?, seen))).transpose()
     }
 
     /// Repairs what a process that died left behind: opening for writing does, reading may not.
@@ -111,7 +149,7 @@ impl Store {
         };
         match writer.open_writer()?.database {
             Opened::Writer(database, _) => database.close().map_err(|error| at.failed(error)),
-            Opened::Reader(_) => Ok(()),
+            Opened::Reader(_) | Opened::Copy(..) => Ok(()),
         }
     }
 
@@ -226,12 +264,25 @@ impl Pause {
         if !matches!(error, Error::StoreBusy { .. }) {
             return Err(error);
         }
+        self.wait(at)
+    }
+
+    /// Waits for a moment; fails if the call has waited for its bound.
+    fn wait(&mut self, at: At<'_>) -> Result<()> {
         let may_go_on = bounded::wait(at.config.busy_timeout, |deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
             thread::sleep(self.next.min(left));
             !left.is_zero()
         });
         self.next = (self.next * 2).min(LONGEST_PAUSE);
-        may_go_on.then_some(()).ok_or(error)
+        may_go_on.then_some(()).ok_or_else(|| at.busy())
     }
+}
+
+/// Whether the system refused to let this user, or anybody, write.
+fn is_for_reading(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    )
 }

@@ -1,9 +1,13 @@
 //! What a crash of a process or of the machine leaves: every user who may read the store gets its
 //! last commit.
 
-use crate::support::Home;
-use lockmgr::{Builder, LockManager, SetOptions, StorageCall};
+use crate::holding_support::{Kept, until};
+use crate::support::{Home, chmod, is_root, run, skip, through, works};
+use lockmgr::{Builder, GetOptions, LockManager, SetOptions, StorageCall};
 use std::fs;
+use std::io;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The names of `count` locks, which fill some pages.
@@ -80,4 +84,139 @@ fn store_with_torn_branches_opens_in_every_mode_with_the_commit_before() {
         (status, list.as_array().unwrap().len()),
         (Some(0), before.len())
     );
+}
+
+/// The store as a process leaves it that is killed while it has the store open.
+fn left_by_a_killed_process(manager: &LockManager, home: &Home) {
+    manager.find("held").unwrap();
+    let left = Home::new();
+    fs::copy(home.db(), left.db()).unwrap();
+    fs::rename(left.db(), home.db()).unwrap();
+}
+
+/// A store of the lock `held`, left so.
+fn left_store() -> Home {
+    let home = Home::new();
+    let manager = home.open();
+    manager.get_lock("held", GetOptions::new()).unwrap();
+    left_by_a_killed_process(&manager, &home);
+    home
+}
+
+/// Opens a store as a user does who may only read it: every write is refused.
+fn reader(
+    home: &Home,
+    before_each: impl Fn(&StorageCall<'_>) + Send + Sync + 'static,
+) -> LockManager {
+    let hook = move |call: StorageCall<'_>| {
+        before_each(&call);
+        match call {
+            StorageCall::Write { .. } | StorageCall::SetLen { .. } => {
+                Err(io::ErrorKind::PermissionDenied.into())
+            }
+            _ => Ok(()),
+        }
+    };
+    let builder = LockManager::builder().read_only().storage_hook(hook);
+    builder.open(home.db()).unwrap()
+}
+
+#[test]
+fn reader_of_a_killed_holders_store_without_permission_to_write_gets_its_locks() {
+    let home = Home::new();
+    let holder = Kept::start(home.command().args(["run", "held", "--", "sleep", "5"]));
+    until("the lock is held", || {
+        home.db().exists() && home.json(["is-locked", "held"]).0 == Some(0)
+    });
+    assert_eq!(home.lockmgr(["set", "kept"]).status, Some(0));
+    drop(holder);
+    chmod(&home.db(), 0o444);
+    let before = home.bytes();
+    let Some(mut list) = home.command_of_ordinary_user() else {
+        return;
+    };
+    chmod(home.path(), 0o555);
+    let ran = run(list.arg("--db").arg(home.db()).arg("list"));
+    chmod(home.path(), 0o755);
+    assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""));
+    assert!(ran.stdout.contains("kept"), "{}", ran.stdout);
+    assert!(home.bytes() == before, "who may only read wrote");
+}
+
+#[test]
+fn reader_of_a_killed_holders_store_on_a_read_only_mount_gets_its_locks() {
+    if !is_root() {
+        return skip("only root can mount a directory");
+    }
+    if !works(&["unshare", "--mount"]) {
+        return;
+    }
+    let home = left_store();
+    let script =
+        "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(home.path());
+    let lockmgr = through(&[]);
+    command
+        .arg(lockmgr.get_program())
+        .arg("--db")
+        .arg(home.db());
+    let ran = run(command.args(["find", "held"]));
+    assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""));
+    assert!(ran.stdout.contains("held"), "{}", ran.stdout);
+}
+
+#[test]
+fn reader_of_a_store_repaired_in_memory_sees_the_next_commit_at_once() {
+    let home = left_store();
+    let reader = reader(&home, |_| {});
+    assert_eq!(listed(&reader), ["held"]);
+    let writer = home.open();
+    assert_eq!(listed(&reader), ["held"]);
+    writer.get_lock("new", GetOptions::new()).unwrap();
+    assert_eq!(listed(&reader), ["held", "new"]);
+    writer.unlock("held").unwrap();
+    drop(writer);
+    assert_eq!(listed(&reader), ["new"]);
+}
+
+#[test]
+fn store_changed_while_it_is_repaired_in_memory_is_read_as_it_became() {
+    // The writer comes before each read of the copy in turn, and dies again or not.
+    let came = |before: usize, dies: bool| {
+        let home = Arc::new(left_store());
+        let (is_refused, reads) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let (has_come, shared) = (Arc::new(AtomicBool::new(false)), Arc::clone(&home));
+        let noted = Arc::clone(&has_come);
+        let come = move |call: &StorageCall<'_>| {
+            if matches!(call, StorageCall::Write { .. }) {
+                is_refused.store(true, Ordering::Relaxed);
+            }
+            // The copy reads whole pages, and only the copy does.
+            let is_copying = matches!(call, StorageCall::Read { len: 4096.., .. })
+                && is_refused.load(Ordering::Relaxed);
+            if !is_copying || reads.fetch_add(1, Ordering::Relaxed) != before {
+                return;
+            }
+            noted.store(true, Ordering::Relaxed);
+            let writer = shared.open();
+            writer.get_lock("new", GetOptions::new()).unwrap();
+            let left = shared.bytes();
+            drop(writer);
+            if dies {
+                fs::write(shared.db(), left).unwrap();
+            }
+        };
+        let listed = listed(&reader(&home, come));
+        let has_come = has_come.load(Ordering::Relaxed);
+        let expected = ["held", "new"];
+        assert_eq!(listed, expected[..1 + usize::from(has_come)], "{before}");
+        has_come
+    };
+    for dies in [false, true] {
+        let times = (0..).take_while(|&before| came(before, dies)).count();
+        assert!(times > 3, "the copy is made by {times} reads");
+    }
 }
