@@ -175,7 +175,7 @@ mod wait;
 
 pub use builder::Builder;
 pub use clock::{Clock, ManualClock};
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use guard::{Acquire, LockGuard};
 pub use lock::{Lock, LockRef};
 pub use manager::LockManager;

@@ -12,6 +12,7 @@ mod housekeeping;
 mod in_memory;
 mod newborn;
 mod open;
+mod panics;
 mod read;
 mod turns;
 mod write;
@@ -25,7 +26,7 @@ use crate::storage::StorageHook;
 use crate::wait::announce;
 use bounded::LastFailure;
 use courtesy::Courtesy;
-use fault::{At, caught};
+use fault::{At, Fault, caught};
 use handle::{Handle, Opened};
 use read::Tables;
 use redb::TableDefinition;
@@ -43,6 +44,9 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lockmgr");
 
 /// The key in [`META`] of the [`State`].
 const STATE_KEY: &str = "state";
+
+/// Why a call waits that waits for its turn.
+const OTHER_THREADS: &str = "other threads of this process kept it busy";
 
 /// How long a file may have been deleted or replaced before who only reads it takes notice.
 const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
@@ -83,16 +87,21 @@ impl Store {
     /// Opens the store, creates it where it is missing, and repairs it where a process died.
     /// Read-only it creates nothing: a missing file is an empty store until somebody creates it.
     pub(crate) fn open(config: Config) -> Result<Self> {
-        let store = Self {
+        panics::watch();
+        let store = Self::unopened(config, LastFailure::default());
+        store.call("open", || store.handle().map(drop))?;
+        Ok(store)
+    }
+
+    fn unopened(config: Config, failure: LastFailure) -> Self {
+        Self {
             config,
             handle: RwLock::default(),
             openings: Turns::default(),
             turns: Turns::default(),
             courtesy: Arc::default(),
-            failure: LastFailure::default(),
-        };
-        store.call("open", || store.handle().map(drop))?;
-        Ok(store)
+            failure,
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -119,14 +128,14 @@ impl Store {
         self.call(action, || {
             let at = self.at(action);
             let Some(handle) = self.current_handle(SEEN_WHILE_READING)? else {
-                return body(&ReadTx { tables: None, at });
+                return Ok(body(&ReadTx { tables: None, at })?);
             };
             let snapshot = handle.snapshot(at)?;
             let tables = Some(Tables {
                 snapshot: &snapshot,
                 is_checked: &handle.is_checked,
             });
-            body(&ReadTx { tables, at })
+            Ok(body(&ReadTx { tables, at })?)
         })
     }
 
@@ -140,17 +149,17 @@ impl Store {
         self.call(action, || {
             let at = self.at(action);
             let turn = self.turns.take(self.config.busy_timeout);
-            let _turn = turn.ok_or_else(|| at.busy())?;
+            let _turn = turn.ok_or_else(|| Fault::busy(OTHER_THREADS))?;
             let handle = self.current_handle(Duration::ZERO)?;
             let Some((handle, Opened::Writer(database, file))) =
                 handle.as_deref().map(|handle| (handle, &handle.database))
             else {
                 let read_only = "the store was opened read-only";
                 let denied = io::Error::new(io::ErrorKind::PermissionDenied, read_only);
-                return Err(at.io(denied));
+                return Err(denied.into());
             };
             self.courtesy.give_way();
-            let txn = database.begin_write().map_err(|error| at.failed(error))?;
+            let txn = database.begin_write()?;
             match WriteTx::run(&txn, &handle.is_checked, at, body) {
                 Ok((value, outcome @ (Outcome::Changed | Outcome::Awaited))) => {
                     match handle.commit(txn) {
@@ -164,17 +173,17 @@ impl Store {
                             // Half way through a commit the handle no longer knows the file.
                             let error = at.failed(error);
                             self.close();
-                            Err(error)
+                            Err(error.into())
                         }
                     }
                 }
                 Ok((value, Outcome::Unchanged)) => {
-                    txn.abort().map_err(|error| at.failed(error))?;
+                    txn.abort()?;
                     Ok(value)
                 }
                 Err(error) => {
-                    txn.abort().map_err(|error| at.failed(error))?;
-                    Err(error)
+                    txn.abort()?;
+                    Err(error.into())
                 }
             }
         })
@@ -183,11 +192,15 @@ impl Store {
     /// Runs one call within its bound. Where storage failed it the handle is closed, so that the
     /// next call opens the file anew and repairs it; also where the call succeeded all the same,
     /// as a lock on the file that it could not give back would stay as long as the handle.
-    fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T>) -> Result<T> {
-        let result = caught(self.at(action), || {
-            bounded::within(self.config.busy_timeout, body)
+    fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T, Fault>) -> Result<T> {
+        let at = self.at(action);
+        let result = caught(at, || {
+            bounded::within(self.config.busy_timeout, || at.run(body))
         });
-        let has_failed = matches!(result, Err(Error::Io { .. } | Error::Corrupted { .. }));
+        let has_failed = matches!(
+            result,
+            Err(Error::Io { .. } | Error::Corrupted { .. } | Error::Bug { .. })
+        );
         if self.failure.take().is_some() || has_failed {
             self.close();
         }
@@ -213,7 +226,7 @@ impl Store {
 
     /// The handle of the file that has the store's name now. Whoever deletes or replaces a store
     /// takes its locks with it; going on with the nameless file would share it with nobody.
-    fn current_handle(&self, looks: Duration) -> Result<Option<Arc<Handle>>> {
+    fn current_handle(&self, looks: Duration) -> Result<Option<Arc<Handle>>, Fault> {
         let handle = self.handle()?;
         match handle {
             Some(handle) if !handle.is_current(self.path(), looks) => {
@@ -226,7 +239,7 @@ impl Store {
     }
 
     /// The open handle, opened if need be; none where the store is read-only and missing.
-    fn handle(&self) -> Result<Option<Arc<Handle>>> {
+    fn handle(&self) -> Result<Option<Arc<Handle>>, Fault> {
         let opened = || {
             let slot = self.handle.read().unwrap_or_else(PoisonError::into_inner);
             slot.clone()
@@ -237,7 +250,7 @@ impl Store {
             None => {}
         }
         let turn = self.openings.take(self.config.busy_timeout);
-        let _turn = turn.ok_or_else(|| self.at("open").busy())?;
+        let _turn = turn.ok_or_else(|| Fault::busy(OTHER_THREADS))?;
         if let Some(handle) = opened() {
             return Ok(Some(handle));
         }

@@ -11,6 +11,7 @@
 //! late grant would free the other's lock.
 
 use super::courtesy::Courtesy;
+use super::panics::{self, Panicked};
 use crate::storage::{StorageCall, StorageHook};
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
@@ -29,6 +30,8 @@ thread_local! {
     /// How long the call that runs on this thread may wait. redb offers no other way to tell its
     /// backend.
     static LIMIT: Cell<Option<Limit>> = const { Cell::new(None) };
+    /// How long it has waited.
+    static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 #[derive(Clone, Copy)]
@@ -59,7 +62,11 @@ fn limited<T>(limit: Limit, call: impl FnOnce() -> T) -> T {
             LIMIT.set(self.0);
         }
     }
-    let _restore = Restore(LIMIT.replace(Some(limit)));
+    let outer = LIMIT.replace(Some(limit));
+    if outer.is_none() {
+        WAITED.set(Duration::ZERO);
+    }
+    let _restore = Restore(outer);
     call()
 }
 
@@ -67,7 +74,7 @@ fn limited<T>(limit: Limit, call: impl FnOnce() -> T) -> T {
 /// `bound` is for what runs outside of any: closing.
 pub(super) fn wait<T>(bound: Duration, wait: impl FnOnce(Instant) -> T) -> T {
     let began = Instant::now();
-    match LIMIT.get() {
+    let result = match LIMIT.get() {
         Some(Limit::Until(deadline)) => wait(deadline),
         Some(Limit::Left(left)) => {
             let deadline = began + left;
@@ -76,7 +83,14 @@ pub(super) fn wait<T>(bound: Duration, wait: impl FnOnce(Instant) -> T) -> T {
             result
         }
         None => wait(began + bound),
-    }
+    };
+    WAITED.set(WAITED.get() + began.elapsed());
+    result
+}
+
+/// How long the call that runs on this thread has waited for others.
+pub(super) fn waited() -> Duration {
+    WAITED.get()
 }
 
 type Range = (Bound<u64>, Bound<u64>);
@@ -124,9 +138,10 @@ impl LastFailure {
     }
 
     fn note(&self, error: &io::Error) {
-        let copy = match error.raw_os_error() {
-            Some(number) => io::Error::from_raw_os_error(number),
-            None => io::Error::new(error.kind(), error.to_string()),
+        let copy = match (error.raw_os_error(), Panicked::in_error(error)) {
+            (Some(number), _) => io::Error::from_raw_os_error(number),
+            (None, Some(panicked)) => io::Error::other(panicked.clone()),
+            (None, None) => io::Error::new(error.kind(), error.to_string()),
         };
         let mut error = self.error();
         *error = Some(copy);
@@ -200,7 +215,9 @@ impl BoundedFile {
     /// Tells the hook of a call that is about to be made; its error is the call's.
     fn before(&self, call: StorageCall<'_>) -> io::Result<()> {
         match &self.hook {
-            Some(hook) => hook.before(call),
+            // redb would take its panic for one of its own.
+            Some(hook) => panics::caught(|| hook.before(call))
+                .unwrap_or_else(|panicked| Err(io::Error::other(panicked))),
             None => Ok(()),
         }
     }

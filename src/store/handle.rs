@@ -1,10 +1,9 @@
 //! One open file: which it is, and the snapshot that reads share while nothing is committed.
 
-use super::fault::At;
+use super::fault::{At, Fault};
 use super::in_memory::Seen;
 use super::read::Snapshot;
 use crate::clock::coarse_millis;
-use crate::error::Result;
 use crate::process::Origin;
 use redb::{Database, ReadOnlyDatabase, ReadableDatabase, WriteTransaction};
 use std::fmt;
@@ -63,13 +62,13 @@ impl Handle {
     }
 
     /// The store as it was committed last.
-    pub(super) fn snapshot(&self, at: At<'_>) -> Result<Arc<Snapshot>> {
+    pub(super) fn snapshot(&self, at: At<'_>) -> Result<Arc<Snapshot>, Fault> {
         let begin = || {
             let txn = match &self.database {
                 Opened::Writer(database, _) | Opened::Copy(database, _) => database.begin_read(),
                 Opened::Reader(database) => database.begin_read(),
             };
-            Snapshot::of(txn.map_err(|error| at.failed(error))?, at).map(Arc::new)
+            Ok(Arc::new(Snapshot::of(txn?, at)?))
         };
         match &self.kept {
             Some(kept) => kept.get_or(begin),
@@ -115,8 +114,8 @@ pub(super) struct Kept(RwLock<Option<Arc<Snapshot>>>);
 impl Kept {
     pub(super) fn get_or(
         &self,
-        begin: impl FnOnce() -> Result<Arc<Snapshot>>,
-    ) -> Result<Arc<Snapshot>> {
+        begin: impl FnOnce() -> Result<Arc<Snapshot>, Fault>,
+    ) -> Result<Arc<Snapshot>, Fault> {
         let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(snapshot) = &*kept {
             return Ok(Arc::clone(snapshot));

@@ -1,161 +1,187 @@
 //! Opens, creates and repairs the file, within the bound of the call.
 
-use super::bounded::{self, BoundedFile};
-use super::fault::{At, caught};
-use super::format::Format;
+use super::bounded::{self, BoundedFile, LastFailure};
+use super::fault::{Fault, caught};
+use super::format::{self, Format};
 use super::handle::{Handle, Opened};
 use super::in_memory::{Copy, Seen};
-use super::turns::Turns;
 use super::{Config, Mode, Store, newborn};
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use redb::backends::FileBackend;
 use redb::{ConcurrencyMode, Database, DatabaseError, ReadableDatabase};
 use std::fs::{self, File};
 use std::io;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The longest pause between two attempts to open a store that another process has to itself.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
+/// The most holders that a refused exclusive opening names.
+const MOST_NAMED: usize = 3;
+
 impl Store {
     pub(super) fn open_writer(&self) -> Result<Handle> {
-        let at = self.at("open");
-        let deadline = Instant::now() + self.config.busy_timeout;
-        let mut pause = Pause::default();
-        let mut was_created = false;
-        loop {
-            let Some(file) = self.open_file(File::options().read(true).write(true))? else {
-                // Once more, where somebody deletes it as fast as it is created.
-                if was_created && Instant::now() >= deadline {
-                    return Err(at.busy());
+        self.at("open").run(|| {
+            let mut pause = Pause::new(self.config.busy_timeout);
+            let mut was_created = false;
+            loop {
+                let Some(file) = self.open_file(File::options().read(true).write(true))? else {
+                    // Once more, if somebody deletes it as soon as it is created.
+                    if was_created && !pause.wait() {
+                        return Err(Fault::busy("others delete it as soon as it is created"));
+                    }
+                    self.create()?;
+                    was_created = true;
+                    continue;
+                };
+                let copy = file.try_clone()?;
+                let backend = self.backend(file)?;
+                let opening = backend.opening();
+                match self.builder().create_with_backend(backend) {
+                    Ok(database) => {
+                        opening.done();
+                        format::check_format(&database, &copy)?;
+                        let metadata = copy.metadata()?;
+                        let is_alone = self.config.mode == Mode::Exclusive;
+                        let opened = Opened::Writer(database, copy);
+                        return Ok(Handle::new(opened, &metadata, is_alone));
+                    }
+                    Err(error) if is_taken(&error) => {
+                        if !pause.wait() {
+                            return Err(match self.config.mode {
+                                Mode::Exclusive => Fault::busy(self.others()),
+                                Mode::Shared | Mode::ReadOnly => error.into(),
+                            });
+                        }
+                    }
+                    Err(error) => return Err(error.into()),
                 }
-                self.create()?;
-                was_created = true;
-                continue;
-            };
-            let copy = file.try_clone().map_err(|error| at.io(error))?;
-            let backend = self.backend(file)?;
-            let opening = backend.opening();
-            match self.builder().create_with_backend(backend) {
-                Ok(database) => {
-                    opening.done();
-                    at.check_format(&database, &copy)?;
-                    let metadata = copy.metadata().map_err(|error| at.io(error))?;
-                    let is_alone = self.config.mode == Mode::Exclusive;
-                    return Ok(Handle::new(
-                        Opened::Writer(database, copy),
-                        &metadata,
-                        is_alone,
-                    ));
-                }
-                Err(error) => pause.after(error, at)?,
             }
-        }
+        })
     }
 
     pub(super) fn open_reader(&self) -> Result<Option<Handle>> {
-        let at = self.at("open");
-        let mut pause = Pause::default();
-        let mut may_repair = true;
-        loop {
-            let Some(file) = self.open_file(File::options().read(true))? else {
-                return Ok(None);
-            };
-            // An empty file is what a writer is about to make a store of.
-            let metadata = file.metadata().map_err(|error| at.io(error))?;
-            if metadata.len() == 0 {
-                return Ok(None);
-            }
-            let copy = file.try_clone().map_err(|error| at.io(error))?;
-            let backend = self.backend(file)?;
-            let opening = backend.opening();
-            let (format, opened) = match self.builder().open_read_only_with_backend(backend) {
-                Ok(database) => {
-                    opening.done();
-                    let format = at.format_of(|| database.begin_read(), &copy)?;
-                    (format, Opened::Reader(database))
+        self.at("open").run(|| {
+            let mut pause = Pause::new(self.config.busy_timeout);
+            let mut may_repair = true;
+            loop {
+                let Some(file) = self.open_file(File::options().read(true))? else {
+                    return Ok(None);
+                };
+                // An empty file is what a writer is about to make a store of.
+                let metadata = file.metadata()?;
+                if metadata.len() == 0 {
+                    return Ok(None);
                 }
-                // A process died. A writer repairs what it left, if this user may write.
-                Err(DatabaseError::RepairAborted) if may_repair => {
-                    may_repair = false;
-                    match self.repair() {
-                        Err(Error::Io { source, .. }) if is_for_reading(&source) => {
-                            self.failure.take();
+                let copy = file.try_clone()?;
+                let backend = self.backend(file)?;
+                let opening = backend.opening();
+                let (format, opened) = match self.builder().open_read_only_with_backend(backend) {
+                    Ok(database) => {
+                        opening.done();
+                        let format = format::format_of(|| database.begin_read(), &copy)?;
+                        (format, Opened::Reader(database))
+                    }
+                    // A process died. A writer repairs what it left, if this user may write.
+                    Err(DatabaseError::RepairAborted) if may_repair => {
+                        may_repair = false;
+                        match self.repair() {
+                            Err(Error::Io { source, .. }) if is_for_reading(&source) => {
+                                self.failure.take();
+                            }
+                            repaired => repaired?,
                         }
-                        repaired => repaired?,
-                    }
-                    continue;
-                }
-                Err(DatabaseError::RepairAborted) => match self.repair_in_memory(&copy)? {
-                    Some((database, seen)) => {
-                        let txn = database.begin_read().map_err(|error| at.failed(error))?;
-                        (at.format_in(&txn)?, Opened::Copy(database, seen))
-                    }
-                    None => {
-                        pause.wait(at)?;
                         continue;
                     }
-                },
-                Err(error) => {
-                    pause.after(error, at)?;
-                    continue;
-                }
-            };
-            return Ok(match format {
-                Format::Ours => Some(Handle::new(opened, &metadata, false)),
-                Format::None => None,
-            });
-        }
+                    Err(DatabaseError::RepairAborted) => match self.repair_in_memory(&copy)? {
+                        Some((database, seen)) => {
+                            let format = format::format_in(&database.begin_read()?)?;
+                            (format, Opened::Copy(database, seen))
+                        }
+                        None if pause.wait() => continue,
+                        None => return Err(Fault::busy("other processes keep changing it")),
+                    },
+                    Err(error) if is_taken(&error) && pause.wait() => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                return Ok(match format {
+                    Format::Ours => Some(Handle::new(opened, &metadata, false)),
+                    Format::None => None,
+                });
+            }
+        })
     }
 
     /// The last commit of a file that asks for repair, repaired in memory; none if somebody wrote
     /// to the file meanwhile.
-    fn repair_in_memory(&self, file: &File) -> Result<Option<(Database, Seen)>> {
+    fn repair_in_memory(&self, file: &File) -> Result<Option<(Database, Seen)>, Fault> {
+        let seen = Seen::of(file.try_clone()?)?;
         let at = self.at("repair");
-        let file = || file.try_clone().map_err(|error| at.io(error));
-        let seen = Seen::of(file()?).map_err(|error| at.failed(error))?;
-        let database = caught(at, || {
-            let copy = Copy::of(self.backend(file()?)?).map_err(|error| at.failed(error))?;
+        let repair = || {
+            let copy = Copy::of(self.backend(file.try_clone()?)?)?;
             let mut builder = redb::Builder::new();
             builder
                 .set_cache_size(self.config.cache_size)
-                .set_check_integrity_on_open(true)
-                .create_with_backend(copy)
-                .map_err(|error| at.failed(error))
-        });
+                .set_check_integrity_on_open(true);
+            Ok(builder.create_with_backend(copy)?)
+        };
+        let database = caught(at, || at.run(repair));
         // If a writer came, the copy may be of a part of its work.
         let opened = self
             .builder()
-            .open_read_only_with_backend(self.backend(file()?)?);
-        let is_unchanged = matches!(opened, Err(DatabaseError::RepairAborted)) && seen.is_current();
-        is_unchanged.then(|| Ok((database?, seen))).transpose()
+            .open_read_only_with_backend(self.backend(file.try_clone()?)?);
+        let asks_for_repair = matches!(opened, Err(DatabaseError::RepairAborted));
+        if !asks_for_repair || !seen.is_current() {
+            return Ok(None);
+        }
+        Ok(Some((database?, seen)))
     }
 
     /// Repairs what a process that died left behind: opening for writing does, reading may not.
-    pub(super) fn repair(&self) -> Result<()> {
-        let at = self.at("repair");
-        let writer = Self {
-            config: Config {
-                mode: Mode::Shared,
-                ..self.config.clone()
-            },
-            handle: RwLock::default(),
-            openings: Turns::default(),
-            turns: Turns::default(),
-            courtesy: Arc::default(),
-            failure: self.failure.clone(),
+    fn repair(&self) -> Result<()> {
+        let config = Config {
+            mode: Mode::Shared,
+            ..self.config.clone()
         };
-        match writer.open_writer()?.database {
-            Opened::Writer(database, _) => database.close().map_err(|error| at.failed(error)),
-            Opened::Reader(_) | Opened::Copy(..) => Ok(()),
+        let writer = Self::unopened(config, self.failure.clone());
+        self.at("repair").run(|| {
+            if let Opened::Writer(database, _) = writer.open_writer()?.database {
+                database.close()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Why the store cannot be opened exclusively: others have it open. Names some holders, if the
+    /// store can be read.
+    fn others(&self) -> String {
+        let config = Config {
+            mode: Mode::ReadOnly,
+            busy_timeout: Duration::ZERO,
+            ..self.config.clone()
+        };
+        let reader = Self::unopened(config, LastFailure::default());
+        let held = reader.read("read", |tx| tx.with_prefix(""));
+        let now = Clock::system().now();
+        let mut held = held.unwrap_or_default();
+        held.retain(|lock| lock.is_live(now));
+        let named = held.iter().take(MOST_NAMED).map(ToString::to_string);
+        let named = named.collect::<Vec<_>>().join("; ");
+        match held.len() {
+            0 => "others have it open, and exclusive mode shares it with nobody".into(),
+            count if count <= MOST_NAMED => format!("others have it open: {named}"),
+            count => {
+                let more = count - MOST_NAMED;
+                format!("others have it open: {named}; and {more} more locks")
+            }
         }
     }
 
     /// Opens the file where it exists, without waiting whatever it is.
-    pub(super) fn open_file(&self, options: &mut fs::OpenOptions) -> Result<Option<File>> {
-        let at = self.at("open");
+    fn open_file(&self, options: &mut fs::OpenOptions) -> Result<Option<File>, Fault> {
         #[cfg(target_os = "linux")]
         {
             // A FIFO would wait for its other end.
@@ -171,55 +197,52 @@ impl Store {
                     io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
                         if self.config.mode != Mode::ReadOnly =>
                     {
-                        Err(self.at("create").io(error))
+                        Err(self.at("create").failed(error).into())
                     }
-                    _ => Err(at.io(error)),
+                    _ => Err(error.into()),
                 };
             }
         };
         if !is_file {
-            return Err(at.not_a_store("it is not a regular file"));
+            return Err(Fault::NotAStore("it is not a regular file".into()));
         }
         match options.open(self.path()) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(at.io(error)),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Creates the store: whole, format and all, before it has a name. A process that dies on the
     /// way leaves nothing behind, where redb would leave a file that it refuses ever after.
-    pub(super) fn create(&self) -> Result<()> {
-        let at = self.at("create");
-        if self.path().is_symlink() {
-            let dangling =
-                io::Error::new(io::ErrorKind::NotFound, "it is a dangling symbolic link");
-            return Err(at.io(dangling));
-        }
-        match newborn::file_beside(self.path()) {
-            Ok(Some(file)) => {
-                let copy = file.try_clone().map_err(|error| at.io(error))?;
-                let database = redb::Builder::new()
-                    .create_with_backend(self.backend(copy)?)
-                    .map_err(|error| at.failed(error))?;
-                at.begin_format(&database)?;
-                database.close().map_err(|error| at.failed(error))?;
-                newborn::name(&file, self.path()).map_err(|error| at.io(error))?;
+    fn create(&self) -> Result<()> {
+        self.at("create").run(|| {
+            if self.path().is_symlink() {
+                let dangling = "it is a dangling symbolic link";
+                return Err(io::Error::new(io::ErrorKind::NotFound, dangling).into());
             }
-            // No unnamed files here: an empty one, that redb makes a store of.
-            Ok(None) => match File::create_new(self.path()) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(at.io(error));
+            match newborn::file_beside(self.path())? {
+                Some(file) => {
+                    let backend = self.backend(file.try_clone()?)?;
+                    let database = redb::Builder::new().create_with_backend(backend)?;
+                    format::begin_format(&database)?;
+                    database.close()?;
+                    newborn::name(&file, self.path())?;
                 }
-                _ => {}
-            },
-            Err(error) => return Err(at.io(error)),
-        }
-        Ok(())
+                // No unnamed files here: an empty one, that redb makes a store of.
+                None => match File::create_new(self.path()) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(error.into());
+                    }
+                    _ => {}
+                },
+            }
+            Ok(())
+        })
     }
 
-    pub(super) fn backend(&self, file: File) -> Result<BoundedFile> {
-        let file = FileBackend::new(file).map_err(|error| self.at("open").failed(error))?;
+    fn backend(&self, file: File) -> Result<BoundedFile, Fault> {
+        let file = FileBackend::new(file)?;
         let Config {
             busy_timeout, hook, ..
         } = &self.config;
@@ -232,7 +255,7 @@ impl Store {
         ))
     }
 
-    pub(super) fn builder(&self) -> redb::Builder {
+    fn builder(&self) -> redb::Builder {
         let mut builder = redb::Builder::new();
         builder
             .set_cache_size(self.config.cache_size)
@@ -244,39 +267,12 @@ impl Store {
     }
 }
 
-/// Waits between attempts to open a file that another process has to itself; for that the kernel
-/// has no queue.
-pub(super) struct Pause {
-    pub(super) next: Duration,
-}
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self {
-            next: Duration::from_millis(1),
-        }
-    }
-}
-
-impl Pause {
-    pub(super) fn after(&mut self, error: DatabaseError, at: At<'_>) -> Result<()> {
-        let error = at.failed(error);
-        if !matches!(error, Error::StoreBusy { .. }) {
-            return Err(error);
-        }
-        self.wait(at)
-    }
-
-    /// Waits for a moment; fails if the call has waited for its bound.
-    fn wait(&mut self, at: At<'_>) -> Result<()> {
-        let may_go_on = bounded::wait(at.config.busy_timeout, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            thread::sleep(self.next.min(left));
-            !left.is_zero()
-        });
-        self.next = (self.next * 2).min(LONGEST_PAUSE);
-        may_go_on.then_some(()).ok_or_else(|| at.busy())
-    }
+/// Whether another process has the file open in a way that keeps this one out.
+fn is_taken(error: &DatabaseError) -> bool {
+    matches!(
+        error,
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch
+    )
 }
 
 /// Whether the system refused to let this user, or anybody, write.
@@ -285,4 +281,29 @@ fn is_for_reading(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
     )
+}
+
+/// Waits between attempts to open a store that another process has to itself; for that the kernel
+/// has no queue.
+struct Pause {
+    next: Duration,
+    bound: Duration,
+}
+
+impl Pause {
+    fn new(bound: Duration) -> Self {
+        let next = Duration::from_millis(1);
+        Self { next, bound }
+    }
+
+    /// Waits for a moment; false if the call has waited for its bound.
+    fn wait(&mut self) -> bool {
+        let may_go_on = bounded::wait(self.bound, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            thread::sleep(self.next.min(left));
+            !left.is_zero()
+        });
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        may_go_on
+    }
 }

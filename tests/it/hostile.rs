@@ -379,6 +379,7 @@ fn opens_until_refused() {
         path,
         action,
         source,
+        ..
     } = &refused
     else {
         panic!("{refused:?}");

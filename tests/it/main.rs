@@ -5,6 +5,7 @@ mod bad_input;
 mod bound;
 mod command;
 mod crashes;
+mod errors;
 mod failing_storage;
 mod guards;
 mod holding_support;
