@@ -13,6 +13,7 @@ mod in_memory;
 mod newborn;
 mod open;
 mod panics;
+mod permission;
 mod read;
 mod turns;
 mod write;

@@ -1,9 +1,9 @@
 //! Turns failures of redb, of the file and of our own into [`Error`]s that name the file and the
 //! action, in one place.
 
-use super::Config;
 use super::bounded::{self, LastFailure};
 use super::panics::{self, Panicked};
+use super::{Config, permission};
 use crate::error::{Error, Result};
 use crate::record::BadRow;
 use std::io;
@@ -161,7 +161,7 @@ impl At<'_> {
             _ => Error::Io {
                 path: self.config.path.clone(),
                 action: self.action,
-                source: error,
+                source: permission::explained(error, &self.config.path),
             },
         }
     }

@@ -99,7 +99,7 @@ impl Handle {
             return true;
         }
         self.seen_at.store(now, Ordering::Relaxed);
-        match fs::metadata(path) {
+        match fs::symlink_metadata(path) {
             Ok(metadata) => Identity::of(&metadata) == self.identity,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }

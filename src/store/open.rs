@@ -5,9 +5,10 @@ use super::fault::{Fault, caught};
 use super::format::{self, Format};
 use super::handle::{Handle, Opened};
 use super::in_memory::{Copy, Seen};
-use super::{Config, Mode, Store, newborn};
+use super::{Config, Mode, Store, newborn, permission};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::name::Printable;
 use redb::backends::FileBackend;
 use redb::{ConcurrencyMode, Database, DatabaseError, ReadableDatabase};
 use std::fs::{self, File};
@@ -180,16 +181,16 @@ impl Store {
         }
     }
 
-    /// Opens the file where it exists, without waiting whatever it is.
+    /// Opens the file if it is there: no link, and no file that it would wait for.
     fn open_file(&self, options: &mut fs::OpenOptions) -> Result<Option<File>, Fault> {
-        #[cfg(target_os = "linux")]
+        #[cfg(unix)]
         {
-            // A FIFO would wait for its other end.
-            let nonblock = rustix::fs::OFlags::NONBLOCK.bits();
-            std::os::unix::fs::OpenOptionsExt::custom_flags(options, nonblock.cast_signed());
+            use rustix::fs::OFlags;
+            let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+            std::os::unix::fs::OpenOptionsExt::custom_flags(options, flags.bits().cast_signed());
         }
-        let is_file = match fs::metadata(self.path()) {
-            Ok(metadata) => metadata.is_file(),
+        match fs::symlink_metadata(self.path()) {
+            Ok(metadata) => self.is_regular(&metadata)?,
             Err(error) => {
                 return match error.kind() {
                     io::ErrorKind::NotFound => Ok(None),
@@ -202,40 +203,49 @@ impl Store {
                     _ => Err(error.into()),
                 };
             }
-        };
-        if !is_file {
-            return Err(Fault::NotAStore("it is not a regular file".into()));
         }
         match options.open(self.path()) {
-            Ok(file) => Ok(Some(file)),
+            Ok(file) => {
+                // Another file may have taken the name meanwhile.
+                self.is_regular(&file.metadata()?)?;
+                Ok(Some(file))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(_) if self.path().is_symlink() => Err(self.link()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn is_regular(&self, metadata: &fs::Metadata) -> Result<(), Fault> {
+        if metadata.is_symlink() {
+            return Err(self.link());
+        }
+        let not_regular = || Fault::NotAStore("it is not a regular file".into());
+        metadata.is_file().then_some(()).ok_or_else(not_regular)
+    }
+
+    fn link(&self) -> Fault {
+        let target = fs::read_link(self.path()).unwrap_or_default();
+        let target = target.to_string_lossy();
+        let target = Printable(&target);
+        Fault::NotAStore(format!(
+            "it is a symbolic link; name the file itself, {target}"
+        ))
     }
 
     /// Creates the store: whole, format and all, before it has a name. A process that dies on the
     /// way leaves nothing behind, where redb would leave a file that it refuses ever after.
     fn create(&self) -> Result<()> {
         self.at("create").run(|| {
-            if self.path().is_symlink() {
-                let dangling = "it is a dangling symbolic link";
-                return Err(io::Error::new(io::ErrorKind::NotFound, dangling).into());
-            }
-            match newborn::file_beside(self.path())? {
-                Some(file) => {
-                    let backend = self.backend(file.try_clone()?)?;
-                    let database = redb::Builder::new().create_with_backend(backend)?;
-                    format::begin_format(&database)?;
-                    database.close()?;
-                    newborn::name(&file, self.path())?;
-                }
-                // No unnamed files here: an empty one, that redb makes a store of.
-                None => match File::create_new(self.path()) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                        return Err(error.into());
-                    }
-                    _ => {}
-                },
+            if let Some(file) = newborn::file_beside(self.path())? {
+                permission::share(&file, self.path())?;
+                let backend = self.backend(file.try_clone()?)?;
+                let database = redb::Builder::new().create_with_backend(backend)?;
+                format::begin_format(&database)?;
+                database.close()?;
+                newborn::name(&file, self.path())?;
+            } else if let Some(file) = newborn::empty_file(self.path())? {
+                permission::share(&file, self.path())?;
             }
             Ok(())
         })

@@ -16,5 +16,6 @@ mod run;
 mod soak;
 mod support;
 mod tidy;
+mod users;
 mod verbs;
 mod waiting;
