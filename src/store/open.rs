@@ -29,39 +29,45 @@ impl Store {
             let mut pause = Pause::new(self.config.busy_timeout);
             let mut was_created = false;
             loop {
-                let Some(file) = self.open_file(File::options().read(true).write(true))? else {
-                    // Once more, if somebody deletes it as soon as it is created.
-                    if was_created && !pause.wait() {
-                        return Err(Fault::busy("others delete it as soon as it is created"));
-                    }
-                    self.create()?;
-                    was_created = true;
-                    continue;
-                };
-                let copy = file.try_clone()?;
-                let backend = self.backend(file)?;
-                let opening = backend.opening();
-                match self.builder().create_with_backend(backend) {
-                    Ok(database) => {
-                        opening.done();
-                        format::check_format(&database, &copy)?;
-                        let metadata = copy.metadata()?;
-                        let is_alone = self.config.mode == Mode::Exclusive;
-                        let opened = Opened::Writer(database, copy);
-                        return Ok(Handle::new(opened, &metadata, is_alone));
-                    }
-                    Err(error) if is_taken(&error) => {
-                        if !pause.wait() {
-                            return Err(match self.config.mode {
-                                Mode::Exclusive => Fault::busy(self.others()),
-                                Mode::Shared | Mode::ReadOnly => error.into(),
-                            });
-                        }
-                    }
-                    Err(error) => return Err(error.into()),
+                if let Some(handle) = self.open_existing(&mut pause)? {
+                    return Ok(handle);
                 }
+                // Once more, if somebody deletes it as soon as it is created.
+                if was_created && !pause.wait() {
+                    return Err(Fault::busy("others delete it as soon as it is created"));
+                }
+                self.create()?;
+                was_created = true;
             }
         })
+    }
+
+    /// Opens the file for writing, and repairs it, if it is there.
+    fn open_existing(&self, pause: &mut Pause) -> Result<Option<Handle>, Fault> {
+        loop {
+            let Some(file) = self.open_file(File::options().read(true).write(true))? else {
+                return Ok(None);
+            };
+            let copy = file.try_clone()?;
+            let backend = self.backend(file)?;
+            let opening = backend.opening();
+            match self.builder().create_with_backend(backend) {
+                Ok(database) => {
+                    opening.done();
+                    format::check_format(&database, &copy)?;
+                    let metadata = copy.metadata()?;
+                    let is_alone = self.config.mode == Mode::Exclusive;
+                    let opened = Opened::Writer(database, copy);
+                    return Ok(Some(Handle::new(opened, &metadata, is_alone)));
+                }
+                Err(error) if !is_taken(&error) => return Err(error.into()),
+                Err(_) if pause.wait() => {}
+                Err(_) if self.config.mode == Mode::Exclusive => {
+                    return Err(Fault::busy(self.others()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     pub(super) fn open_reader(&self) -> Result<Option<Handle>> {
@@ -149,7 +155,9 @@ impl Store {
         };
         let writer = Self::unopened(config, self.failure.clone());
         self.at("repair").run(|| {
-            if let Opened::Writer(database, _) = writer.open_writer()?.database {
+            let mut pause = Pause::new(self.config.busy_timeout);
+            let opened = writer.open_existing(&mut pause)?;
+            if let Some(Opened::Writer(database, _)) = opened.map(|handle| handle.database) {
                 database.close()?;
             }
             Ok(())

@@ -21,6 +21,7 @@ pub(super) fn explained(error: io::Error, _: &Path) -> io::Error {
 }
 
 /// The mode that a file has until it is shared.
+#[cfg(unix)]
 pub(super) const PRIVATE: u32 = 0o600;
 
 #[cfg(unix)]

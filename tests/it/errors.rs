@@ -1,11 +1,13 @@
 //! What an error says: its kind, the true reason, the true time, the remedy.
 
 use crate::holding_support::millis;
-use crate::support::Home;
+use crate::support::{Home, run};
 use lockmgr::{Error, ErrorKind, GetOptions, LockManager, SetOptions, StorageCall};
 use std::io;
+use std::panic::{self, PanicHookInfo};
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -47,6 +49,49 @@ fn hook_that_panics_in_any_call_is_reported_as_a_bug_with_its_place() {
         assert!(manager.is_locked("held").unwrap());
         manager.set_lock(["new"], SetOptions::new()).unwrap();
     }
+}
+
+/// It changes the panic hook of its process.
+#[test]
+#[ignore = "another test runs it alone"]
+fn panics_with_hooks_of_the_program() {
+    let home = Home::new();
+    let called = Arc::new(AtomicUsize::new(0));
+    let mine = || {
+        let called = Arc::clone(&called);
+        Box::new(move |_: &PanicHookInfo<'_>| {
+            called.fetch_add(1, Ordering::Relaxed);
+        })
+    };
+    panic::set_hook(mine());
+    let panics = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&panics);
+    let hook = move |_: StorageCall<'_>| {
+        assert!(!told.load(Ordering::Relaxed), "a bug of the caller");
+        Ok(())
+    };
+    let builder = LockManager::builder().storage_hook(hook);
+    let manager = builder.open(home.db()).unwrap();
+    panics.store(true, Ordering::Relaxed);
+    let places = [file!(), "an unknown place"];
+    for (nth, expected) in places.into_iter().enumerate() {
+        called.store(0, Ordering::Relaxed);
+        let failed = manager.is_locked("a");
+        let told = matches!(&failed, Err(Error::Bug { place, .. }) if place.starts_with(expected));
+        // The next hook comes after the manager was opened, and takes the place of all.
+        panic::set_hook(mine());
+        assert!(told, "{nth}: {failed:?}");
+        assert_ne!(called.load(Ordering::Relaxed), 0, "{nth}");
+    }
+}
+
+#[test]
+fn panic_hook_of_the_program_is_called_as_before() {
+    let me = std::env::current_exe().unwrap();
+    let alone = "errors::panics_with_hooks_of_the_program";
+    let ran = run(Command::new(me).args(["--exact", alone, "--ignored"]));
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("1 passed"), "{ran:?}");
 }
 
 #[test]
