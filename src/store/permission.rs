@@ -1,5 +1,5 @@
-//! Which users may open a store: the mode that a new one gets, and what an error says to a user
-//! who may not.
+//! Which users may open a store: the mode that a new one gets, and what an error says to the
+//! others.
 
 use std::fs::File;
 use std::io;
@@ -8,13 +8,13 @@ use std::path::Path;
 #[cfg(unix)]
 pub(super) use unix::{explained, share};
 
-/// Lets those open a new store who share its directory.
+/// Lets the users who share a directory open a new store in it.
 #[cfg(not(unix))]
 pub(super) fn share(_: &File, _: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The error, with what a user needs to know who is denied permission.
+/// The error; if permission was denied, with what denies it and the remedy.
 #[cfg(not(unix))]
 pub(super) fn explained(error: io::Error, _: &Path) -> io::Error {
     error
@@ -32,10 +32,10 @@ mod unix {
     use std::fs::{self, Metadata, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
-    /// Lets those open a new store who share its directory. In a directory that its group may write
-    /// to, and not everybody, the group may read and write the store, whatever the umask. Elsewhere
-    /// its owner alone may: a user who can read it can stop its writers, and one who can write it
-    /// can forge rows.
+    /// Lets the users who share a directory open a new store in it. If the group of the directory
+    /// may write to it, and not everybody, that group may read and write the store, whatever the
+    /// umask. Elsewhere its owner alone may: a user who can read it can stop its writers, and one
+    /// who can write it can forge rows.
     pub(in super::super) fn share(file: &File, path: &Path) -> io::Result<()> {
         let directory = fs::metadata(directory(path))?;
         let group = directory.gid();

@@ -1,5 +1,5 @@
-//! Several users and one store: the mode that a new one gets, and what an error says to a user who
-//! may not open it.
+//! Several users and one store: the mode that a new one gets, and the errors of permission with
+//! their remedies.
 
 use crate::support::{Home, Ran, chmod, is_root, run, skip, works};
 use std::fs;
@@ -93,7 +93,7 @@ impl Place {
         assert_eq!(ran.status, DONE, "{user:?}: {ran:?}");
     }
 
-    /// What this user is told who is refused.
+    /// Checks that this user is refused, and returns the message.
     #[track_caller]
     fn refusal(&self, user: User, args: &[&str]) -> String {
         let ran = self.run(user, &self.db(), args);
