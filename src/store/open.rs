@@ -5,7 +5,8 @@ use super::fault::{Fault, caught};
 use super::format::{self, Format};
 use super::handle::{Handle, Opened};
 use super::in_memory::{Copy, Seen};
-use super::{Config, Mode, Store, newborn, permission};
+use super::newborn::Newborn;
+use super::{Config, Mode, Store};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::name::Printable;
@@ -245,17 +246,12 @@ impl Store {
     /// way leaves nothing behind, where redb would leave a file that it refuses ever after.
     fn create(&self) -> Result<()> {
         self.at("create").run(|| {
-            if let Some(file) = newborn::file_beside(self.path())? {
-                permission::share(&file, self.path())?;
-                let backend = self.backend(file.try_clone()?)?;
-                let database = redb::Builder::new().create_with_backend(backend)?;
-                format::begin_format(&database)?;
-                database.close()?;
-                newborn::name(&file, self.path())?;
-            } else if let Some(file) = newborn::empty_file(self.path())? {
-                permission::share(&file, self.path())?;
-            }
-            Ok(())
+            let newborn = Newborn::beside(self.path())?;
+            let backend = self.backend(newborn.file.try_clone()?)?;
+            let database = redb::Builder::new().create_with_backend(backend)?;
+            format::begin_format(&database)?;
+            database.close()?;
+            Ok(newborn.name(self.path())?)
         })
     }
 

@@ -14,11 +14,13 @@ mod disk;
 mod script;
 
 use crate::holding_support::Dice;
-use crate::support::{Home, setting};
+use crate::support::{self, Home, is_root, setting, skip, works};
 use check::{Tally, check};
 use disk::{Disk, Event, Log};
 use lockmgr::LockManager;
 use script::{Recording, Sharing, State, record};
+use std::fs;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -91,6 +93,7 @@ fn a_store_has_a_name_only_when_it_is_whole_on_the_disk() {
             builder
         };
         drop(builder.open(home.db()).unwrap());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
 
         let mut events = log.take();
         let after = events.split_off(*named_at.get().unwrap());
@@ -103,6 +106,24 @@ fn a_store_has_a_name_only_when_it_is_whole_on_the_disk() {
         };
         check(&newborn, 500, &mut Dice(1)).unwrap();
     }
+}
+
+#[test]
+fn store_made_without_proc_has_a_name_only_when_it_is_whole_on_the_disk() {
+    if !is_root() {
+        return skip("only root can hide /proc");
+    }
+    if !works(&["unshare", "--mount"]) {
+        return;
+    }
+    let me = std::env::current_exe().unwrap();
+    let script = "mount -t tmpfs tmpfs /proc && exec \"$0\" --exact \"$1\"";
+    let test = "crashes::a_store_has_a_name_only_when_it_is_whole_on_the_disk";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(me);
+    let ran = support::run(command.arg(test));
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("1 passed"), "{ran:?}");
 }
 
 #[test]
