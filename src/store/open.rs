@@ -93,11 +93,11 @@ impl Store {
                         let format = format::format_of(|| database.begin_read(), &copy)?;
                         (format, Opened::Reader(database))
                     }
-                    // A process died. A writer repairs what it left, if this user may write.
+                    // A process died. A writer repairs what it left, if this user can write.
                     Err(DatabaseError::RepairAborted) if may_repair => {
                         may_repair = false;
                         match self.repair() {
-                            Err(Error::Io { source, .. }) if is_for_reading(&source) => {
+                            Err(Error::Io { source, .. }) if cannot_write(&source) => {
                                 self.failure.take();
                             }
                             repaired => repaired?,
@@ -289,11 +289,14 @@ fn is_taken(error: &DatabaseError) -> bool {
     )
 }
 
-/// Whether the system refused to let this user, or anybody, write.
-fn is_for_reading(error: &io::Error) -> bool {
+/// Whether this user may not write, or nobody can, while all may still be read.
+fn cannot_write(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+        io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
     )
 }
 

@@ -103,17 +103,16 @@ fn left_store() -> Home {
     home
 }
 
-/// Opens a store as a user does who may only read it: every write is refused.
+/// Opens a store whose every write is refused, so that it is repaired in memory.
 fn reader(
     home: &Home,
+    refusal: io::ErrorKind,
     before_each: impl Fn(&StorageCall<'_>) + Send + Sync + 'static,
 ) -> LockManager {
     let hook = move |call: StorageCall<'_>| {
         before_each(&call);
         match call {
-            StorageCall::Write { .. } | StorageCall::SetLen { .. } => {
-                Err(io::ErrorKind::PermissionDenied.into())
-            }
+            StorageCall::Write { .. } | StorageCall::SetLen { .. } => Err(refusal.into()),
             _ => Ok(()),
         }
     };
@@ -170,16 +169,22 @@ fn reader_of_a_killed_holders_store_on_a_read_only_mount_gets_its_locks() {
 
 #[test]
 fn reader_of_a_store_repaired_in_memory_sees_the_next_commit_at_once() {
-    let home = left_store();
-    let reader = reader(&home, |_| {});
-    assert_eq!(listed(&reader), ["held"]);
-    let writer = home.open();
-    assert_eq!(listed(&reader), ["held"]);
-    writer.get_lock("new", GetOptions::new()).unwrap();
-    assert_eq!(listed(&reader), ["held", "new"]);
-    writer.unlock("held").unwrap();
-    drop(writer);
-    assert_eq!(listed(&reader), ["new"]);
+    for refusal in [
+        io::ErrorKind::PermissionDenied,
+        io::ErrorKind::ReadOnlyFilesystem,
+        io::ErrorKind::StorageFull,
+    ] {
+        let home = left_store();
+        let reader = reader(&home, refusal, |_| {});
+        assert_eq!(listed(&reader), ["held"]);
+        let writer = home.open();
+        assert_eq!(listed(&reader), ["held"]);
+        writer.get_lock("new", GetOptions::new()).unwrap();
+        assert_eq!(listed(&reader), ["held", "new"]);
+        writer.unlock("held").unwrap();
+        drop(writer);
+        assert_eq!(listed(&reader), ["new"]);
+    }
 }
 
 #[test]
@@ -209,7 +214,7 @@ fn store_changed_while_it_is_repaired_in_memory_is_read_as_it_became() {
                 fs::write(shared.db(), left).unwrap();
             }
         };
-        let listed = listed(&reader(&home, come));
+        let listed = listed(&reader(&home, io::ErrorKind::PermissionDenied, come));
         let has_come = has_come.load(Ordering::Relaxed);
         let expected = ["held", "new"];
         assert_eq!(listed, expected[..1 + usize::from(has_come)], "{before}");
