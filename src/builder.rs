@@ -49,8 +49,10 @@ impl Builder {
     }
 
     /// Keeps the file to this one manager and its clones, which makes writing about twice as
-    /// fast. Any other opener gets [`Error::StoreBusy`] once its own bound is over. Default: any
-    /// number of processes share the file.
+    /// fast. Any other opener gets [`Error::StoreBusy`] once its own bound is over. While others
+    /// have the store open, this one gets it, and the error names some holders. Default: any number
+    /// of processes share the file, on Linux, macOS and Windows. On other systems, and on file
+    /// systems without locks of byte ranges, sharing is [`Error::Unsupported`].
     ///
     /// ```
     /// # use lockmgr::{Error, LockManager};
@@ -62,6 +64,9 @@ impl Builder {
     /// assert!(matches!(second, Err(Error::StoreBusy { .. })));
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
+    ///
+    /// [`Error::StoreBusy`]: crate::Error::StoreBusy
+    /// [`Error::Unsupported`]: crate::Error::Unsupported
     pub fn exclusive(mut self) -> Self {
         self.mode = Mode::Exclusive;
         self
@@ -69,8 +74,9 @@ impl Builder {
 
     /// Opens the store for reading alone, which needs no permission to write and creates nothing:
     /// a missing file is an empty store. Calls that write fail with [`Error::Io`] (permission
-    /// denied). A store that a process left behind when it died is repaired first, which does
-    /// need that permission. Default: reads and writes.
+    /// denied). A store that a process left behind when it died is repaired first. Without
+    /// permission to write, its last commit is repaired in memory, which takes as much memory as
+    /// the rows do, and lasts until another process writes to the store. Default: reads and writes.
     ///
     /// ```
     /// # use lockmgr::{GetOptions, LockManager};
@@ -85,6 +91,8 @@ impl Builder {
     /// assert!(reader.unlock("hello").is_err());
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
+    ///
+    /// [`Error::Io`]: crate::Error::Io
     pub fn read_only(mut self) -> Self {
         self.mode = Mode::ReadOnly;
         self
@@ -102,6 +110,8 @@ impl Builder {
     /// assert!(!manager.is_locked("hello")?);
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
+    ///
+    /// [`Error::StoreBusy`]: crate::Error::StoreBusy
     pub fn busy_timeout(mut self, bound: Duration) -> Self {
         self.busy_timeout = bound.min(LONGEST_BUSY_TIMEOUT);
         self
@@ -134,6 +144,8 @@ impl Builder {
     /// assert_eq!(manager.get_lock("hello", GetOptions::new())?.locked_by(), "app-1");
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
+    ///
+    /// [`LockName`]: crate::LockName
     pub fn locked_by(mut self, holder: impl Into<String>) -> Self {
         self.locked_by = Some(holder.into());
         self

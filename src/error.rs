@@ -41,6 +41,7 @@ pub enum Error {
 
     /// The lock to renew does not exist, or no longer bears the token it was asked for with.
     #[error("cannot renew \"{}\": {}", Printable(name), NotFound(*token))]
+    #[non_exhaustive]
     LockNotFound {
         /// What was to be renewed.
         name: String,
@@ -51,6 +52,7 @@ pub enum Error {
     /// Nobody holds the lock, but a request that came earlier waits for it together with others,
     /// and comes first. Carries that request.
     #[error("cannot lock \"{}\": {} asked for it first", Printable(name.as_str()), Asked(request))]
+    #[non_exhaustive]
     Reserved {
         /// What was asked for.
         name: LockName,
@@ -60,6 +62,7 @@ pub enum Error {
 
     /// A guard no longer holds a lock: its lease ran out or was taken away.
     #[error("lost \"{}\" (token {}): {}", Printable(lock.name().as_str()), lock.token(), Now(by.as_deref()))]
+    #[non_exhaustive]
     Lost {
         /// The lock as it was held.
         lock: Box<Lock>,
@@ -67,8 +70,13 @@ pub enum Error {
         by: Option<Box<Lock>>,
     },
 
+    /// The wait was cancelled.
+    #[error("the wait was cancelled")]
+    Cancelled,
+
     /// There is no such process to bind a lock to, or it cannot be seen from here.
     #[error("cannot bind to process {pid}: there is none, or it cannot be seen from here")]
+    #[non_exhaustive]
     NoSuchProcess {
         /// What was given.
         pid: u32,
@@ -85,20 +93,24 @@ pub enum Error {
     /// Other processes, or other threads of this one, kept the store for longer than the bound of
     /// this call.
     #[error(
-        "cannot {action} {}: others kept the store busy for {waited:?}; try again",
+        "cannot {action} {}: {reason} (waited {waited:.1?}); try again",
         Shown(path)
     )]
+    #[non_exhaustive]
     StoreBusy {
         /// The store's file.
         path: PathBuf,
         /// What was being done to it.
         action: &'static str,
-        /// The bound that was reached.
+        /// What kept the call waiting.
+        reason: String,
+        /// How long it waited.
         waited: Duration,
     },
 
     /// The file is damaged. Restore it, or move it away and begin a new store.
     #[error("cannot {action} {}: the store is damaged: {detail}", Shown(path))]
+    #[non_exhaustive]
     Corrupted {
         /// The store's file.
         path: PathBuf,
@@ -110,6 +122,7 @@ pub enum Error {
 
     /// The file is no lock store: another program's, or of a newer format.
     #[error("{} is not a lock store: {reason}", Shown(path))]
+    #[non_exhaustive]
     NotAStore {
         /// The file.
         path: PathBuf,
@@ -123,6 +136,7 @@ pub enum Error {
         "cannot use {}: process {pid} opened it; open your own after the fork",
         Shown(path)
     )]
+    #[non_exhaustive]
     Forked {
         /// The store's file.
         path: PathBuf,
@@ -132,19 +146,17 @@ pub enum Error {
 
     /// This system, or the place of this process in it, cannot do what was asked.
     #[error("cannot {what}: {remedy}")]
+    #[non_exhaustive]
     Unsupported {
         /// What was asked.
-        what: &'static str,
+        what: String,
         /// What can be asked instead, and why.
-        remedy: &'static str,
+        remedy: String,
     },
-
-    /// The wait was cancelled from another thread.
-    #[error("the wait was cancelled")]
-    Cancelled,
 
     /// The file could not be created, opened, read or written.
     #[error("cannot {action} {}", Shown(path))]
+    #[non_exhaustive]
     Io {
         /// The store's file.
         path: PathBuf,
@@ -153,6 +165,142 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+
+    /// A hook of the caller, or lockmgr itself, panicked. The store is not damaged. To know the
+    /// place, the first manager that a process opens wraps the panic hook that is set then.
+    #[error("a panic at {place}: {message}")]
+    #[non_exhaustive]
+    Bug {
+        /// What the panic said.
+        message: String,
+        /// Where it happened: file, line and column.
+        place: String,
+    },
+}
+
+/// The kind of an [`Error`], under the name that the command's JSON gives it.
+///
+/// ```
+/// use lockmgr::{ErrorKind, GetOptions, LockManager};
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("locks.redb");
+/// let manager = LockManager::open(&path)?;
+/// manager.get_lock("hello", GetOptions::new())?;
+/// let error = manager.get_lock("hello", GetOptions::new()).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Locked);
+/// assert_eq!(error.kind().as_str(), "Locked");
+/// assert!(error.is_contention() && error.is_retryable());
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Wrong usage: there is no such process to bind to.
+    Usage,
+    /// A name or a holder is invalid.
+    InvalidName,
+    /// A timeout is invalid.
+    InvalidTimeout,
+    /// The lock exists.
+    Locked,
+    /// An earlier request comes first.
+    Reserved,
+    /// `set_lock` with `fail` met an existing lock.
+    LockFail,
+    /// The lock to renew does not exist.
+    LockNotFound,
+    /// A guard no longer holds a lock.
+    Lost,
+    /// The wait was cancelled.
+    Cancelled,
+    /// The system cannot do what was asked for.
+    Unsupported,
+    /// The manager was opened before a fork.
+    Forked,
+    /// A hook of the caller, or lockmgr itself, panicked.
+    Bug,
+    /// Others kept the store busy.
+    StoreBusy,
+    /// The file is damaged.
+    Corrupted,
+    /// The file is no lock store.
+    NotAStore,
+    /// The file could not be created, opened, read or written.
+    Io,
+    /// The system refused permission to the file.
+    Permission,
+}
+
+impl ErrorKind {
+    /// The name of the kind, as in the command's JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Usage => "Usage",
+            Self::InvalidName => "InvalidName",
+            Self::InvalidTimeout => "InvalidTimeout",
+            Self::Locked => "Locked",
+            Self::Reserved => "Reserved",
+            Self::LockFail => "LockFail",
+            Self::LockNotFound => "LockNotFound",
+            Self::Lost => "Lost",
+            Self::Cancelled => "Cancelled",
+            Self::Unsupported => "Unsupported",
+            Self::Forked => "Forked",
+            Self::Bug => "Bug",
+            Self::StoreBusy => "StoreBusy",
+            Self::Corrupted => "Corrupted",
+            Self::NotAStore => "NotAStore",
+            Self::Io => "Io",
+            Self::Permission => "Permission",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Error {
+    /// The kind of this error, for a program to decide by.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Locked(_) => ErrorKind::Locked,
+            Self::LockFail(_) => ErrorKind::LockFail,
+            Self::LockNotFound { .. } => ErrorKind::LockNotFound,
+            Self::Reserved { .. } => ErrorKind::Reserved,
+            Self::Lost { .. } => ErrorKind::Lost,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::NoSuchProcess { .. } => ErrorKind::Usage,
+            Self::InvalidName(_) => ErrorKind::InvalidName,
+            Self::InvalidTimeout(_) => ErrorKind::InvalidTimeout,
+            Self::StoreBusy { .. } => ErrorKind::StoreBusy,
+            Self::Corrupted { .. } => ErrorKind::Corrupted,
+            Self::NotAStore { .. } => ErrorKind::NotAStore,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                ErrorKind::Permission
+            }
+            Self::Io { .. } => ErrorKind::Io,
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Forked { .. } => ErrorKind::Forked,
+            Self::Bug { .. } => ErrorKind::Bug,
+        }
+    }
+
+    /// Whether somebody else holds the lock, or asked for it first.
+    pub fn is_contention(&self) -> bool {
+        matches!(
+            self,
+            Self::Locked(_) | Self::LockFail(_) | Self::Reserved { .. }
+        )
+    }
+
+    /// Whether the same call may succeed later although nobody mends anything: contention, and a
+    /// store that was busy.
+    pub fn is_retryable(&self) -> bool {
+        self.is_contention() || matches!(self, Self::StoreBusy { .. })
+    }
 }
 
 /// The lock, and how many wait for it.

@@ -178,7 +178,7 @@ mod waiter;
 pub use acquire::{Acquire, Canceller};
 pub use builder::Builder;
 pub use clock::{Clock, ManualClock};
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use guard::LockGuard;
 pub use lock::{BoundTo, Lock, LockRef};
 pub use manager::LockManager;

@@ -29,8 +29,12 @@ use std::time::Duration;
 /// dropping the last clone, neither releases nor changes a lock.
 ///
 /// Calls that write wait for each other, and for writers in other processes, first come, first
-/// served, and at most for the [`busy_timeout`](Builder::busy_timeout). Calls that read see the
-/// last committed state and wait for no writer. Every change is on the disk when its call returns.
+/// served, and at most for the [`busy_timeout`](Builder::busy_timeout). Every change is on the disk
+/// when its call returns. Calls that read see the last committed state and do not wait for a write
+/// to end. They wait while another process writes the header of the file: for microseconds at the
+/// start and at the end of its transaction, for a sync when it opens the store. If that process is
+/// stopped just then, or has the store exclusively, a read fails with [`Error::StoreBusy`] at its
+/// bound.
 ///
 /// ```
 /// use lockmgr::{LockManager, SetOptions};

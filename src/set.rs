@@ -146,8 +146,8 @@ impl GetOptions {
 pub(crate) fn bind(here: &Process, pid: u32) -> Result<Binding> {
     if cfg!(not(target_os = "linux")) {
         return Err(Error::Unsupported {
-            what: "bind a lock to a process",
-            remedy: "give the lock a deadline instead; only Linux can prove that a process ended",
+            what: "bind a lock to a process".into(),
+            remedy: "give the lock a deadline; only Linux can prove that a process ended".into(),
         });
     }
     let process = here.see(pid).ok_or(Error::NoSuchProcess { pid })?;
@@ -164,8 +164,8 @@ pub(crate) fn check_endless(here: &Process) -> Result<()> {
     match here.is_in_initial_namespace() {
         true => Ok(()),
         false => Err(Error::Unsupported {
-            what: "bind a lock without a deadline to a process of this pid namespace",
-            remedy: "give the lock a timeout; outside the namespace nobody can prove that the process ended",
+            what: "bind a lock without a deadline to a process of this pid namespace".into(),
+            remedy: "give it a timeout; nobody outside can prove that the process ended".into(),
         }),
     }
 }

@@ -9,8 +9,11 @@ mod fault;
 mod format;
 mod handle;
 mod housekeeping;
+mod in_memory;
 mod newborn;
 mod open;
+mod panics;
+mod permission;
 mod read;
 mod turns;
 mod write;
@@ -25,7 +28,7 @@ use crate::process::{Binding, Bound, FileId, Origin, Process};
 use crate::storage::StorageHook;
 use bounded::LastFailure;
 use courtesy::Courtesy;
-use fault::{At, caught};
+use fault::{At, Fault, caught};
 use handle::{Handle, Opened};
 use read::Tables;
 use redb::TableDefinition;
@@ -45,6 +48,9 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lockmgr");
 
 /// The key in [`META`] of the [`State`].
 const STATE_KEY: &str = "state";
+
+/// Why a call waits that waits for its turn.
+const OTHER_THREADS: &str = "other threads of this process kept it busy";
 
 /// How long a file may have been deleted or replaced before who only reads it takes notice.
 const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
@@ -95,6 +101,7 @@ impl Store {
     /// Opens the store, creates it where it is missing, and repairs it where a process died.
     /// Read-only it creates nothing: a missing file is an empty store until somebody creates it.
     pub(crate) fn open(config: Config) -> Result<Self> {
+        panics::watch();
         let store = Self::unopened(config, LastFailure::default());
         store.call("open", || store.handle().map(drop))?;
         Ok(store)
@@ -177,11 +184,11 @@ impl Store {
         }
     }
 
-    fn light(&self, id: u64) -> Result<Option<Beacon>> {
+    fn light(&self, id: u64) -> Result<Option<Beacon>, Fault> {
         let Some(file) = self.open_file(File::options().read(true).write(true))? else {
             return Ok(None);
         };
-        Beacon::light(id, file).map_err(|error| self.at("lock in").io(error))
+        Ok(Beacon::light(id, file)?)
     }
 
     /// Touches the file, for those that a ring cannot reach and that watch it.
@@ -218,7 +225,7 @@ impl Store {
             let Some(handle) = self.current_handle(SEEN_WHILE_READING)? else {
                 let judge = &self.judge;
                 let tables = None;
-                return body(&ReadTx { tables, judge, at });
+                return Ok(body(&ReadTx { tables, judge, at })?);
             };
             let judge = &handle.judge;
             let snapshot = handle.snapshot(at)?;
@@ -226,7 +233,7 @@ impl Store {
                 snapshot: &snapshot,
                 is_checked: &handle.is_checked,
             });
-            body(&ReadTx { tables, judge, at })
+            Ok(body(&ReadTx { tables, judge, at })?)
         })
     }
 
@@ -240,17 +247,17 @@ impl Store {
         self.call(action, || {
             let at = self.at(action);
             let turn = self.turns.take(self.config.busy_timeout);
-            let _turn = turn.ok_or_else(|| at.busy())?;
+            let _turn = turn.ok_or_else(|| Fault::busy(OTHER_THREADS))?;
             let handle = self.current_handle(Duration::ZERO)?;
             let Some((handle, Opened::Writer(database, _))) =
                 handle.as_deref().map(|handle| (handle, &handle.database))
             else {
                 let read_only = "the store was opened read-only";
                 let denied = io::Error::new(io::ErrorKind::PermissionDenied, read_only);
-                return Err(at.io(denied));
+                return Err(denied.into());
             };
             self.courtesy.give_way();
-            let txn = database.begin_write().map_err(|error| at.failed(error))?;
+            let txn = database.begin_write()?;
             match WriteTx::run(&txn, handle, at, body) {
                 Ok((value, true)) => match handle.commit(txn) {
                     Ok(()) => Ok(value),
@@ -258,16 +265,16 @@ impl Store {
                         // Half way through a commit the handle no longer knows the file.
                         let error = at.failed(error);
                         self.close();
-                        Err(error)
+                        Err(error.into())
                     }
                 },
                 Ok((value, false)) => {
-                    txn.abort().map_err(|error| at.failed(error))?;
+                    txn.abort()?;
                     Ok(value)
                 }
                 Err(error) => {
-                    txn.abort().map_err(|error| at.failed(error))?;
-                    Err(error)
+                    txn.abort()?;
+                    Err(error.into())
                 }
             }
         })
@@ -276,16 +283,20 @@ impl Store {
     /// Runs one call within its bound. Where storage failed it the handle is closed, so that the
     /// next call opens the file anew and repairs it; also where the call succeeded all the same,
     /// as a lock on the file that it could not give back would stay as long as the handle.
-    fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T, Fault>) -> Result<T> {
         // First: a child may have inherited a lock that another thread of its parent held.
         if let Some(pid) = self.forked_from() {
             let path = self.config.path.clone();
             return Err(Error::Forked { path, pid });
         }
-        let result = caught(self.at(action), || {
-            bounded::within(self.config.busy_timeout, body)
+        let at = self.at(action);
+        let result = caught(at, || {
+            bounded::within(self.config.busy_timeout, || at.run(body))
         });
-        let has_failed = matches!(result, Err(Error::Io { .. } | Error::Corrupted { .. }));
+        let has_failed = matches!(
+            result,
+            Err(Error::Io { .. } | Error::Corrupted { .. } | Error::Bug { .. })
+        );
         if self.failure.take().is_some() || has_failed {
             self.close();
         }
@@ -306,7 +317,7 @@ impl Store {
 
     /// The handle of the file that has the store's name now. Whoever deletes or replaces a store
     /// takes its locks with it; going on with the nameless file would share it with nobody.
-    fn current_handle(&self, looks: Duration) -> Result<Option<Arc<Handle>>> {
+    fn current_handle(&self, looks: Duration) -> Result<Option<Arc<Handle>>, Fault> {
         let handle = self.handle()?;
         match handle {
             Some(handle) if !handle.is_current(self.path(), looks) => {
@@ -319,7 +330,7 @@ impl Store {
     }
 
     /// The open handle, opened if need be; none where the store is read-only and missing.
-    fn handle(&self) -> Result<Option<Arc<Handle>>> {
+    fn handle(&self) -> Result<Option<Arc<Handle>>, Fault> {
         let opened = || {
             let slot = self.handle.read().unwrap_or_else(PoisonError::into_inner);
             slot.clone()
@@ -328,7 +339,7 @@ impl Store {
             return Ok(Some(handle));
         }
         let turn = self.openings.take(self.config.busy_timeout);
-        let _turn = turn.ok_or_else(|| self.at("open").busy())?;
+        let _turn = turn.ok_or_else(|| Fault::busy(OTHER_THREADS))?;
         if let Some(handle) = opened() {
             return Ok(Some(handle));
         }

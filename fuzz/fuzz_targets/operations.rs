@@ -508,6 +508,7 @@ impl Run {
                 Err(Error::LockNotFound {
                     name: of,
                     token: by,
+                    ..
                 }),
             ) => {
                 assert_eq!((of.as_str(), by), (name, token));

@@ -11,6 +11,7 @@
 //! late grant would free the other's lock.
 
 use super::courtesy::Courtesy;
+use super::panics::{self, Panicked};
 use crate::storage::{StorageCall, StorageHook};
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
@@ -29,6 +30,8 @@ thread_local! {
     /// How long the call that runs on this thread may wait. redb offers no other way to tell its
     /// backend.
     static LIMIT: Cell<Option<Limit>> = const { Cell::new(None) };
+    /// How long it has waited.
+    static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 #[derive(Clone, Copy)]
@@ -59,7 +62,11 @@ fn limited<T>(limit: Limit, call: impl FnOnce() -> T) -> T {
             LIMIT.set(self.0);
         }
     }
-    let _restore = Restore(LIMIT.replace(Some(limit)));
+    let outer = LIMIT.replace(Some(limit));
+    if outer.is_none() {
+        WAITED.set(Duration::ZERO);
+    }
+    let _restore = Restore(outer);
     call()
 }
 
@@ -67,7 +74,7 @@ fn limited<T>(limit: Limit, call: impl FnOnce() -> T) -> T {
 /// `bound` is for what runs outside of any: closing.
 pub(super) fn wait<T>(bound: Duration, wait: impl FnOnce(Instant) -> T) -> T {
     let began = Instant::now();
-    match LIMIT.get() {
+    let result = match LIMIT.get() {
         Some(Limit::Until(deadline)) => wait(deadline),
         Some(Limit::Left(left)) => {
             let deadline = began + left;
@@ -76,7 +83,14 @@ pub(super) fn wait<T>(bound: Duration, wait: impl FnOnce(Instant) -> T) -> T {
             result
         }
         None => wait(began + bound),
-    }
+    };
+    WAITED.set(WAITED.get() + began.elapsed());
+    result
+}
+
+/// How long the call that runs on this thread has waited for others.
+pub(super) fn waited() -> Duration {
+    WAITED.get()
 }
 
 type Range = (Bound<u64>, Bound<u64>);
@@ -124,9 +138,10 @@ impl LastFailure {
     }
 
     fn note(&self, error: &io::Error) {
-        let copy = match error.raw_os_error() {
-            Some(number) => io::Error::from_raw_os_error(number),
-            None => io::Error::new(error.kind(), error.to_string()),
+        let copy = match (error.raw_os_error(), Panicked::in_error(error)) {
+            (Some(number), _) => io::Error::from_raw_os_error(number),
+            (None, Some(panicked)) => io::Error::other(panicked.clone()),
+            (None, None) => io::Error::new(error.kind(), error.to_string()),
         };
         let mut error = self.error();
         *error = Some(copy);
@@ -148,6 +163,17 @@ struct Shared {
     file: FileBackend,
     waits: Mutex<HashMap<Range, Wait>>,
     ended: Condvar,
+    /// Whether redb has opened the file, and so no longer repairs it.
+    is_opened: AtomicBool,
+}
+
+/// Says, when redb has opened a file, that it has.
+pub(super) struct Opening(Arc<Shared>);
+
+impl Opening {
+    pub(super) fn done(self) {
+        self.0.is_opened.store(true, Ordering::Release);
+    }
 }
 
 impl BoundedFile {
@@ -163,12 +189,17 @@ impl BoundedFile {
                 file,
                 waits: Mutex::default(),
                 ended: Condvar::new(),
+                is_opened: AtomicBool::new(false),
             }),
             bound,
             failure,
             courtesy,
             hook,
         }
+    }
+
+    pub(super) fn opening(&self) -> Opening {
+        Opening(Arc::clone(&self.shared))
     }
 
     /// Makes a call, unless the hook fails it, and notes how it failed.
@@ -184,7 +215,9 @@ impl BoundedFile {
     /// Tells the hook of a call that is about to be made; its error is the call's.
     fn before(&self, call: StorageCall<'_>) -> io::Result<()> {
         match &self.hook {
-            Some(hook) => hook.before(call),
+            // redb would take its panic for one of its own.
+            Some(hook) => panics::caught(|| hook.before(call))
+                .unwrap_or_else(|panicked| Err(io::Error::other(panicked))),
             None => Ok(()),
         }
     }
@@ -318,10 +351,16 @@ impl StorageBackend for BoundedFile {
         self.call(StorageCall::Read { offset, len }, |file| {
             file.read(offset, out)?;
             let claimed = largest_child(out);
-            if claimed > PAGE && claimed > file.len()? {
+            if claimed <= PAGE || claimed <= file.len()? {
+                return Ok(());
+            }
+            if self.shared.is_opened.load(Ordering::Acquire) {
                 let damaged = "a page claims to be larger than the file";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, damaged));
             }
+            // A crash may have torn the page. To redb, which checks while it opens the file, it is
+            // one whose checksum is wrong, so that redb goes back to the commit before.
+            out[0] = NO_NODE;
             Ok(())
         })
     }
@@ -389,6 +428,10 @@ pub(super) fn has_tables(mut file: &File) -> io::Result<bool> {
 
 /// The bytes of redb's smallest page.
 const PAGE: u64 = 4096;
+
+/// The first byte of a page that is neither a leaf (1) nor a branch (2): its checksum never fits,
+/// and redb follows it nowhere.
+const NO_NODE: u8 = 0;
 
 /// How large the largest child of a page claims to be. redb fills as much memory with zeros before
 /// it reads that child: up to 4 GiB, where damage made the number of the page.

@@ -1,26 +1,71 @@
-//! Turns failures of redb and of the file into [`Error`]s that name the file and the action.
+//! Turns failures of redb, of the file and of our own into [`Error`]s that name the file and the
+//! action, in one place.
 
-use super::Config;
-use super::bounded::LastFailure;
+use super::bounded::{self, LastFailure};
+use super::panics::{self, Panicked};
+use super::{Config, permission};
 use crate::error::{Error, Result};
 use crate::record::BadRow;
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
 
-/// Runs what redb may panic amid: on a file that something else than redb changed it may, and
-/// says so.
+/// What went wrong, before it is known at what.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// It names the file and the action already, or is about neither.
+    Named(Error),
+    Redb(redb::Error),
+    /// The bound of the call was reached, for this reason.
+    Busy(String),
+    Corrupted(String),
+    NotAStore(String),
+}
+
+impl Fault {
+    pub(super) fn corrupted(detail: impl Into<String>) -> Self {
+        Self::Corrupted(detail.into())
+    }
+
+    pub(super) fn busy(reason: impl Into<String>) -> Self {
+        Self::Busy(reason.into())
+    }
+}
+
+impl From<BadRow> for Fault {
+    fn from(BadRow(detail): BadRow) -> Self {
+        Self::Corrupted(detail.into())
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Named(error)
+    }
+}
+
+/// Everything that redb's own error takes in: its other errors, and those of the file.
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Fault {
+            fn from(error: $error) -> Self {
+                Self::Redb(error.into())
+            }
+        }
+    )*};
+}
+
+from_redb!(
+    io::Error,
+    redb::CommitError,
+    redb::DatabaseError,
+    redb::Error,
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError
+);
+
+/// Runs what redb may panic in: if something else than redb changed the file it may, and says so.
 pub(super) fn caught<T>(at: At<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            // What redb took for impossible says nothing to who reads it.
-            .filter(|text| !text.contains("unreachable"))
-            .unwrap_or("unexpected contents");
-        Err(at.corrupted(text))
-    })
+    panics::caught(work).unwrap_or_else(|panicked| Err(at.panicked(&panicked)))
 }
 
 /// Where and at what something failed.
@@ -32,70 +77,106 @@ pub(super) struct At<'a> {
 }
 
 impl At<'_> {
-    pub(super) fn path(&self) -> PathBuf {
-        self.config.path.clone()
-    }
-
-    pub(super) fn io(&self, source: io::Error) -> Error {
-        Error::Io {
-            path: self.path(),
-            action: self.action,
-            source,
-        }
-    }
-
-    pub(super) fn busy(&self) -> Error {
-        Error::StoreBusy {
-            path: self.path(),
-            action: self.action,
-            waited: self.config.busy_timeout,
-        }
-    }
-
-    pub(super) fn corrupted(&self, detail: impl Into<String>) -> Error {
-        Error::Corrupted {
-            path: self.path(),
-            action: self.action,
-            detail: detail.into(),
-        }
-    }
-
-    pub(super) fn not_a_store(&self, reason: impl Into<String>) -> Error {
-        Error::NotAStore {
-            path: self.path(),
-            reason: reason.into(),
-        }
-    }
-
-    pub(super) fn bad_row(&self, BadRow(detail): BadRow) -> Error {
-        self.corrupted(detail)
+    /// Runs a part of a call, and names what fails in it.
+    pub(super) fn run<T>(&self, part: impl FnOnce() -> Result<T, Fault>) -> Result<T> {
+        part().map_err(|fault| self.named(fault))
     }
 
     pub(super) fn failed(&self, error: impl Into<redb::Error>) -> Error {
-        match error.into() {
-            redb::Error::Io(error) => match error.kind() {
-                // Ours, of a bounded wait; the system's bears its number.
-                io::ErrorKind::TimedOut if error.raw_os_error().is_none() => self.busy(),
-                io::ErrorKind::UnexpectedEof => self.corrupted("it ends too early"),
-                io::ErrorKind::InvalidData => self.not_a_store("it is not a redb file"),
-                _ => self.io(error),
+        self.named(Fault::Redb(error.into()))
+    }
+
+    pub(super) fn corrupted(&self, detail: impl Into<String>) -> Error {
+        self.named(Fault::Corrupted(detail.into()))
+    }
+
+    pub(super) fn bad_row(&self, bad: BadRow) -> Error {
+        self.named(bad.into())
+    }
+
+    fn named(&self, fault: Fault) -> Error {
+        let (path, action) = (self.config.path.clone(), self.action);
+        match fault {
+            Fault::Named(error) => error,
+            Fault::Redb(error) => self.of_redb(error),
+            Fault::Busy(reason) => Error::StoreBusy {
+                path,
+                action,
+                reason,
+                waited: bounded::waited(),
             },
+            Fault::Corrupted(detail) => Error::Corrupted {
+                path,
+                action,
+                detail,
+            },
+            Fault::NotAStore(reason) => Error::NotAStore { path, reason },
+        }
+    }
+
+    fn of_redb(&self, error: redb::Error) -> Error {
+        let busy = |reason: &str| self.named(Fault::Busy(reason.into()));
+        let not_a_store = |reason| self.named(Fault::NotAStore(reason));
+        match error {
+            redb::Error::Io(error) => self.of_file(error),
             error @ redb::Error::PreviousIo => match self.failure.take() {
-                Some(failure) => self.failed(redb::Error::Io(failure)),
-                None => self.io(io::Error::other(error.to_string())),
+                Some(failure) => self.of_file(failure),
+                None => self.of_file(io::Error::other(error.to_string())),
             },
             redb::Error::Corrupted(detail) => self.corrupted(detail),
-            redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => self.busy(),
+            redb::Error::DatabaseAlreadyOpen => busy("another process has it exclusively"),
+            redb::Error::LockProtocolMismatch => {
+                busy("another process has it open by another release's rules")
+            }
+            redb::Error::Unsupported => Error::Unsupported {
+                what: format!("share {} between processes", self.config.path.display()),
+                remedy: "let one process open it, with `exclusive()`".into(),
+            },
             redb::Error::UpgradeRequired(version) => {
-                self.not_a_store(format!("it has the old redb file format {version}"))
+                not_a_store(format!("it has the old redb file format {version}"))
             }
             redb::Error::TableDoesNotExist(table) => {
-                self.not_a_store(format!("it has no table \"{table}\""))
+                not_a_store(format!("it has no table \"{table}\""))
             }
             error @ (redb::Error::TableTypeMismatch { .. }
             | redb::Error::TableIsMultimap(_)
-            | redb::Error::TypeDefinitionChanged { .. }) => self.not_a_store(error.to_string()),
-            error => self.io(io::Error::other(error.to_string())),
+            | redb::Error::TypeDefinitionChanged { .. }) => not_a_store(error.to_string()),
+            error => self.of_file(io::Error::other(error.to_string())),
         }
+    }
+
+    fn of_file(&self, error: io::Error) -> Error {
+        if let Some(panicked) = Panicked::in_error(&error) {
+            return bug(panicked);
+        }
+        match error.kind() {
+            // Ours, of a bounded wait; the system's bears its number.
+            io::ErrorKind::TimedOut if error.raw_os_error().is_none() => {
+                self.named(Fault::Busy("another process kept it busy".into()))
+            }
+            io::ErrorKind::UnexpectedEof => self.corrupted("it ends too early"),
+            io::ErrorKind::InvalidData => {
+                self.named(Fault::NotAStore("it is not a redb file".into()))
+            }
+            _ => Error::Io {
+                path: self.config.path.clone(),
+                action: self.action,
+                source: permission::explained(error, &self.config.path),
+            },
+        }
+    }
+
+    fn panicked(&self, panicked: &Panicked) -> Error {
+        match panicked.damage() {
+            Some(damage) => self.corrupted(damage),
+            None => bug(panicked),
+        }
+    }
+}
+
+fn bug(panicked: &Panicked) -> Error {
+    Error::Bug {
+        message: panicked.to_string(),
+        place: panicked.place(),
     }
 }

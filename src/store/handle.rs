@@ -1,11 +1,10 @@
 //! One open file: which it is, and the snapshot that reads share while nothing is committed.
 
-use super::Mode;
-use super::fault::At;
+use super::fault::{At, Fault};
+use super::in_memory::Seen;
 use super::read::Snapshot;
 use crate::beacon::Judge;
 use crate::clock::coarse_millis;
-use crate::error::Result;
 use redb::{Database, ReadOnlyDatabase, ReadableDatabase, WriteTransaction};
 use std::fmt;
 use std::fs::{self, File};
@@ -33,6 +32,8 @@ pub(super) enum Opened {
     /// With the open file, to touch it.
     Writer(Database, File),
     Reader(ReadOnlyDatabase),
+    /// The last commit of a file that needs repair, repaired in memory.
+    Copy(Database, Seen),
 }
 
 impl fmt::Debug for Handle {
@@ -40,14 +41,22 @@ impl fmt::Debug for Handle {
         f.write_str(match self.database {
             Opened::Writer(..) => "Writer",
             Opened::Reader(_) => "Reader",
+            Opened::Copy(..) => "Copy",
         })
     }
 }
 
 impl Handle {
-    pub(super) fn new(database: Opened, mode: Mode, metadata: &fs::Metadata, judge: Judge) -> Self {
+    /// `is_alone` if no other process writes.
+    pub(super) fn new(
+        database: Opened,
+        metadata: &fs::Metadata,
+        is_alone: bool,
+        judge: Judge,
+    ) -> Self {
+        let is_alone = is_alone || matches!(database, Opened::Copy(..));
         Self {
-            kept: (mode == Mode::Exclusive).then(Kept::default),
+            kept: is_alone.then(Kept::default),
             database,
             identity: Identity::of(metadata),
             seen_at: AtomicU64::new(coarse_millis()),
@@ -57,13 +66,13 @@ impl Handle {
     }
 
     /// The store as it was committed last.
-    pub(super) fn snapshot(&self, at: At<'_>) -> Result<Arc<Snapshot>> {
+    pub(super) fn snapshot(&self, at: At<'_>) -> Result<Arc<Snapshot>, Fault> {
         let begin = || {
             let txn = match &self.database {
-                Opened::Writer(database, _) => database.begin_read(),
+                Opened::Writer(database, _) | Opened::Copy(database, _) => database.begin_read(),
                 Opened::Reader(database) => database.begin_read(),
             };
-            Snapshot::of(txn.map_err(|error| at.failed(error))?, at).map(Arc::new)
+            Ok(Arc::new(Snapshot::of(txn?, at)?))
         };
         match &self.kept {
             Some(kept) => kept.get_or(begin),
@@ -83,13 +92,18 @@ impl Handle {
     /// Whether the name still leads to this file. Looked up at most every so often, by who only
     /// reads.
     pub(super) fn is_current(&self, path: &Path, looks: Duration) -> bool {
+        if let Opened::Copy(_, seen) = &self.database
+            && !seen.is_current()
+        {
+            return false;
+        }
         let now = coarse_millis();
         let unseen = now.saturating_sub(self.seen_at.load(Ordering::Relaxed));
         if Duration::from_millis(unseen) < looks {
             return true;
         }
         self.seen_at.store(now, Ordering::Relaxed);
-        match fs::metadata(path) {
+        match fs::symlink_metadata(path) {
             Ok(metadata) => Identity::of(&metadata) == self.identity,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
@@ -104,8 +118,8 @@ pub(super) struct Kept(RwLock<Option<Arc<Snapshot>>>);
 impl Kept {
     pub(super) fn get_or(
         &self,
-        begin: impl FnOnce() -> Result<Arc<Snapshot>>,
-    ) -> Result<Arc<Snapshot>> {
+        begin: impl FnOnce() -> Result<Arc<Snapshot>, Fault>,
+    ) -> Result<Arc<Snapshot>, Fault> {
         let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(snapshot) = &*kept {
             return Ok(Arc::clone(snapshot));

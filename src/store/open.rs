@@ -1,13 +1,18 @@
 //! Opens, creates and repairs the file, within the bound of the call.
 
-use super::bounded::{self, BoundedFile};
-use super::fault::At;
-use super::format::Format;
+use super::bounded::{self, BoundedFile, LastFailure};
+use super::fault::{Fault, caught};
+use super::format::{self, Format};
 use super::handle::{Handle, Opened};
-use super::{Config, Mode, Store, newborn};
+use super::in_memory::{Copy, Seen};
+use super::newborn::Newborn;
+use super::{Config, Mode, ReadTx, Store};
+use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::lock::Lock;
+use crate::name::Printable;
 use redb::backends::FileBackend;
-use redb::{ConcurrencyMode, DatabaseError, ReadableDatabase};
+use redb::{ConcurrencyMode, Database, DatabaseError, ReadableDatabase};
 use std::fs::{self, File};
 use std::io;
 use std::sync::Arc;
@@ -17,106 +22,193 @@ use std::time::{Duration, Instant};
 /// The longest pause between two attempts to open a store that another process has to itself.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
+/// The most holders that a refused exclusive opening names.
+const MOST_NAMED: usize = 3;
+
 impl Store {
     pub(super) fn open_writer(&self) -> Result<Handle> {
-        let at = self.at("open");
-        let deadline = Instant::now() + self.config.busy_timeout;
-        let mut pause = Pause::default();
-        let mut was_created = false;
-        loop {
-            let Some(file) = self.open_file(File::options().read(true).write(true))? else {
-                // Once more, where somebody deletes it as fast as it is created.
-                if was_created && Instant::now() >= deadline {
-                    return Err(at.busy());
+        self.at("open").run(|| {
+            let mut pause = Pause::new(self.config.busy_timeout);
+            let mut was_created = false;
+            loop {
+                if let Some(handle) = self.open_existing(&mut pause)? {
+                    return Ok(handle);
+                }
+                // Once more, if somebody deletes it as soon as it is created.
+                if was_created && !pause.wait() {
+                    return Err(Fault::busy("others delete it as soon as it is created"));
                 }
                 self.create()?;
                 was_created = true;
-                continue;
+            }
+        })
+    }
+
+    /// Opens the file for writing, and repairs it, if it is there.
+    fn open_existing(&self, pause: &mut Pause) -> Result<Option<Handle>, Fault> {
+        loop {
+            let Some(file) = self.open_file(File::options().read(true).write(true))? else {
+                return Ok(None);
             };
-            let copy = file.try_clone().map_err(|error| at.io(error))?;
-            match self.builder().create_with_backend(self.backend(file)?) {
+            let copy = file.try_clone()?;
+            let backend = self.backend(file)?;
+            let opening = backend.opening();
+            match self.builder().create_with_backend(backend) {
                 Ok(database) => {
-                    at.check_format(&database, &copy)?;
-                    let metadata = copy.metadata().map_err(|error| at.io(error))?;
+                    opening.done();
+                    format::check_format(&database, &copy)?;
+                    let metadata = copy.metadata()?;
+                    let is_alone = self.config.mode == Mode::Exclusive;
                     let judge = self.judge(copy.try_clone().ok());
-                    return Ok(Handle::new(
-                        Opened::Writer(database, copy),
-                        self.config.mode,
-                        &metadata,
-                        judge,
-                    ));
+                    let opened = Opened::Writer(database, copy);
+                    return Ok(Some(Handle::new(opened, &metadata, is_alone, judge)));
                 }
-                Err(error) => pause.after(error, at)?,
+                Err(error) if !is_taken(&error) => return Err(error.into()),
+                Err(_) if pause.wait() => {}
+                Err(_) if self.config.mode == Mode::Exclusive => {
+                    return Err(Fault::busy(self.others()));
+                }
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
     pub(super) fn open_reader(&self) -> Result<Option<Handle>> {
-        let at = self.at("open");
-        let deadline = Instant::now() + self.config.busy_timeout;
-        let mut pause = Pause::default();
-        let mut was_repaired = false;
-        loop {
-            let Some(file) = self.open_file(File::options().read(true))? else {
-                return Ok(None);
-            };
-            // An empty file is what a writer is about to make a store of.
-            let metadata = file.metadata().map_err(|error| at.io(error))?;
-            if metadata.len() == 0 {
-                return Ok(None);
+        self.at("open").run(|| {
+            let mut pause = Pause::new(self.config.busy_timeout);
+            let mut may_repair = true;
+            loop {
+                let Some(file) = self.open_file(File::options().read(true))? else {
+                    return Ok(None);
+                };
+                // An empty file is what a writer is about to make a store of.
+                let metadata = file.metadata()?;
+                if metadata.len() == 0 {
+                    return Ok(None);
+                }
+                let copy = file.try_clone()?;
+                let backend = self.backend(file)?;
+                let opening = backend.opening();
+                let (format, opened) = match self.builder().open_read_only_with_backend(backend) {
+                    Ok(database) => {
+                        opening.done();
+                        let format = format::format_of(|| database.begin_read(), &copy)?;
+                        (format, Opened::Reader(database))
+                    }
+                    // A process died. A writer repairs what it left, if this user can write.
+                    Err(DatabaseError::RepairAborted) if may_repair => {
+                        may_repair = false;
+                        match self.repair() {
+                            Err(Error::Io { source, .. }) if cannot_write(&source) => {
+                                self.failure.take();
+                            }
+                            repaired => repaired?,
+                        }
+                        continue;
+                    }
+                    Err(DatabaseError::RepairAborted) => match self.repair_in_memory(&copy)? {
+                        Some((database, seen)) => {
+                            let format = format::format_in(&database.begin_read()?)?;
+                            (format, Opened::Copy(database, seen))
+                        }
+                        None if pause.wait() => continue,
+                        None => return Err(Fault::busy("other processes keep changing it")),
+                    },
+                    Err(error) if is_taken(&error) && pause.wait() => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                return Ok(match format {
+                    Format::Ours => {
+                        let judge = self.judge(Some(copy));
+                        Some(Handle::new(opened, &metadata, false, judge))
+                    }
+                    Format::None => None,
+                });
             }
-            let copy = file.try_clone().map_err(|error| at.io(error))?;
-            let backend = self.backend(file)?;
-            match self.builder().open_read_only_with_backend(backend) {
-                Ok(database) => {
-                    return Ok(match at.format_of(|| database.begin_read(), &copy)? {
-                        Format::Ours => Some(Handle::new(
-                            Opened::Reader(database),
-                            Mode::ReadOnly,
-                            &metadata,
-                            self.judge(Some(copy)),
-                        )),
-                        Format::None => None,
-                    });
-                }
-                // Once more, as another process may have died since.
-                Err(DatabaseError::RepairAborted) if !was_repaired || Instant::now() < deadline => {
-                    self.repair()?;
-                    was_repaired = true;
-                }
-                Err(DatabaseError::RepairAborted) => {
-                    return Err(at.corrupted("no repair leaves it clean"));
-                }
-                Err(error) => pause.after(error, at)?,
-            }
+        })
+    }
+
+    /// The last commit of a file that asks for repair, repaired in memory; none if somebody wrote
+    /// to the file meanwhile.
+    fn repair_in_memory(&self, file: &File) -> Result<Option<(Database, Seen)>, Fault> {
+        let seen = Seen::of(file.try_clone()?)?;
+        let at = self.at("repair");
+        let repair = || {
+            let copy = Copy::of(self.backend(file.try_clone()?)?)?;
+            let mut builder = redb::Builder::new();
+            builder
+                .set_cache_size(self.config.cache_size)
+                .set_check_integrity_on_open(true);
+            Ok(builder.create_with_backend(copy)?)
+        };
+        let database = caught(at, || at.run(repair));
+        // If a writer came, the copy may be of a part of its work.
+        let opened = self
+            .builder()
+            .open_read_only_with_backend(self.backend(file.try_clone()?)?);
+        let asks_for_repair = matches!(opened, Err(DatabaseError::RepairAborted));
+        if !asks_for_repair || !seen.is_current() {
+            return Ok(None);
         }
+        Ok(Some((database?, seen)))
     }
 
     /// Repairs what a process that died left behind: opening for writing does, reading may not.
-    pub(super) fn repair(&self) -> Result<()> {
-        let at = self.at("repair");
+    fn repair(&self) -> Result<()> {
         let config = Config {
             mode: Mode::Shared,
             ..self.config.clone()
         };
         let writer = Self::unopened(config, self.failure.clone());
-        match writer.open_writer()?.database {
-            Opened::Writer(database, _) => database.close().map_err(|error| at.failed(error)),
-            Opened::Reader(_) => Ok(()),
+        self.at("repair").run(|| {
+            let mut pause = Pause::new(self.config.busy_timeout);
+            let opened = writer.open_existing(&mut pause)?;
+            if let Some(Opened::Writer(database, _)) = opened.map(|handle| handle.database) {
+                database.close()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Why the store cannot be opened exclusively: others have it open. Names some holders, if the
+    /// store can be read.
+    fn others(&self) -> String {
+        let config = Config {
+            mode: Mode::ReadOnly,
+            busy_timeout: Duration::ZERO,
+            ..self.config.clone()
+        };
+        let reader = Self::unopened(config, LastFailure::default());
+        let now = Clock::system().now();
+        let live = |tx: &ReadTx<'_>| -> Result<Vec<Lock>> {
+            let rows = tx.with_prefix("")?.into_iter();
+            Ok(rows
+                .filter_map(|lock| lock.if_live(now, tx.judge()))
+                .collect())
+        };
+        let held = reader.read("read", live).unwrap_or_default();
+        let named = held.iter().take(MOST_NAMED).map(ToString::to_string);
+        let named = named.collect::<Vec<_>>().join("; ");
+        match held.len() {
+            0 => "others have it open, and exclusive mode shares it with nobody".into(),
+            count if count <= MOST_NAMED => format!("others have it open: {named}"),
+            count => {
+                let more = count - MOST_NAMED;
+                format!("others have it open: {named}; and {more} more locks")
+            }
         }
     }
 
-    /// Opens the file where it exists, without waiting whatever it is.
-    pub(super) fn open_file(&self, options: &mut fs::OpenOptions) -> Result<Option<File>> {
-        let at = self.at("open");
-        #[cfg(target_os = "linux")]
+    /// Opens the file if it is there: no link, and no file that it would wait for.
+    pub(super) fn open_file(&self, options: &mut fs::OpenOptions) -> Result<Option<File>, Fault> {
+        #[cfg(unix)]
         {
-            // A FIFO would wait for its other end.
-            let nonblock = rustix::fs::OFlags::NONBLOCK.bits();
-            std::os::unix::fs::OpenOptionsExt::custom_flags(options, nonblock.cast_signed());
+            use rustix::fs::OFlags;
+            let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+            std::os::unix::fs::OpenOptionsExt::custom_flags(options, flags.bits().cast_signed());
         }
-        let is_file = match fs::metadata(self.path()) {
-            Ok(metadata) => metadata.is_file(),
+        match fs::symlink_metadata(self.path()) {
+            Ok(metadata) => self.is_regular(&metadata)?,
             Err(error) => {
                 return match error.kind() {
                     io::ErrorKind::NotFound => Ok(None),
@@ -124,55 +216,56 @@ impl Store {
                     io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
                         if self.config.mode != Mode::ReadOnly =>
                     {
-                        Err(self.at("create").io(error))
+                        Err(self.at("create").failed(error).into())
                     }
-                    _ => Err(at.io(error)),
+                    _ => Err(error.into()),
                 };
             }
-        };
-        if !is_file {
-            return Err(at.not_a_store("it is not a regular file"));
         }
         match options.open(self.path()) {
-            Ok(file) => Ok(Some(file)),
+            Ok(file) => {
+                // Another file may have taken the name meanwhile.
+                self.is_regular(&file.metadata()?)?;
+                Ok(Some(file))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(at.io(error)),
+            Err(_) if self.path().is_symlink() => Err(self.link()),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    fn is_regular(&self, metadata: &fs::Metadata) -> Result<(), Fault> {
+        if metadata.is_symlink() {
+            return Err(self.link());
+        }
+        let not_regular = || Fault::NotAStore("it is not a regular file".into());
+        metadata.is_file().then_some(()).ok_or_else(not_regular)
+    }
+
+    fn link(&self) -> Fault {
+        let target = fs::read_link(self.path()).unwrap_or_default();
+        let target = target.to_string_lossy();
+        let target = Printable(&target);
+        Fault::NotAStore(format!(
+            "it is a symbolic link; name the file itself, {target}"
+        ))
     }
 
     /// Creates the store: whole, format and all, before it has a name. A process that dies on the
     /// way leaves nothing behind, where redb would leave a file that it refuses ever after.
-    pub(super) fn create(&self) -> Result<()> {
-        let at = self.at("create");
-        if self.path().is_symlink() {
-            let dangling =
-                io::Error::new(io::ErrorKind::NotFound, "it is a dangling symbolic link");
-            return Err(at.io(dangling));
-        }
-        match newborn::file_beside(self.path()) {
-            Ok(Some(file)) => {
-                let copy = file.try_clone().map_err(|error| at.io(error))?;
-                let database = redb::Builder::new()
-                    .create_with_backend(self.backend(copy)?)
-                    .map_err(|error| at.failed(error))?;
-                at.begin_format(&database)?;
-                database.close().map_err(|error| at.failed(error))?;
-                newborn::name(&file, self.path()).map_err(|error| at.io(error))?;
-            }
-            // No unnamed files here: an empty one, that redb makes a store of.
-            Ok(None) => match File::create_new(self.path()) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(at.io(error));
-                }
-                _ => {}
-            },
-            Err(error) => return Err(at.io(error)),
-        }
-        Ok(())
+    fn create(&self) -> Result<()> {
+        self.at("create").run(|| {
+            let newborn = Newborn::beside(self.path())?;
+            let backend = self.backend(newborn.file.try_clone()?)?;
+            let database = redb::Builder::new().create_with_backend(backend)?;
+            format::begin_format(&database)?;
+            database.close()?;
+            Ok(newborn.name(self.path())?)
+        })
     }
 
-    pub(super) fn backend(&self, file: File) -> Result<BoundedFile> {
-        let file = FileBackend::new(file).map_err(|error| self.at("open").failed(error))?;
+    fn backend(&self, file: File) -> Result<BoundedFile, Fault> {
+        let file = FileBackend::new(file)?;
         let Config {
             busy_timeout, hook, ..
         } = &self.config;
@@ -185,7 +278,7 @@ impl Store {
         ))
     }
 
-    pub(super) fn builder(&self) -> redb::Builder {
+    fn builder(&self) -> redb::Builder {
         let mut builder = redb::Builder::new();
         builder
             .set_cache_size(self.config.cache_size)
@@ -197,32 +290,46 @@ impl Store {
     }
 }
 
-/// Waits between attempts to open a file that another process has to itself; for that the kernel
-/// has no queue.
-pub(super) struct Pause {
-    pub(super) next: Duration,
+/// Whether another process has the file open in a way that keeps this one out.
+fn is_taken(error: &DatabaseError) -> bool {
+    matches!(
+        error,
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch
+    )
 }
 
-impl Default for Pause {
-    fn default() -> Self {
-        Self {
-            next: Duration::from_millis(1),
-        }
-    }
+/// Whether this user may not write, or nobody can, while all may still be read.
+fn cannot_write(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Waits between attempts to open a store that another process has to itself; for that the kernel
+/// has no queue.
+struct Pause {
+    next: Duration,
+    bound: Duration,
 }
 
 impl Pause {
-    pub(super) fn after(&mut self, error: DatabaseError, at: At<'_>) -> Result<()> {
-        let error = at.failed(error);
-        if !matches!(error, Error::StoreBusy { .. }) {
-            return Err(error);
-        }
-        let may_go_on = bounded::wait(at.config.busy_timeout, |deadline| {
+    fn new(bound: Duration) -> Self {
+        let next = Duration::from_millis(1);
+        Self { next, bound }
+    }
+
+    /// Waits for a moment; false if the call has waited for its bound.
+    fn wait(&mut self) -> bool {
+        let may_go_on = bounded::wait(self.bound, |deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
             thread::sleep(self.next.min(left));
             !left.is_zero()
         });
         self.next = (self.next * 2).min(LONGEST_PAUSE);
-        may_go_on.then_some(()).ok_or(error)
+        may_go_on
     }
 }

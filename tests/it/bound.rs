@@ -149,7 +149,7 @@ fn a_process_that_is_not_there_is_refused() {
         }
         let pid: u32 = pid.parse().unwrap();
         let refused = manager.get_lock("x", GetOptions::new().bound_to(pid));
-        assert!(matches!(refused, Err(Error::NoSuchProcess { pid: of }) if of == pid));
+        assert!(matches!(refused, Err(Error::NoSuchProcess { pid: of, .. }) if of == pid));
         let refused = manager.set_lock(["x"], SetOptions::new().bound_to(pid));
         assert!(matches!(refused, Err(Error::NoSuchProcess { .. })));
     }

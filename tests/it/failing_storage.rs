@@ -378,6 +378,7 @@ fn is_told(world: &World, error: &Error, fault: Fault) {
         path,
         action,
         source,
+        ..
     } = error
     else {
         panic!("{error:?}");

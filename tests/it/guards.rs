@@ -25,7 +25,7 @@ fn locked(manager: &LockManager) -> Vec<String> {
 /// The lock that a guard lost, and who has it now.
 fn lost<T: std::fmt::Debug>(result: Result<T, Error>) -> (Lock, Option<Lock>) {
     match result {
-        Err(Error::Lost { lock, by }) => (*lock, by.map(|by| *by)),
+        Err(Error::Lost { lock, by, .. }) => (*lock, by.map(|by| *by)),
         other => panic!("{other:?}"),
     }
 }
@@ -680,7 +680,7 @@ fn locks_are_released_that_cannot_be_detached() {
     let manager = home.open();
     let guard = manager.acquire(["a"]).lock().unwrap();
     let refused = guard.detach_to(u32::MAX);
-    assert!(matches!(refused, Err(Error::NoSuchProcess { pid }) if pid == u32::MAX));
+    assert!(matches!(refused, Err(Error::NoSuchProcess { pid, .. }) if pid == u32::MAX));
     assert!(locked(&manager).is_empty());
 
     let guard = manager.acquire(["a", "b"]).lock().unwrap();

@@ -20,7 +20,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const DATA: Option<i32> = Some(65);
-const CANNOT_CREATE: Option<i32> = Some(73);
 const PERMISSION: Option<i32> = Some(77);
 
 /// No call takes so long, whatever was done to its file.
@@ -227,35 +226,30 @@ fn a_file_of_gigabytes_costs_neither_time_nor_memory() {
 }
 
 #[test]
-fn a_symlink_to_a_store_is_the_store() {
-    let home = Home::new();
-    let manager = home.open();
-    let link = home.join("link");
-    symlink(home.db(), &link).unwrap();
-    let linked = LockManager::open(&link).unwrap();
-    linked.get_lock("a", get()).unwrap();
-    assert!(manager.is_locked("a").unwrap());
-    manager.unlock("a").unwrap();
-    assert!(!linked.is_locked("a").unwrap());
-    assert!(link.is_symlink());
-}
-
-#[test]
-fn a_symlink_does_not_make_a_store_elsewhere() {
+fn link_in_the_place_of_a_store_is_refused_and_its_target_left_alone() {
     let home = Home::new();
     let target = home.join("target");
     symlink(&target, home.db()).unwrap();
-    assert_eq!(home.lockmgr(["set", "a"]).status, CANNOT_CREATE);
-    assert_eq!(home.lockmgr(["list"]).status, DONE);
+    let refused = |what: &str| {
+        for args in [["set", "a"], ["find", "a"]] {
+            let ran = home.lockmgr(args);
+            assert_eq!(ran.status, DATA, "{what}: {ran:?}");
+            let names_target = format!("name the file itself, {}", target.display());
+            assert!(ran.stderr.contains(&names_target), "{}", ran.stderr);
+            assert!(!ran.stderr.contains("secret"));
+        }
+    };
+    refused("it leads nowhere");
     assert!(!target.exists());
 
     fs::write(&target, "secret").unwrap();
-    for args in [["set", "a"], ["find", "a"]] {
-        let ran = home.lockmgr(args);
-        assert_eq!(ran.status, DATA);
-        assert!(!ran.stderr.contains("secret"));
-    }
+    refused("it leads to a foreign file");
     assert_eq!(fs::read(&target).unwrap(), b"secret");
+
+    fs::remove_file(&target).unwrap();
+    LockManager::open(&target).unwrap();
+    refused("it leads to a store");
+    assert!(home.db().is_symlink());
 }
 
 #[test]
@@ -379,6 +373,7 @@ fn opens_until_refused() {
         path,
         action,
         source,
+        ..
     } = &refused
     else {
         panic!("{refused:?}");

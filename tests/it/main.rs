@@ -1,9 +1,11 @@
 //! The integration tests, a module per subject. They know the public API and the command alone.
 
+mod after_a_crash;
 mod bad_input;
 mod bound;
 mod command;
 mod crashes;
+mod errors;
 mod failing_storage;
 mod guards;
 mod holding_support;
@@ -14,5 +16,6 @@ mod run;
 mod soak;
 mod support;
 mod tidy;
+mod users;
 mod verbs;
 mod waiting;

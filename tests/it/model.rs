@@ -479,7 +479,7 @@ impl Pair {
             Ok(value) => answer(value),
             Err(Error::Locked(lock)) => Answer::Locked(self.see(&lock)),
             Err(Error::LockFail(lock)) => Answer::LockFail(self.see(&lock)),
-            Err(Error::LockNotFound { name, token }) => Answer::NotFound(name, token),
+            Err(Error::LockNotFound { name, token, .. }) => Answer::NotFound(name, token),
             Err(Error::InvalidTimeout(_)) => Answer::InvalidTimeout,
             Err(error) => panic!("{error:?}"),
         }

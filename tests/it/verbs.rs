@@ -64,7 +64,7 @@ fn in_the_way(error: Error) -> Lock {
 }
 
 fn is_not_found(error: &Error, of: (&str, Option<u64>)) -> bool {
-    matches!(error, Error::LockNotFound { name, token } if (name.as_str(), *token) == of)
+    matches!(error, Error::LockNotFound { name, token, .. } if (name.as_str(), *token) == of)
 }
 
 #[test]

@@ -222,7 +222,7 @@ fn nobody_slips_in_before_one_who_waits_for_a_free_name_and_another() {
         let waiter = scope.spawn(|| acquire.wait(PATIENCE).lock().unwrap());
         until_queued(&manager, "", 1);
         let is_reserved = |error: Error| {
-            matches!(&error, Error::Reserved { name, request }
+            matches!(&error, Error::Reserved { name, request, .. }
                 if name == "a" && request.locked_by() == "first" && request.names() == ["a", "b"])
         };
         assert!(is_reserved(manager.get_lock("a", get()).unwrap_err()));
@@ -243,14 +243,14 @@ fn nobody_slips_in_before_one_who_waits_for_a_free_name_and_another() {
 
         let (exit, refused) = home.json(["get", "a"]);
         assert_eq!(exit, NO);
-        assert_eq!(refused["error"]["kind"], "Locked");
+        assert_eq!(refused["error"]["kind"], "Reserved");
         assert_eq!(refused["error"]["lock"], json!(null));
         let message = refused["error"]["message"].as_str().unwrap();
         assert!(message.contains("first"), "{message}");
         let (exit, refused) = home.json(["set", "--fail", "c", "a"]);
         assert_eq!(
             (exit, &refused["error"]["kind"]),
-            (LOCK_FAIL, &json!("LockFail"))
+            (LOCK_FAIL, &json!("Reserved"))
         );
         let (exit, result) = home.json(["set", "a"]);
         assert_eq!((exit, &result["counts"]["skip_create"]), (DONE, &json!(1)));

@@ -270,7 +270,10 @@ fn there_is(pid: u32) -> Result<(), Failure> {
     if raw.is_some_and(exists) {
         Ok(())
     } else {
-        Err(Error::NoSuchProcess { pid }.into())
+        let message = "there is none, or it cannot be seen from here";
+        Err(Failure::Usage(format!(
+            "cannot bind to process {pid}: {message}"
+        )))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The exit statuses, as a type. The numbers above 63 are those of BSD's `sysexits.h`.
 
-use lockmgr::Error;
-use std::io::ErrorKind;
+use lockmgr::{Error, ErrorKind};
+use std::io;
 use std::process;
 
 /// How the command ends.
@@ -51,27 +51,29 @@ impl From<ExitCode> for process::ExitCode {
 
 /// What an error is called in JSON, and how the command ends with it.
 pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
-    match error {
-        Error::Locked(_) => ("Locked", ExitCode::No),
-        // It is in nobody's hands, but promised.
-        Error::Reserved { .. } => ("Locked", ExitCode::No),
-        Error::LockFail(_) => ("LockFail", ExitCode::LockFail),
-        Error::LockNotFound { .. } => ("LockNotFound", ExitCode::No),
-        Error::Lost { .. } => ("LockNotFound", ExitCode::No),
-        Error::NoSuchProcess { .. } => ("Usage", ExitCode::Usage),
-        Error::InvalidName(_) => ("InvalidName", ExitCode::Usage),
-        Error::InvalidTimeout(_) => ("InvalidTimeout", ExitCode::Usage),
-        Error::StoreBusy { .. } => ("StoreBusy", ExitCode::Busy),
-        Error::Corrupted { .. } => ("Corrupted", ExitCode::Data),
-        Error::NotAStore { .. } => ("NotAStore", ExitCode::Data),
-        Error::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-            ("Permission", ExitCode::Permission)
-        }
-        Error::Io { source, action, .. } => match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ("Io", ExitCode::Io),
-            _ if *action == "create" => ("Io", ExitCode::CannotCreate),
-            _ => ("Io", ExitCode::Io),
-        },
-        _ => ("Io", ExitCode::Software),
-    }
+    let code = match error.kind() {
+        ErrorKind::Locked
+        | ErrorKind::Reserved
+        | ErrorKind::LockNotFound
+        | ErrorKind::Lost
+        | ErrorKind::Cancelled => ExitCode::No,
+        ErrorKind::LockFail => ExitCode::LockFail,
+        ErrorKind::Usage
+        | ErrorKind::InvalidName
+        | ErrorKind::InvalidTimeout
+        | ErrorKind::Unsupported => ExitCode::Usage,
+        ErrorKind::StoreBusy => ExitCode::Busy,
+        ErrorKind::Corrupted | ErrorKind::NotAStore => ExitCode::Data,
+        ErrorKind::Permission => ExitCode::Permission,
+        ErrorKind::Io if is_creation(error) => ExitCode::CannotCreate,
+        ErrorKind::Io => ExitCode::Io,
+        _ => ExitCode::Software,
+    };
+    (error.kind().as_str(), code)
+}
+
+/// Whether the store could not be created, for another reason than a full disk.
+fn is_creation(error: &Error) -> bool {
+    matches!(error, Error::Io { source, action, .. } if *action == "create"
+        && !matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }

@@ -58,7 +58,7 @@ impl Failure {
         match self {
             Self::Usage(_) => ("Usage", ExitCode::Usage),
             Self::Lock(error) => classify(error),
-            Self::SetFail(_) => ("LockFail", ExitCode::LockFail),
+            Self::SetFail(error) => (classify(error).0, ExitCode::LockFail),
             Self::Conflict { error, code, .. } => (classify(error).0, ExitCode::Command(*code)),
             Self::Invalid { kind, .. } => (kind, ExitCode::Usage),
             Self::Directory(_, error) if error.kind() == io::ErrorKind::PermissionDenied => {

@@ -18,11 +18,16 @@ use run::{EXEC, become_command};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
 use std::{env, panic, process};
 
 fn main() -> process::ExitCode {
     // The library catches what redb panics with on a damaged file; our own faults end here.
-    panic::set_hook(Box::new(|_| {}));
+    static PLACE: Mutex<String> = Mutex::new(String::new());
+    panic::set_hook(Box::new(|panic| {
+        let mut place = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = panic.to_string();
+    }));
     let arguments: Vec<OsString> = env::args_os().collect();
     let is_json = wants_json(&arguments);
     let code = panic::catch_unwind(|| match run(arguments) {
@@ -30,7 +35,12 @@ fn main() -> process::ExitCode {
         Err(failure) => report(&failure, is_json),
     });
     code.unwrap_or_else(|_| {
-        let _ = writeln!(io::stderr(), "lockmgr: internal error; please report it");
+        let place = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = Printable(&place);
+        let _ = writeln!(
+            io::stderr(),
+            "lockmgr: internal error, please report it: {place}"
+        );
         ExitCode::Software
     })
     .into()

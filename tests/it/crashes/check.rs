@@ -4,10 +4,11 @@ use super::disk::{Disk, Event, Log, crashes};
 use super::script::{Move, Recording, State, View};
 use crate::holding_support::{Dice, secs};
 use crate::support::{Home, noon};
-use lockmgr::{GetOptions, LockManager, ManualClock};
+use lockmgr::{Builder, GetOptions, LockManager, ManualClock, StorageCall};
 use std::collections::HashSet;
 use std::error::Error;
 use std::fs;
+use std::io;
 use std::ops::AddAssign;
 
 /// One in so many images is opened by a repair that is recorded, and crashes itself.
@@ -135,16 +136,22 @@ impl Reopened {
         }
 
         log.push(Event::Begun);
-        let mut manager = if way == 2 {
-            builder.clone().read_only().open(home.db())?
-        } else {
-            builder.clone().open(home.db())?
+        let opener = match way {
+            2 => builder.clone().read_only(),
+            3 => refused_writes(builder.clone().read_only()),
+            _ => builder.clone(),
         };
+        let mut manager = opener.open(home.db())?;
         let found = find(&manager, states, moves, &clock)?;
         log.push(Event::Acknowledged);
 
-        if way == 2 {
+        if way == 2 || way == 3 {
             manager = builder.clone().open(home.db())?;
+            let view = View::of(&manager)?;
+            if view != states[found].view {
+                let difference = view.difference(&states[found].view);
+                return Err(format!("opened by a writer, {difference}").into());
+            }
         }
         log.push(Event::Begun);
         let options = GetOptions::new().timeout(secs(60));
@@ -188,6 +195,16 @@ impl Reopened {
             moves: moves.clone(),
         })
     }
+}
+
+/// Opens as a user does who may not write, so that the store is repaired in memory.
+fn refused_writes(builder: Builder) -> Builder {
+    builder.storage_hook(|call| match call {
+        StorageCall::Write { .. } | StorageCall::SetLen { .. } => {
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+        _ => Ok(()),
+    })
 }
 
 /// Which of these states the store holds, each as its clock shows it.

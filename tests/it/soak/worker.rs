@@ -221,7 +221,7 @@ impl Worker {
         let (outcome, said) = match &result {
             Ok(value) => ("ok", said(&manager, value)),
             Err(Error::Locked(lock) | Error::LockFail(lock)) => ("no", vec![seen(&manager, lock)]),
-            Err(Error::LockNotFound { name, token }) => ("no", vec![not_found(name, *token)]),
+            Err(Error::LockNotFound { name, token, .. }) => ("no", vec![not_found(name, *token)]),
             Err(Error::Reserved { .. } | Error::Lost { .. }) => ("no", Vec::new()),
             Err(Error::StoreBusy { .. }) => ("busy", Vec::new()),
             Err(error) => {
