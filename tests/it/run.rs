@@ -1,7 +1,9 @@
 //! `lockmgr run`: what flock(1) offers, beside the real one; the command's life, its signals and
 //! its end, and what becomes of it without its locks.
 
-use crate::holding_support::{DONE, Kept, NO, USAGE, lines, millis, secs, until, until_queued};
+use crate::holding_support::{
+    DONE, Kept, NO, USAGE, bound_pid, lines, millis, secs, until, until_queued,
+};
 use crate::support::{Home, Ran, chmod, run, works};
 use lockmgr::GetOptions;
 use rustix::process::{Pid, Signal, kill_process};
@@ -222,7 +224,7 @@ fn without_a_fork_it_becomes_the_command_as_flock_does() {
         let mut ours = Kept::start_open(&mut pair.ours(&[option], &command));
         assert_eq!(ours.line(), ours.pid().to_string());
         let lock = pair.home.open().find("x").unwrap().unwrap();
-        assert_eq!(lock.bound_to(), Some(ours.pid()));
+        assert_eq!(bound_pid(&lock), Some(ours.pid()));
         assert_eq!(lock.locked_until(), None);
         assert_eq!(pair.home.json(["get", "x"]).0, NO);
         ours.kill_into_zombie();
@@ -655,7 +657,7 @@ fn a_command_whose_lock_went_while_run_was_stopped_is_ended_when_that_goes_on() 
     let mut run = Kept::start(command.args(["run", "-t", "1", "x", "-c", script]));
     assert_eq!(run.line(), "ready");
     run.stop();
-    let other = manager.acquire(["x"]).wait(secs(20)).lock().unwrap();
+    let other = manager.acquire(["x"]).try_lock_for(secs(20)).unwrap();
     run.signal(Signal::CONT);
     let (ran, took) = until_all_gone(run);
     assert!([Some(143), Some(137)].contains(&ran.status), "{ran:?}");
@@ -697,7 +699,7 @@ fn the_holder_of_a_run_may_be_named() {
     let holder = Kept::holder(&home, &["--locked-by", "edge 7", "x"]);
     let lock = home.open().find("x").unwrap().unwrap();
     assert_eq!(lock.locked_by(), "edge 7");
-    assert_eq!(lock.bound_to(), Some(holder.pid()));
+    assert_eq!(bound_pid(&lock), Some(holder.pid()));
     let lease = lock.locked_until().unwrap() - lock.updated_at();
     assert_eq!(lease.num_seconds(), 60);
     assert_eq!(holder.end().status, DONE);
