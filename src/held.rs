@@ -177,6 +177,9 @@ impl Held {
             let state = self.state();
             (state.locks.clone(), state.released.clone())
         };
+        if locks.is_empty() {
+            return Ok(self.state().lost.is_none());
+        }
         let mut is_held = true;
         let mut fates = Vec::with_capacity(locks.len());
         self.base.store.read("read", |tx| {

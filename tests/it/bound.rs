@@ -1,16 +1,13 @@
 //! Locks bound to a process: gone at once when it has provably ended, and not before.
 
-use crate::holding_support::{DONE, Kept, NO, USAGE, bound_pid, millis, secs, until, until_queued};
+use crate::holding_support::{DONE, Kept, NO, USAGE, bound_pid, secs, until, until_queued};
 use crate::support::{Home, chmod, is_root, run, skip, works};
-use chrono::Utc;
-use lockmgr::{Error, GetOptions, LockManager, ManualClock, SetOptions};
+use lockmgr::{Error, GetOptions, SetOptions};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
-
-const MICROSECOND: Duration = Duration::from_micros(1);
 
 const ELSEWHERE: [&str; 5] = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
 
@@ -270,34 +267,6 @@ fn another_users_process_is_alive() {
 }
 
 #[test]
-fn a_holder_in_another_pid_namespace_is_left_to_its_lease() {
-    if !is_elsewhere_possible() {
-        return;
-    }
-    let home = Home::new();
-    let manager = home.open();
-    let args = ["run", "-t", "2", "x", "-c", "echo held; exec cat"];
-    let mut holder = Kept::start_open(&mut elsewhere(&home, &args));
-    assert_eq!(holder.line(), "held");
-    // A process of that number is here too, and is another.
-    assert_eq!(bound_pid(&manager.find("x").unwrap().unwrap()), Some(1));
-    assert_eq!(home.json(["get", "x"]).0, NO);
-    assert_eq!(home.json(["clean"]).1, json!({ "removed": 0 }));
-    thread::sleep(millis(2_100));
-    assert!(manager.is_locked("x").unwrap());
-    let until_at = manager.find("x").unwrap().unwrap().locked_until().unwrap();
-
-    // Nobody here can tell that it ended.
-    holder.child().kill().unwrap();
-    holder.child().wait().unwrap();
-    let is_locked = manager.is_locked("x").unwrap();
-    assert!(is_locked || Utc::now() >= until_at);
-    let guard = manager.acquire(["x"]).try_lock_for(secs(20)).unwrap();
-    assert!(Utc::now() >= until_at);
-    guard.release().unwrap();
-}
-
-#[test]
 fn a_holder_here_is_alive_as_seen_from_another_pid_namespace() {
     if !is_elsewhere_possible() {
         return;
@@ -341,144 +310,11 @@ fn a_living_waiter_in_another_pid_namespace_is_granted_its_turn_and_keeps_it() {
         assert_eq!(there.line(), "held");
         let lock = manager.find("x").unwrap().unwrap();
         assert_eq!((bound_pid(&lock), lock.waiting()), (Some(1), 1));
-        // For the whole of its lease, as it gave word.
         let lease = lock.locked_until().unwrap() - lock.updated_at();
         assert_eq!(lease.num_seconds(), 60);
         assert_eq!(there.end().status, DONE);
         assert_eq!(next.join().unwrap(), [("x".to_owned(), 3)]);
     });
-}
-
-/// One that waits for `x` and `y`, of which `y` is held, and dies where it cannot be seen.
-fn leave_a_dead_waiter(home: &Home, manager: &LockManager) {
-    let earlier = manager.requests("x").unwrap().len();
-    let there = Kept::start(&mut elsewhere(home, &["run", "x", "y", "--", "true"]));
-    until_queued(manager, "x", earlier + 1);
-    drop(there);
-}
-
-/// A manager of this store by a clock that can be moved.
-fn by_a_clock(home: &Home) -> (ManualClock, LockManager) {
-    let clock = ManualClock::new(Utc::now());
-    let later = LockManager::builder().clock(clock.clone());
-    (clock, later.open(home.db()).unwrap())
-}
-
-#[test]
-fn a_waiter_that_died_in_another_pid_namespace_is_in_the_way_of_nobody_for_ever() {
-    if !is_elsewhere_possible() {
-        return;
-    }
-    // By a clock that makes minutes pass at once.
-    let home = Home::new();
-    let (clock, later) = by_a_clock(&home);
-    let _y = home.open().acquire(["y"]).try_lock().unwrap();
-    leave_a_dead_waiter(&home, &later);
-    for minutes in 0.. {
-        if later.get_lock("x", GetOptions::new()).is_ok() {
-            break;
-        }
-        assert!(minutes < 5, "refused for {minutes} minutes");
-        clock.advance(secs(60));
-    }
-}
-
-#[test]
-fn a_waiter_that_died_in_another_pid_namespace_is_found_out_by_whoever_writes() {
-    if !is_elsewhere_possible() {
-        return;
-    }
-    let home = Home::new();
-    let (clock, later) = by_a_clock(&home);
-    let _y = home.open().acquire(["y"]).try_lock().unwrap();
-    leave_a_dead_waiter(&home, &later);
-    assert!(later.get_lock("x", GetOptions::new()).is_err());
-    for name in ["one", "two"] {
-        clock.advance(secs(31));
-        later.get_lock(name, GetOptions::new()).unwrap();
-    }
-    clock.advance(secs(31));
-    later.get_lock("x", GetOptions::new()).unwrap();
-}
-
-#[test]
-fn waiters_that_died_in_another_pid_namespace_are_passed_over_after_30_s() {
-    if !is_elsewhere_possible() {
-        return;
-    }
-    let home = Home::new();
-    let (clock, later) = by_a_clock(&home);
-    let _y = home.open().acquire(["y"]).try_lock().unwrap();
-    leave_a_dead_waiter(&home, &later);
-    leave_a_dead_waiter(&home, &later);
-    // By now they have given their word for the last time.
-    clock.set_wall(Utc::now());
-    let get = || later.get_lock("x", GetOptions::new());
-    assert!(matches!(get(), Err(Error::Reserved { .. })));
-    // Their word is over, and who looks asks them: both at once.
-    clock.advance(secs(15));
-    assert!(matches!(get(), Err(Error::Reserved { .. })));
-    clock.advance(secs(15) - MICROSECOND);
-    assert!(matches!(get(), Err(Error::Reserved { .. })));
-    clock.advance(MICROSECOND);
-    get().unwrap();
-}
-
-#[test]
-fn what_a_waiter_that_died_in_another_pid_namespace_is_granted_is_free_after_30_s() {
-    if !is_elsewhere_possible() {
-        return;
-    }
-    let home = Home::new();
-    let (clock, later) = by_a_clock(&home);
-    let _y = home.open().acquire(["y"]).try_lock().unwrap();
-    leave_a_dead_waiter(&home, &later);
-    let died_at = Utc::now();
-    let asked_at = later.requests("x").unwrap()[0].asked_at();
-    // At the last moment of the word that it gave when it asked.
-    clock.set_wall(asked_at);
-    clock.advance(secs(15) - MICROSECOND);
-    assert!(later.unlock("y").unwrap());
-    let granted = later.find("x").unwrap().unwrap();
-    assert_eq!(bound_pid(&granted), Some(1));
-    clock.advance(secs(15) - MICROSECOND);
-    let refused = later.get_lock("x", GetOptions::new());
-    assert!(matches!(refused, Err(Error::Locked(lock)) if *lock == granted));
-    clock.advance(MICROSECOND);
-    assert!(clock.wall() < died_at + secs(30));
-    later.get_lock("x", GetOptions::new()).unwrap();
-}
-
-#[test]
-fn a_waiter_that_died_in_another_pid_namespace_delays_nobody_for_long() {
-    if !is_elsewhere_possible() {
-        return;
-    }
-    if std::env::var_os("LOCKMGR_SLOW_TESTS").is_none() {
-        skip("takes half a minute; set LOCKMGR_SLOW_TESTS");
-        return;
-    }
-    let home = Home::new();
-    let manager = home.open();
-    // 30 s, and what it takes a loaded machine to look.
-    let longest = millis(31_500);
-    let held = manager.acquire(["y"]).try_lock().unwrap();
-    leave_a_dead_waiter(&home, &manager);
-    // One that wants a name that is free, and one that comes when all are free.
-    let began = Instant::now();
-    let partly = manager.acquire(["x"]).try_lock_for(2 * longest);
-    let took = began.elapsed();
-    drop(partly.unwrap());
-    held.release().unwrap();
-
-    let held = manager.acquire(["x", "y"]).try_lock().unwrap();
-    leave_a_dead_waiter(&home, &manager);
-    let began = Instant::now();
-    held.release().unwrap();
-    let wholly = manager.acquire(["x"]).try_lock_for(2 * longest);
-    let times = [took, began.elapsed()];
-    drop(wholly.unwrap());
-    assert!(times.iter().all(|&took| took < longest), "{times:?}");
 }
 
 #[test]

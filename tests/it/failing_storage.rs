@@ -289,7 +289,13 @@ const SCRIPT: &[Step] = &[
         Ok(it.noted(&lock))
     }),
     ("guard", |it| {
-        it.guard = Some(it.manager().acquire(["g", "h"]).try_lock()?);
+        it.guard = Some({
+            let acquire = it.manager().acquire(["g", "h"]);
+            acquire
+                .lease(Duration::from_secs(600))
+                .no_keep_alive()
+                .try_lock()?
+        });
         Ok(it.noted_guard())
     }),
     ("add to the guard", |it| {
@@ -551,14 +557,32 @@ fn a_guard_that_cannot_be_released_frees_its_locks_with_its_lease() {
     let (others, clock) = home.open_with_clock();
     let builder = LockManager::builder().clock(clock.clone());
     let failing = builder.storage_hook(storage.hook()).open(home.db());
-    let guard = failing.unwrap().acquire(["a"]).try_lock().unwrap();
+    let acquire = failing.unwrap().acquire(["a"]).no_keep_alive();
+    let guard = acquire.lease(Duration::from_secs(600)).try_lock();
     storage.fail(NO_SPACE);
-    drop(guard);
+    drop(guard.unwrap());
     assert_ne!(storage.failed(), 0);
     assert!(others.is_locked("a").unwrap());
     clock.advance(Duration::from_secs(600));
     assert!(!others.is_locked("a").unwrap());
     others.get_lock("a", GetOptions::new()).unwrap();
+}
+
+#[test]
+fn guard_whose_release_failed_is_released_once_the_storage_works() {
+    type End = fn(LockGuard);
+    for end in [drop, (|guard| assert!(guard.release().is_err())) as End] {
+        let (home, storage, manager) = failing();
+        let others = home.open();
+        let guard = manager.acquire(["a", "b"]).try_lock().unwrap();
+        storage.fail(NO_SPACE);
+        end(guard);
+        assert_eq!(others.locks("").unwrap().len(), 2);
+        storage.mend();
+        until("the locks are released", || {
+            others.locks("").unwrap().is_empty()
+        });
+    }
 }
 
 /// Waits for a lock while the storage fails, and checks that either it is had, or nothing stays

@@ -376,7 +376,7 @@ fn a_renewal_begins_a_lease_that_ran_out_anew() {
 }
 
 #[test]
-fn to_ask_for_a_lease_that_ran_out_and_was_swept_does_not_lose_it() {
+fn lease_that_ran_out_is_swept_by_nobody_while_its_guard_lives() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let losses = Losses::default();
@@ -386,31 +386,38 @@ fn to_ask_for_a_lease_that_ran_out_and_was_swept_does_not_lose_it() {
         .no_keep_alive();
     let mut guard = acquire.try_lock().unwrap();
     clock.advance(secs(10));
-    // Whether a row is still there is never visible.
-    assert_eq!(manager.clean_locks().unwrap(), 1);
+    // Nor by what comes along with the locks of others.
+    for other in 0..100 {
+        manager.get_lock(format!("{other}"), get()).unwrap();
+    }
+    assert_eq!(manager.clean_locks().unwrap(), 0);
     assert!(!guard.is_held().unwrap());
+    assert!(!manager.is_locked("a").unwrap());
     assert_eq!(losses.told(), []);
     guard.renew().unwrap();
     assert!(guard.is_held().unwrap());
+    assert_eq!(guard.tokens(), [token("a", 1)]);
+    assert_eq!(guard.time_left(), Some(secs(120)));
+    assert_eq!(losses.told(), []);
 }
 
 #[test]
-fn a_lease_that_ran_out_and_was_swept_begins_anew() {
+fn lease_that_another_had_and_gave_back_is_lost() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
-    let mut guard = manager
-        .acquire(["a"])
-        .lease(secs(10))
-        .no_keep_alive()
-        .try_lock()
-        .unwrap();
+    let losses = Losses::default();
+    let acquire = losses.tell(manager.acquire(["a"])).lease(secs(10));
+    let mut guard = acquire.no_keep_alive().try_lock().unwrap();
+    let a = manager.find("a").unwrap().unwrap();
     clock.advance(secs(10));
-    assert_eq!(manager.clean_locks().unwrap(), 1);
-    guard.renew().unwrap();
-    assert!(guard.is_held().unwrap());
-    assert_eq!(guard.time_left(), Some(secs(120)));
-    // It may have been somebody else's in between.
-    assert_eq!(guard.tokens(), [token("a", 2)]);
+    let other = manager.get_lock("a", get()).unwrap();
+    manager.unlock(&other).unwrap();
+    // The name is free again, and was somebody else's in between.
+    assert_eq!(lost(guard.renew()), (a.clone(), None));
+    assert!(!guard.is_held().unwrap());
+    assert_eq!(losses.told(), [token("a", 1)]);
+    assert!(!manager.is_locked("a").unwrap());
+    assert_eq!(lost(guard.release()).0, a);
 }
 
 #[test]
@@ -772,7 +779,7 @@ fn a_renewal_does_not_take_back_what_was_forced_away() {
 }
 
 #[test]
-fn a_lease_that_ran_out_is_not_renewed_before_who_waits() {
+fn lease_that_ran_out_is_renewed_late_unless_a_waiter_can_have_it() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let mut guard = manager
@@ -786,9 +793,12 @@ fn a_lease_that_ran_out_is_not_renewed_before_who_waits() {
         let waiter = scope.spawn(|| manager.acquire(["a", "b"]).lock());
         until_queued(&manager, "a", 1);
         clock.advance(secs(5));
-        assert_eq!(lost(guard.renew()).0.name(), "a");
+        // The waiter cannot have both: nobody had the lock meanwhile.
+        guard.renew().unwrap();
+        clock.advance(secs(200));
         manager.unlock(&b).unwrap();
         waiter.join().unwrap().unwrap().release().unwrap();
+        assert_eq!(lost(guard.renew()).0.name(), "a");
     });
 }
 

@@ -445,6 +445,7 @@ fn a_clock_at_the_ends_of_time_gives_answers_and_errors() {
         assert!(manager.is_locked("b").unwrap());
         let guard = manager
             .acquire(["c"])
+            .lease(Duration::from_secs(600))
             .try_lock_for(Duration::from_millis(1));
         if is_past_the_calendar {
             for refused in [renewed.map(drop), guard.map(drop)] {
