@@ -141,7 +141,9 @@ impl Held {
         } = &mut *state;
         locks.retain_mut(|lock| match fates.remove(&lock.token) {
             None => true,
-            Some(Fate::Held(now)) => {
+            Some(Fate::Held(mut now)) => {
+                // A guard holds locks of what lives.
+                now.is_alive = now.bound_to.map(|_| true);
                 // A lock that was renewed was not released.
                 if *lock != now {
                     released.retain(|&token| token != now.token);
