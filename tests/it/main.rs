@@ -1,9 +1,11 @@
 //! The integration tests, a module per subject. They know the public API and the command alone.
 
 mod after_a_crash;
+mod acting;
 mod bad_input;
 mod bound;
 mod command;
+mod containers;
 mod crashes;
 mod errors;
 mod failing_storage;

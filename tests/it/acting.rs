@@ -1,0 +1,58 @@
+//! Processes that hold or wait by the library, in namespaces of their own if need be: this very
+//! test binary, run again for one ignored test.
+
+use crate::holding_support::Kept;
+use crate::support::Home;
+use lockmgr::LockManager;
+use std::io::Read;
+use std::process::Command;
+
+const STORE: &str = "LOCKMGR_TEST_ACT_STORE";
+const NAMES: &str = "LOCKMGR_TEST_ACT_NAMES";
+
+/// A process that waits for these locks, says "held", and holds them until its input ends. The
+/// wrapper is a program that runs others.
+pub(crate) fn actor(home: &Home, wrapper: &[String], names: &str) -> Kept {
+    let me = std::env::current_exe().unwrap();
+    let words = wrapper.iter().map(String::as_str).chain([
+        me.to_str().unwrap(),
+        "--exact",
+        "--ignored",
+        "--nocapture",
+        "acting::acts",
+    ]);
+    let words: Vec<&str> = words.collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    Kept::start_open(command.env(STORE, home.db()).env(NAMES, names))
+}
+
+impl Kept {
+    /// Returns once the actor holds its locks.
+    pub(crate) fn until_held(&mut self) {
+        loop {
+            let line = self.line();
+            if line == "held" {
+                return;
+            }
+            let is_over = line.contains("test result") || line.contains("FAILED");
+            assert!(
+                !is_over && self.child().try_wait().unwrap().is_none(),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+#[ignore = "the processes of other tests"]
+fn acts() {
+    let (Ok(store), Ok(names)) = (std::env::var(STORE), std::env::var(NAMES)) else {
+        return;
+    };
+    let manager = LockManager::open(store).unwrap();
+    let guard = manager.acquire(names.split(' ')).lock().unwrap();
+    println!("\nheld");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    guard.release().unwrap();
+}
