@@ -9,6 +9,7 @@ mod containers;
 mod crashes;
 mod errors;
 mod failing_storage;
+mod forks;
 mod guards;
 mod holding_support;
 mod hostile;
