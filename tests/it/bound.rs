@@ -1,6 +1,6 @@
 //! Locks bound to a process: gone at once when it has provably ended, and not before.
 
-use crate::holding_support::{DONE, Kept, NO, USAGE, millis, secs, until, until_queued};
+use crate::holding_support::{DONE, Kept, LOCK_FAIL, NO, USAGE, millis, secs, until, until_queued};
 use crate::support::{Home, chmod, is_root, run, skip, works};
 use chrono::Utc;
 use lockmgr::{Error, GetOptions, LockManager, ManualClock, SetOptions};
@@ -85,7 +85,7 @@ fn the_locks_of_set_and_of_a_wait_go_with_their_process_too() {
     let manager = home.open();
     let process = Kept::idle();
     let pid = process.pid().to_string();
-    let (exit, result) = home.json(["set", "a", "b", "-k", "--while", &pid]);
+    let (exit, result) = home.json(["set", "-n", "a", "b", "-k", "--while", &pid]);
     assert_eq!(exit, DONE);
     for lock in result["locks"].as_array().unwrap() {
         assert_eq!(lock["bound_to"], alive(process.pid()));
@@ -113,8 +113,15 @@ fn a_renewal_leaves_a_lock_bound_as_it_is() {
     let pid = process.pid().to_string();
     home.json(["get", "x", "--while", &pid]);
     let other = std::process::id().to_string();
-    let (_, result) = home.json(["set", "x", "--while", &other]);
+    // It would renew the lock, and bind nothing.
+    assert_eq!(home.json(["set", "x", "--while", &other]).0, USAGE);
+    let (_, result) = home.json(["set", "-n", "x", "--while", &other]);
+    assert_eq!(result["counts"]["skip_renew"], 1);
     assert_eq!(result["locks"][0]["bound_to"], alive(process.pid()));
+    assert_eq!(
+        home.json(["set", "-e", "x", "--while", &other]).0,
+        LOCK_FAIL
+    );
     assert_eq!(home.json(["renew", "x"]).0, DONE);
     process.kill_into_zombie();
     assert!(!manager.is_locked("x").unwrap());
@@ -139,7 +146,11 @@ fn a_process_that_is_not_there_is_refused() {
     process.kill_into_zombie();
     let zombie = process.pid().to_string();
     for pid in ["0", "4294967295", "4194305", &zombie] {
-        for args in [&["get", "x"][..], &["set", "x"], &["get", "x", "-w", "1"]] {
+        for args in [
+            &["get", "x"][..],
+            &["set", "-n", "x"],
+            &["get", "x", "-w", "1"],
+        ] {
             let args = [args, &["--while", pid]].concat();
             let (exit, refused) = home.json(&args);
             assert_eq!(exit, USAGE, "{args:?}");
@@ -207,7 +218,7 @@ fn a_shell_script_holds_locks_as_long_as_it_lives() {
 fn a_killed_holder_makes_nobody_wait_for_its_lease() {
     let home = Home::new();
     let manager = home.open();
-    let holder = Kept::holder(&home, &["-t", "3600", "x"]);
+    let holder = Kept::holder(&home, &["--lease", "3600", "x"]);
     thread::scope(|scope| {
         let waiter = scope.spawn(|| {
             let guard = manager.acquire(["x"]).wait(secs(25)).lock().unwrap();
@@ -227,7 +238,7 @@ fn clean_removes_what_was_bound_to_a_process_that_is_gone() {
     let home = Home::new();
     let process = Kept::idle();
     let pid = process.pid().to_string();
-    home.json(["set", "a", "b", "-k", "--while", &pid]);
+    home.json(["set", "-n", "a", "b", "-k", "--while", &pid]);
     home.json(["get", "c"]);
     drop(process);
     assert_eq!(home.json(["clean"]).1, json!({ "removed": 2 }));
@@ -276,7 +287,7 @@ fn a_holder_in_another_pid_namespace_is_left_to_its_lease() {
     }
     let home = Home::new();
     let manager = home.open();
-    let args = ["run", "-t", "2", "x", "-c", "echo held; exec cat"];
+    let args = ["run", "--lease", "2", "x", "-c", "echo held; exec cat"];
     let mut holder = Kept::start_open(&mut elsewhere(&home, &args));
     assert_eq!(holder.line(), "held");
     // A process of that number is here too, and is another.

@@ -9,9 +9,9 @@ use std::process;
 pub(crate) enum ExitCode {
     /// Done; for a question, yes.
     Success,
-    /// No: it is locked, it is not locked, it was not found.
+    /// No: it is locked, promised, not locked, lost, or was not found.
     No,
-    /// `set --fail` met an existing lock, and nothing was changed.
+    /// `set --fail` met an existing lock or an earlier request, and nothing was changed.
     LockFail,
     /// Wrong usage, an invalid name, an invalid timeout.
     Usage,
@@ -23,7 +23,7 @@ pub(crate) enum ExitCode {
     CannotCreate,
     /// Reading or writing failed.
     Io,
-    /// The store was busy for too long; try again.
+    /// The store was busy for too long, or the system lacks memory or processes; try again.
     Busy,
     /// No permission.
     Permission,
@@ -53,11 +53,10 @@ impl From<ExitCode> for process::ExitCode {
 pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
     match error {
         Error::Locked(_) => ("Locked", ExitCode::No),
-        // It is in nobody's hands, but promised.
-        Error::Reserved { .. } => ("Locked", ExitCode::No),
+        Error::Reserved { .. } => ("Reserved", ExitCode::No),
         Error::LockFail(_) => ("LockFail", ExitCode::LockFail),
         Error::LockNotFound { .. } => ("LockNotFound", ExitCode::No),
-        Error::Lost { .. } => ("LockNotFound", ExitCode::No),
+        Error::Lost { .. } => ("Lost", ExitCode::No),
         Error::NoSuchProcess { .. } => ("Usage", ExitCode::Usage),
         Error::InvalidName(_) => ("InvalidName", ExitCode::Usage),
         Error::InvalidTimeout(_) => ("InvalidTimeout", ExitCode::Usage),
@@ -68,6 +67,7 @@ pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
             ("Permission", ExitCode::Permission)
         }
         Error::Io { source, action, .. } => match source.kind() {
+            ErrorKind::OutOfMemory | ErrorKind::WouldBlock => ("Io", ExitCode::Busy),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ("Io", ExitCode::Io),
             _ if *action == "create" => ("Io", ExitCode::CannotCreate),
             _ => ("Io", ExitCode::Io),

@@ -1,0 +1,147 @@
+//! Waiting for locks: saying whom the wait is for, and ending it by a signal.
+
+use crate::failure::Failure;
+use crate::place::Place;
+use crate::signals::{Signals, end_by};
+use crate::terminal;
+use lockmgr::{LockManager, LockName, Request};
+use std::io::{self, IsTerminal, Write};
+use std::process;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What is granted sooner needs no words.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
+/// How often the line is drawn again, and signals are looked for even if nothing woke this process.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Asks for locks with a call that may wait, in a thread of its own, while this one looks at the
+/// signals: one that ends the process ends the wait with it, and the request is gone. On a terminal
+/// a line says whom the wait is for. Elsewhere it is said once, if `verbose`.
+pub(crate) fn ask<T: Send>(
+    place: &Place,
+    manager: &LockManager,
+    names: &[LockName],
+    verbose: bool,
+    signals: &mut Signals,
+    ask: impl FnOnce() -> T + Send,
+) -> Result<T, Failure> {
+    let is_told = !place.quiet && (verbose || io::stderr().is_terminal());
+    let line = is_told.then(|| Line::begin(manager, names, terminal::is_live()));
+    let unable = |error| Failure::System("wait for the locks", error);
+    let waker = signals.waker().map_err(unable)?;
+    let (granted, is_granted) = mpsc::channel();
+    thread::scope(|scope| {
+        let asking = thread::Builder::new().spawn_scoped(scope, move || {
+            let _ = granted.send(ask());
+            waker.wake();
+        });
+        let asking = asking.map_err(unable)?;
+        let answer = loop {
+            match is_granted.try_recv() {
+                Ok(answer) => break Ok(answer),
+                Err(TryRecvError::Disconnected) => break Err(asking),
+                Err(TryRecvError::Empty) => signals.sleep(SECOND),
+            }
+            if let Some(signal) = signals.ending() {
+                drop(line);
+                end_by(signal);
+            }
+        };
+        drop(line);
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(asking) => match asking.join() {
+                Ok(()) => unreachable!("it sends its answer before it ends"),
+                Err(panic) => std::panic::resume_unwind(panic),
+            },
+        }
+    })
+}
+
+/// The line that says whom a wait is for, from a thread that nobody waits for: it may have to wait
+/// for the store. Dropped, it is erased.
+#[derive(Debug)]
+struct Line {
+    shown: Arc<Mutex<Shown>>,
+    _ends: Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    is_drawn: bool,
+    is_over: bool,
+}
+
+impl Line {
+    fn begin(manager: &LockManager, names: &[LockName], is_live: bool) -> Self {
+        let (ends, is_ended) = mpsc::channel::<()>();
+        let shown = Arc::new(Mutex::new(Shown::default()));
+        let (manager, names) = (manager.clone(), names.to_owned());
+        let of_thread = Arc::clone(&shown);
+        let telling = move || {
+            let began = Instant::now();
+            let mut pause = AT_ONCE;
+            while is_ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                pause = SECOND;
+                let whom = whom(&manager, &names);
+                let line = format!("lockmgr: waiting {}s for {whom}", began.elapsed().as_secs());
+                let mut shown = lock(&of_thread);
+                if shown.is_over {
+                    return;
+                }
+                if !is_live {
+                    let _ = writeln!(io::stderr(), "{line}");
+                    return;
+                }
+                if terminal::is_in_foreground() {
+                    // The last column stays free: a terminal may go to the next line after it.
+                    let line = terminal::cut(&line, terminal::columns() - 1);
+                    let _ = write!(io::stderr(), "\r{line}\x1b[K");
+                    shown.is_drawn = true;
+                }
+            }
+        };
+        // Without a thread for it, nothing is said.
+        let _ = thread::Builder::new().spawn(telling);
+        Self { shown, _ends: ends }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let mut shown = lock(&self.shown);
+        shown.is_over = true;
+        if shown.is_drawn {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says whom a wait for these names is for, and how many are ahead.
+fn whom(manager: &LockManager, names: &[LockName]) -> String {
+    let requests = manager.requests("").unwrap_or_default();
+    let wants_one = |request: &Request| request.names().iter().any(|name| names.contains(name));
+    let me = Some(process::id());
+    let mine = requests
+        .iter()
+        .position(|request| request.process_id() == me);
+    // Not queued yet, it comes after all.
+    let before = &requests[..mine.unwrap_or(requests.len())];
+    let ahead = match before.iter().filter(|request| wants_one(request)).count() {
+        0 => String::new(),
+        ahead => format!("; {ahead} ahead"),
+    };
+    let held = |name: &LockName| manager.find(name).ok().flatten();
+    match names.iter().find_map(held) {
+        Some(lock) => format!("{lock}{ahead}"),
+        None => format!("earlier requests{ahead}"),
+    }
+}
