@@ -2,7 +2,7 @@
 //! its end, and what becomes of it without its locks.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, lines, millis, secs, until, until_queued};
-use crate::support::{Home, Ran, chmod, run, works};
+use crate::support::{Home, Ran, chmod, run, through, works};
 use lockmgr::GetOptions;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -734,4 +734,74 @@ fn signals_that_run_was_told_to_ignore_its_command_ignores_too() {
     let mask = u64::from_str_radix(mask, 16).unwrap();
     // HUP is signal 1 and INT 2.
     assert_eq!(mask & 3, 3, "{ran:?}");
+}
+
+#[test]
+fn run_does_without_proc_and_what_needs_it_names_it() {
+    let hide = "mount -t tmpfs tmpfs /proc && exec \"$@\"";
+    let wrapper = ["unshare", "--mount", "sh", "-c", hide, "sh"];
+    if !works(&wrapper) {
+        return;
+    }
+    let home = Home::new();
+    let without_proc = |args: &[&str]| {
+        let mut command = through(&wrapper);
+        run(command.arg("--db").arg(home.db()).args(args))
+    };
+    for options in [&[][..], &["-o"], &["-v", "--on-lost", "kill"], &["-w", "1"]] {
+        let words = [
+            &["run"],
+            options,
+            &["x", "--", "sh", "-c", "echo ran; exit 3"],
+        ]
+        .concat();
+        let ran = without_proc(&words);
+        assert_eq!(
+            (ran.status, ran.stdout.as_str()),
+            (Some(3), "ran\n"),
+            "{ran:?}"
+        );
+        assert_eq!(ran.stderr, "");
+    }
+    let missing = without_proc(&["run", "x", "--", "no-such-command"]);
+    assert_eq!(missing.status, Some(127), "{missing:?}");
+    for args in [
+        &["run", "-F", "x", "--", "true"][..],
+        &["get", "x", "--while", "1"],
+        &["set", "-n", "x", "--while", "parent"],
+    ] {
+        let ran = without_proc(args);
+        assert_eq!(ran.status, USAGE, "{ran:?}");
+        assert!(ran.stderr.contains("there is no /proc"), "{ran:?}");
+        assert_eq!(ran.stdout, "");
+    }
+    assert_eq!(home.json(["list"]).1, json!([]));
+}
+
+#[test]
+fn want_of_processes_is_75() {
+    // Nobody else is this user.
+    let user = [
+        "setpriv",
+        "--reuid=54321",
+        "--regid=54321",
+        "--clear-groups",
+    ];
+    let may = |count: u32| format!("ulimit -u {count}; exec \"$@\"");
+    if !works(&[&user[..], &["bash", "-c", &may(1), "bash"]].concat()) {
+        return;
+    }
+    let home = Home::new();
+    chmod(home.path(), 0o777);
+    let this = home.join("lockmgr");
+    fs::copy(env!("CARGO_BIN_EXE_lockmgr"), &this).unwrap();
+    for count in [1, 2] {
+        let mut command = Command::new(user[0]);
+        command
+            .args(&user[1..])
+            .args(["bash", "-c", &may(count), "bash"]);
+        command.arg(&this).arg("--db").arg(home.db());
+        let ran = run(command.args(["run", "-n", "x", "--", "true"]));
+        assert_eq!(ran.status, Some(75), "{ran:?}");
+    }
 }

@@ -243,14 +243,14 @@ fn nobody_slips_in_before_one_who_waits_for_a_free_name_and_another() {
 
         let (exit, refused) = home.json(["get", "a"]);
         assert_eq!(exit, NO);
-        assert_eq!(refused["error"]["kind"], "Locked");
+        assert_eq!(refused["error"]["kind"], "Reserved");
         assert_eq!(refused["error"]["lock"], json!(null));
         let message = refused["error"]["message"].as_str().unwrap();
         assert!(message.contains("first"), "{message}");
         let (exit, refused) = home.json(["set", "--fail", "c", "a"]);
         assert_eq!(
             (exit, &refused["error"]["kind"]),
-            (LOCK_FAIL, &json!("LockFail"))
+            (LOCK_FAIL, &json!("Reserved"))
         );
         let (exit, result) = home.json(["set", "a"]);
         assert_eq!((exit, &result["counts"]["skip_create"]), (DONE, &json!(1)));

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::misuse;
 use crate::output;
 use crate::place::{Place, holder, names, text, valid};
-use crate::processes::is_zombie;
+use crate::processes::{is_proc_there, is_zombie};
 use crate::run::run_command;
 use crate::table;
 use lockmgr::{
@@ -170,7 +170,7 @@ impl Place {
     }
 
     /// What cannot be told is given back.
-    fn or_give_back<'a>(
+    pub(crate) fn or_give_back<'a>(
         &self,
         manager: &LockManager,
         locks: impl IntoIterator<Item = &'a Lock>,
@@ -323,6 +323,7 @@ pub(crate) fn there_is(
             return Err(Failure::Usage(message.into()));
         }
     };
+    need_proc("leave out --while, and say --timeout")?;
     let exists = |pid| !matches!(test_kill_process(pid), Err(Errno::SRCH));
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if raw.is_some_and(exists) && !is_zombie(pid) {
@@ -330,6 +331,20 @@ pub(crate) fn there_is(
     } else {
         Err(Error::NoSuchProcess { pid }.into())
     }
+}
+
+/// Refuses to bind a lock to a process if nobody could tell when that ends.
+pub(crate) fn need_proc(remedy: &str) -> Result<(), Failure> {
+    if is_proc_there() {
+        return Ok(());
+    }
+    Err(Failure::Invalid {
+        kind: "Unsupported",
+        message: format!(
+            "cannot bind a lock to a process: there is no /proc, which tells when one ends; \
+                {remedy}"
+        ),
+    })
 }
 
 fn lock_ref(name: &LockName, token: Option<u64>) -> LockRef<'_> {

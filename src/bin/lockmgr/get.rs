@@ -1,7 +1,6 @@
 //! `lockmgr get`: locks that outlive the command, for its caller.
 //!
-//! Until the answer is written the locks are bound to this process: if it is killed, or nobody can
-//! be told, they are free again.
+//! What the caller could not be told is given back.
 
 use crate::args::Get;
 use crate::commands::there_is;
@@ -10,11 +9,11 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::output;
 use crate::place::{Place, holder, names};
-use crate::signals::{Signals, end_by};
+use crate::signals::Signals;
 use crate::table;
 use crate::waiting;
-use lockmgr::{Lock, LockManager, Timeout};
-use serde_json::{Value, json};
+use lockmgr::{Lock, LockGuard, LockManager, Timeout};
+use serde_json::json;
 use std::io::{self, Write};
 
 impl Place {
@@ -29,7 +28,7 @@ impl Place {
         })?;
         let wait = get.wait.as_deref().map(duration::wait).transpose()?;
         let by = get.holder.locked_by.as_deref().map(holder).transpose()?;
-        let manager = self.to_write()?;
+        let manager = waiting::attended(&mut signals, None, || self.to_write())??;
         let mut acquire = manager.acquire(&names).timeout(lease);
         if let Some(by) = by {
             acquire = acquire.locked_by(by);
@@ -37,63 +36,70 @@ impl Place {
         if let Some(process_id) = get.holder.process_id {
             acquire = acquire.process_id(process_id);
         }
-        let acquire = match wait.unwrap_or(Wait::Not) {
-            Wait::Not => acquire,
-            Wait::For(bound) => acquire.wait(bound),
-            Wait::Forever => acquire.wait_forever(),
+        let line = || waiting::line(self, &manager, &names, false);
+        let (acquire, line) = match wait.unwrap_or(Wait::Not) {
+            Wait::Not => (acquire, None),
+            Wait::For(bound) => (acquire.wait(bound), line()),
+            Wait::Forever => (acquire.wait_forever(), line()),
         };
-        let guard = match wait {
-            None | Some(Wait::Not) => acquire.lock()?,
-            Some(_) => waiting::ask(self, &manager, &names, false, &mut signals, || {
-                acquire.lock()
-            })??,
-        };
-        if let Some(signal) = signals.ending() {
-            drop(guard);
-            end_by(signal);
-        }
+        let guard = waiting::attended(&mut signals, line, || acquire.lock())??;
+        waiting::attended(&mut signals, None, || match bound_to {
+            None => {
+                let locks = guard.detach()?;
+                let told = self.tell(&manager, get, &locks, None);
+                self.or_give_back(&manager, &locks, told)
+            }
+            Some(process_id) => self.bind(&manager, get, guard, process_id),
+        })?
+    }
+
+    /// Binds the locks to a process, but only once the caller was told of them: killed before, this
+    /// process leaves nothing that lives as long as that one.
+    fn bind(
+        &self,
+        manager: &LockManager,
+        get: &Get,
+        guard: LockGuard,
+        process_id: u32,
+    ) -> Result<ExitCode, Failure> {
         let mut locks = Vec::new();
         for (name, _) in guard.tokens() {
             locks.extend(manager.find(name)?);
         }
-        // What cannot be told is given back: the guard is dropped.
-        self.tell(&manager, get, &locks, bound_to)?;
-        let bound = match bound_to {
-            Some(process_id) => guard.detach_to(process_id),
-            None => guard.detach(),
-        };
-        if let Err(error) = bound {
-            // The one document is written.
-            let failure = Failure::from(error).at(self);
-            let _ = writeln!(io::stderr(), "lockmgr: {}", failure.message());
-            return Ok(failure.kind().1);
+        self.tell(manager, get, &locks, Some(process_id))?;
+        match guard.detach_to(process_id) {
+            Ok(_) => Ok(ExitCode::Success),
+            Err(error) => {
+                // The one document is written already.
+                let failure = Failure::from(error).at(self);
+                let _ = writeln!(io::stderr(), "lockmgr: {}", failure.message());
+                Ok(failure.kind().1)
+            }
         }
-        Ok(ExitCode::Success)
     }
 
-    /// Prints the locks as they will be: bound to that process, or to none.
+    /// Prints the locks, bound to this process as they are about to be.
     fn tell(
         &self,
         manager: &LockManager,
         get: &Get,
         locks: &[Lock],
         bound_to: Option<u32>,
-    ) -> io::Result<()> {
-        if self.quiet {
-            return Ok(());
-        }
-        if !self.json {
-            return output::lines(table::bound_locks(manager, locks, Some(bound_to)));
-        }
+    ) -> Result<ExitCode, Failure> {
         let document = |lock: &Lock| {
             let mut document = json!(lock);
-            document["bound_to"] =
-                bound_to.map_or(Value::Null, |pid| json!({ "pid": pid, "alive": true }));
+            if let Some(pid) = bound_to {
+                document["bound_to"] = json!({ "pid": pid, "alive": true });
+            }
             document
         };
-        match locks {
+        let told = match locks {
+            _ if self.quiet => Ok(()),
+            _ if !self.json => output::lines(table::bound_locks(manager, locks, bound_to)),
             [lock] if get.names.len() == 1 => output::json(&document(lock)),
             locks => output::json(&locks.iter().map(document).collect::<Vec<_>>()),
-        }
+        };
+        told?;
+        Ok(ExitCode::Success)
     }
 }

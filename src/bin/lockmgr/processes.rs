@@ -7,6 +7,11 @@ use std::{fs, process};
 /// How much of a command line is shown.
 const SHOWN: usize = 100;
 
+/// Whether /proc can tell of any process. A chroot may be without it.
+pub(crate) fn is_proc_there() -> bool {
+    cfg!(not(target_os = "linux")) || fs::symlink_metadata("/proc/self").is_ok()
+}
+
 /// Whether /proc is there and numbers processes as this one sees them. In a new pid namespace it
 /// may still be that of another, where the same numbers are other processes.
 fn is_of_this_namespace() -> bool {

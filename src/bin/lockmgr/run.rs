@@ -4,6 +4,7 @@ mod job;
 mod supervise;
 
 use crate::args::{OnLost, Run};
+use crate::commands::need_proc;
 use crate::duration::{self, Wait};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -42,7 +43,10 @@ struct Plan<'a> {
 pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure> {
     let mut signals = Signals::catch().map_err(unable)?;
     let plan = Plan::of(run)?;
-    let manager = place.to_write()?;
+    if run.no_fork {
+        need_proc("leave out --no-fork")?;
+    }
+    let manager = waiting::attended(&mut signals, None, || place.to_write())??;
     let (guard, lost) = acquire(place, &manager, &plan, run.no_fork, &mut signals)?;
     if let Some(signal) = signals.ending() {
         drop(guard);
@@ -117,17 +121,13 @@ fn acquire(
             waker.wake();
         });
     }
-    let answer = match plan.wait {
-        Wait::Not => acquire.lock(),
-        Wait::For(bound) => {
-            let ask = || acquire.wait(bound).lock();
-            waiting::ask(place, manager, &plan.names, plan.verbose, signals, ask)?
-        }
-        Wait::Forever => {
-            let ask = || acquire.wait_forever().lock();
-            waiting::ask(place, manager, &plan.names, plan.verbose, signals, ask)?
-        }
+    let line = || waiting::line(place, manager, &plan.names, plan.verbose);
+    let (acquire, line) = match plan.wait {
+        Wait::Not => (acquire, None),
+        Wait::For(bound) => (acquire.wait(bound), line()),
+        Wait::Forever => (acquire.wait_forever(), line()),
     };
+    let answer = waiting::attended(signals, line, || acquire.lock())?;
     let guard = answer.map_err(|error| match error {
         error @ (Error::Locked(_) | Error::Reserved { .. }) => Failure::Conflict {
             error,

@@ -14,7 +14,7 @@ pub(crate) fn locks(manager: &LockManager, locks: &[Lock]) -> Vec<String> {
 pub(crate) fn bound_locks(
     manager: &LockManager,
     locks: &[Lock],
-    bound_to: Option<Option<u32>>,
+    bound_to: Option<u32>,
 ) -> Vec<String> {
     let now = Utc::now();
     let headings = [
@@ -32,7 +32,7 @@ pub(crate) fn bound_locks(
             name(lock.name().as_str()),
             lock.token().to_string(),
             printable(lock.locked_by().as_str()),
-            process(bound_to.unwrap_or(lock.bound_to()), lock.process_id()),
+            process(bound_to.or(lock.bound_to()), lock.process_id()),
             age(lock.created_at(), now),
             time_left(manager, lock),
             lock.waiting().to_string(),

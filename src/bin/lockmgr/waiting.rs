@@ -6,6 +6,7 @@ use crate::signals::{Signals, end_by};
 use crate::terminal;
 use lockmgr::{LockManager, LockName, Request};
 use std::io::{self, IsTerminal, Write};
+use std::panic::resume_unwind;
 use std::process;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,54 +19,51 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 /// How often the line is drawn again, and signals are looked for even if nothing woke this process.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Asks for locks with a call that may wait, in a thread of its own, while this one looks at the
-/// signals: one that ends the process ends the wait with it, and the request is gone. On a terminal
-/// a line says whom the wait is for. Elsewhere it is said once, if `verbose`.
-pub(crate) fn ask<T: Send>(
-    place: &Place,
-    manager: &LockManager,
-    names: &[LockName],
-    verbose: bool,
+/// Does what may have to wait, for locks or for the store, in a thread of its own, while this one
+/// looks at the signals: one that ends the process ends the wait with it.
+pub(crate) fn attended<T: Send>(
     signals: &mut Signals,
-    ask: impl FnOnce() -> T + Send,
+    line: Option<Line>,
+    work: impl FnOnce() -> T + Send,
 ) -> Result<T, Failure> {
-    let is_told = !place.quiet && (verbose || io::stderr().is_terminal());
-    let line = is_told.then(|| Line::begin(manager, names, terminal::is_live()));
-    let unable = |error| Failure::System("wait for the locks", error);
+    let unable = |error| Failure::System("wait for the store", error);
     let waker = signals.waker().map_err(unable)?;
-    let (granted, is_granted) = mpsc::channel();
+    let (done, is_done) = mpsc::channel::<()>();
     thread::scope(|scope| {
-        let asking = thread::Builder::new().spawn_scoped(scope, move || {
-            let _ = granted.send(ask());
+        let working = thread::Builder::new().spawn_scoped(scope, move || {
+            let answer = work();
+            drop(done);
             waker.wake();
+            answer
         });
-        let asking = asking.map_err(unable)?;
-        let answer = loop {
-            match is_granted.try_recv() {
-                Ok(answer) => break Ok(answer),
-                Err(TryRecvError::Disconnected) => break Err(asking),
-                Err(TryRecvError::Empty) => signals.sleep(SECOND),
-            }
+        let working = working.map_err(unable)?;
+        while is_done.try_recv() == Err(TryRecvError::Empty) {
+            signals.sleep(SECOND);
             if let Some(signal) = signals.ending() {
                 drop(line);
                 end_by(signal);
             }
-        };
-        drop(line);
-        match answer {
-            Ok(answer) => Ok(answer),
-            Err(asking) => match asking.join() {
-                Ok(()) => unreachable!("it sends its answer before it ends"),
-                Err(panic) => std::panic::resume_unwind(panic),
-            },
         }
+        Ok(working.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })
+}
+
+/// The line for a wait for these names: on a terminal it is drawn again and again, elsewhere said
+/// once, if `verbose`.
+pub(crate) fn line(
+    place: &Place,
+    manager: &LockManager,
+    names: &[LockName],
+    verbose: bool,
+) -> Option<Line> {
+    let is_told = !place.quiet && (verbose || io::stderr().is_terminal());
+    is_told.then(|| Line::begin(manager, names, terminal::is_live()))
 }
 
 /// The line that says whom a wait is for, from a thread that nobody waits for: it may have to wait
 /// for the store. Dropped, it is erased.
 #[derive(Debug)]
-struct Line {
+pub(crate) struct Line {
     shown: Arc<Mutex<Shown>>,
     _ends: Sender<()>,
 }
