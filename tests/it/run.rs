@@ -3,13 +3,15 @@
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, lines, millis, secs, until, until_queued};
 use crate::support::{Home, Ran, chmod, run, through, works};
-use lockmgr::GetOptions;
+use lockmgr::{GetOptions, LockManager, StorageCall};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -804,4 +806,87 @@ fn want_of_processes_is_75() {
         let ran = run(command.args(["run", "-n", "x", "--", "true"]));
         assert_eq!(ran.status, Some(75), "{ran:?}");
     }
+}
+
+/// A store on which a writer stands still as long as this says.
+fn standing_writer(home: &Home) -> (LockManager, Arc<AtomicBool>) {
+    let stands = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&stands);
+    let builder = LockManager::builder().storage_hook(move |call| {
+        while matches!(call, StorageCall::Write { .. }) && seen.load(Ordering::Relaxed) {
+            thread::sleep(millis(3));
+        }
+        Ok(())
+    });
+    (builder.open(home.db()).unwrap(), stands)
+}
+
+#[test]
+fn job_whose_lease_cannot_be_renewed_ends_in_time_and_with_the_whole_grace() {
+    let home = Home::new();
+    let (manager, stands) = standing_writer(&home);
+    let script = "trap 'sleep 0.15; echo cleaned; exit 3' TERM; echo ready; \
+        while :; do sleep 0.01; done";
+    let mut command = home.command();
+    command.args([
+        "--busy-timeout",
+        "0.2",
+        "run",
+        "--lease",
+        "1.8",
+        "x",
+        "-c",
+        script,
+    ]);
+    let began = Instant::now();
+    let mut run = Kept::start(&mut command);
+    assert_eq!(run.line(), "ready");
+    thread::scope(|scope| {
+        stands.store(true, Ordering::Relaxed);
+        scope.spawn(|| manager.get_lock("y", GetOptions::new()).unwrap());
+        let ended = run.line() == "cleaned";
+        let took = began.elapsed();
+        stands.store(false, Ordering::Relaxed);
+        assert!(
+            ended && took > millis(1200) && took < millis(2600),
+            "{took:?}"
+        );
+    });
+    let ran = run.end();
+    assert_eq!(ran.status, Some(3), "{ran:?}");
+    let said = "lockmgr: the lease could not be renewed in time; ending the command\n";
+    assert!(ran.stderr.contains(said), "{ran:?}");
+}
+
+#[test]
+fn renewal_that_is_late_is_no_loss() {
+    let home = Home::new();
+    let (manager, stands) = standing_writer(&home);
+    let mut command = home.command();
+    command.args([
+        "--busy-timeout",
+        "0.1",
+        "run",
+        "--lease",
+        "6",
+        "x",
+        "--",
+        "cat",
+    ]);
+    let run = Kept::start_open(&mut command);
+    until("it holds", || manager.is_locked("x").unwrap());
+    let first = manager.find("x").unwrap().unwrap();
+    thread::scope(|scope| {
+        stands.store(true, Ordering::Relaxed);
+        scope.spawn(|| manager.get_lock("y", GetOptions::new()).unwrap());
+        // Two thirds of the lease are gone.
+        thread::sleep(millis(4300));
+        stands.store(false, Ordering::Relaxed);
+    });
+    until("it is renewed", || {
+        let now = manager.find("x").unwrap().expect("it is held");
+        now.updated_at() > first.updated_at()
+    });
+    let ran = run.end();
+    assert_eq!((ran.status, ran.stderr.as_str()), (DONE, ""));
 }
