@@ -76,6 +76,9 @@ fn home_that_is_not_the_users_own_is_refused() {
     assert_eq!(ran.status, USAGE);
     assert!(ran.stderr.contains("does not exist") && ran.stderr.contains("--db PATH"));
     assert!(!missing.exists());
+    let nowhere = std::path::Path::new("/nonexistent-home/state");
+    assert_eq!(of_home("XDG_STATE_HOME", nowhere, "set").status, USAGE);
+    assert!(!nowhere.parent().unwrap().exists());
     if !is_root() {
         skip("only root can make the home of another user");
         return;

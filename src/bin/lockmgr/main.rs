@@ -81,7 +81,7 @@ fn report(failure: &Failure, is_json: bool) -> ExitCode {
     let message = failure.message();
     if is_json && failure.of_output().is_none() {
         let error = json!({ "kind": kind, "message": message, "lock": failure.lock() });
-        if output::json(&json!({ "error": error })).is_err() {
+        if output::printed(output::json(&json!({ "error": error }))).is_err() {
             return ExitCode::Io;
         }
     } else {

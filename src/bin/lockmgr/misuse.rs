@@ -9,9 +9,8 @@ use std::ffi::{OsStr, OsString};
 
 /// What clap refused, with the remedy.
 pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> Failure {
-    let of_run = arguments.iter().position(|argument| argument == "run");
-    let remedy = match (error.kind(), of_run) {
-        (ErrorKind::UnknownArgument, Some(run)) => with_dashes(&arguments[run + 1..]),
+    let remedy = match error.kind() {
+        ErrorKind::UnknownArgument => words_of_run(arguments).and_then(with_dashes),
         _ => None,
     };
     let text = error.to_string();
@@ -47,8 +46,7 @@ pub(crate) fn of_flock(run: &Run, arguments: &[OsString]) -> Result<(), Failure>
         }
         [_] => "there is no command to run: say NAME... -- COMMAND [ARG...], or NAME... -c STRING",
         _ => {
-            let of_run = arguments.iter().position(|argument| argument == "run");
-            let remedy = of_run.and_then(|run| with_dashes(&arguments[run + 1..]));
+            let remedy = words_of_run(arguments).and_then(with_dashes);
             let remedy = remedy.unwrap_or_else(|| "lockmgr run NAME... -- COMMAND [ARG...]".into());
             &format!("there is no command to run; did you mean: {remedy}")
         }
@@ -56,12 +54,19 @@ pub(crate) fn of_flock(run: &Run, arguments: &[OsString]) -> Result<(), Failure>
     Err(Failure::Usage(message.into()))
 }
 
-/// The words after `run` as they were probably meant: one name, and a command behind `--`.
+/// The words after `run`, if that is the command.
+fn words_of_run(arguments: &[OsString]) -> Option<&[OsString]> {
+    let (_, words) = arguments.split_first()?;
+    let command = first_word(&built(), words)?;
+    (words[command] == "run").then_some(&words[command + 1..])
+}
+
+/// These words as they were probably meant: one name, and a command behind `--`.
 fn with_dashes(words: &[OsString]) -> Option<String> {
     if words.iter().any(|word| word == "--") {
         return None;
     }
-    let name = first_name(words)?;
+    let name = first_word(built().find_subcommand("run")?, words)?;
     if words.len() < name + 2 {
         return None;
     }
@@ -70,12 +75,15 @@ fn with_dashes(words: &[OsString]) -> Option<String> {
     Some(format!("lockmgr run {}", shown.join(" ")))
 }
 
-/// Where the first word stands that is neither an option of `run` nor the value of one.
-fn first_name(words: &[OsString]) -> Option<usize> {
+/// The command line, with the global options in each command.
+fn built() -> clap::Command {
     let mut command = Cli::command();
-    // The global options become those of `run` too.
     command.build();
-    let run = command.find_subcommand("run")?;
+    command
+}
+
+/// Where the first word stands that is neither an option of this command nor the value of one.
+fn first_word(command: &clap::Command, words: &[OsString]) -> Option<usize> {
     let mut is_value = false;
     words.iter().position(|word| {
         if std::mem::take(&mut is_value) {
@@ -91,12 +99,12 @@ fn first_name(words: &[OsString]) -> Option<usize> {
                 .is_some_and(|count| count.takes_values())
         };
         is_value = match option.strip_prefix('-') {
-            Some(long) => run.get_arguments().any(|known| {
+            Some(long) => command.get_arguments().any(|known| {
                 let names = known.get_long_and_visible_aliases().unwrap_or_default();
                 names.contains(&long) && takes_value(&known)
             }),
             // Only the last of several short options takes the next word.
-            None => run.get_arguments().any(|known| {
+            None => command.get_arguments().any(|known| {
                 let names = known.get_short_and_visible_aliases().unwrap_or_default();
                 option
                     .chars()
@@ -122,6 +130,21 @@ fn quoted(word: &OsStr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn run_is_the_command_only_in_its_place() {
+        for (line, words) in [
+            ("lockmgr run x", Some("x")),
+            ("lockmgr --db run -q run x", Some("x")),
+            ("lockmgr set run x", None),
+            ("lockmgr --json set run", None),
+            ("lockmgr", None),
+        ] {
+            let arguments: Vec<OsString> = line.split(' ').map(Into::into).collect();
+            let words: Option<Vec<OsString>> = words.map(|words| vec![words.into()]);
+            assert_eq!(words_of_run(&arguments), words.as_deref(), "{line}");
+        }
+    }
 
     #[test]
     fn first_word_that_is_no_option_is_the_lock() {

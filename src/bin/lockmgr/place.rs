@@ -145,6 +145,7 @@ fn state_directory() -> Result<PathBuf, Failure> {
             Some((path, owner)) if owner != geteuid().as_raw() && owner != 0 => {
                 Err(foreign("XDG_STATE_HOME", path, owner))
             }
+            Some((path, _)) if path.parent().is_none() => Err(absent(&state)),
             _ => Ok(state.join("lockmgr")),
         };
     }
@@ -156,11 +157,15 @@ fn state_directory() -> Result<PathBuf, Failure> {
     match owner(&home) {
         Some(owner) if owner == geteuid().as_raw() => Ok(home.join(".local/state/lockmgr")),
         Some(owner) => Err(foreign("HOME", &home, owner)),
-        None => Err(Failure::Usage(format!(
-            "the home directory {} does not exist: {REMEDY}",
-            shown(&home)
-        ))),
+        None => Err(absent(&home)),
     }
+}
+
+fn absent(directory: &Path) -> Failure {
+    let directory = shown(directory);
+    Failure::Usage(format!(
+        "the directory {directory} does not exist: {REMEDY}"
+    ))
 }
 
 const REMEDY: &str = "say --db PATH or --system, or set LOCKMGR_DB";
