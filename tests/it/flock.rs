@@ -1,5 +1,4 @@
-//! The options and habits of flock(1), beside the installed one: what they do in `lockmgr run`, and
-//! what answers those that have another verb here.
+//! The options and habits of flock(1) in `lockmgr run`, beside the installed flock.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE};
 use crate::support::{Home, Ran, run, skip};

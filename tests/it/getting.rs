@@ -1,4 +1,4 @@
-//! `lockmgr get` in scripts: several locks, waiting, the caller's life, and what is left if it is
+//! `lockmgr get` in scripts: several locks, waiting, the caller's life, and being
 //! killed.
 
 use crate::holding_support::{DONE, Dice, Kept, NO, USAGE, until, until_queued};

@@ -1,4 +1,4 @@
-//! What people see: terminals of any width, closed pipes, full disks, quiet scripts, and names that
+//! The output for people: terminals of any width, closed pipes, full disks, quiet scripts, and names that
 //! are hard to show.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, lines, millis, until, until_queued};

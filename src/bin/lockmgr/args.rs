@@ -1,4 +1,4 @@
-//! The command line: what may be written, and what its words mean.
+//! The command line: its commands and options, and their meaning.
 
 mod run;
 
@@ -62,16 +62,16 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Hold locks while a command runs, as flock(1) does
     Run(Run),
-    /// Create locks that nobody holds, all or none, or say who holds one
+    /// Create locks that nobody holds, all or none, or name the holder of one
     Get(Get),
     /// Create, renew or skip locks, all in one transaction; does not exclude other callers
     ///
-    /// `set` excludes nobody: it renews a lock that exists, whoever holds it, and succeeds. To hold
+    /// `set` excludes nobody: it renews a lock that exists, even another holder's, and succeeds. To hold
     /// a lock that others cannot have, use `lockmgr run` (while a command runs) or `lockmgr get`.
     Set(Set),
     /// Renew a lock
     Renew(Renew),
-    /// Remove locks, whoever holds them
+    /// Remove locks, of any holder
     #[command(visible_alias = "clear")]
     Unlock(Unlock),
     /// Ask whether a token still holds a lock
@@ -83,9 +83,9 @@ pub(crate) enum Command {
         #[arg(value_name = "TOKEN")]
         token: u64,
     },
-    /// Show who waits for locks, first come first
+    /// Show the requests that wait for locks, first come first
     Queue {
-        /// What the locks' names begin with
+        /// The beginning of the locks' names
         #[arg(value_name = "PREFIX")]
         prefix: Option<OsString>,
     },
@@ -103,13 +103,13 @@ pub(crate) enum Command {
     },
     /// List the locks, or those whose names begin with a prefix
     List {
-        /// What their names begin with
+        /// The beginning of their names
         #[arg(value_name = "PREFIX")]
         prefix: Option<OsString>,
     },
     /// Remove what is left of expired locks, to reclaim space at once
     Clean,
-    /// Remove every lock, whoever holds it
+    /// Remove every lock, of every holder
     Reset {
         /// Do not ask
         #[arg(short, long)]
@@ -141,7 +141,7 @@ impl Lease {
 
 #[derive(Debug, Args)]
 pub(crate) struct Holder {
-    /// Who holds it [default: this host's name]
+    /// The holder [default: this host's name]
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
 
@@ -227,7 +227,7 @@ pub(crate) struct Renew {
     /// Create the lock if it is absent
     #[arg(long)]
     pub(crate) create: bool,
-    /// Who holds a lock that is created [default: this host's name]
+    /// The holder of a lock that is created [default: this host's name]
     #[arg(long, value_name = "HOLDER", requires = "create")]
     pub(crate) locked_by: Option<OsString>,
     /// A process to note with a lock that is created, for people to read; it frees nothing
@@ -248,7 +248,7 @@ pub(crate) struct Unlock {
     /// The locks' names
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<OsString>,
-    /// Only if it still bears this token (one name); else exit with 1 and say who holds it
+    /// Only if it still bears this token (one name); else exit with 1 and name the holder
     #[arg(long, value_name = "N")]
     pub(crate) token: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! What each command does: one call of the library, and what it prints.
+//! Does each command: one call of the library, and its output.
 
 use crate::args::{Bound, Cli, Command, Renew, Set, Unlock};
 use crate::exit_code::ExitCode;
@@ -111,7 +111,7 @@ impl Place {
         Ok(ExitCode::Success)
     }
 
-    /// Which locks there are none of: those with this prefix, in this store.
+    /// Says of an empty list which locks it would have: their prefix, and the store.
     fn of_prefix(&self, prefix: &str) -> String {
         let store = self.shown();
         match prefix {
@@ -169,7 +169,7 @@ impl Place {
         }
     }
 
-    /// What cannot be told is given back.
+    /// Gives the locks back if the caller could not be told of them.
     pub(crate) fn or_give_back<'a>(
         &self,
         manager: &LockManager,
@@ -260,8 +260,8 @@ impl Place {
 
     fn confirms_reset(&self) -> Result<bool, Failure> {
         if !io::stdin().is_terminal() {
-            let message = "reset removes every lock, whoever holds it: say --force, \
-                or call it on a terminal";
+            let message = "reset removes every lock, of every holder: say --force, or \
+                call it on a terminal";
             return Err(Failure::Usage(message.into()));
         }
         let mut err = io::stderr();
@@ -294,7 +294,7 @@ impl Place {
         output::printed(self.try_print(document, lines))
     }
 
-    /// The same, where a closed pipe is an error.
+    /// Does the same, but a closed pipe is an error.
     fn try_print<T: Display, L: IntoIterator<Item = T>>(
         &self,
         document: &impl Serialize,

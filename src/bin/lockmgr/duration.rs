@@ -37,7 +37,7 @@ pub(crate) fn duration(text: &str) -> Result<Timeout, BadDuration> {
         (_, Ok(duration)) => duration.into(),
         _ => return Err(bad("give seconds (90, 0.25) or units (250ms, 10m, 1h30m)")),
     };
-    // Found out before the store is opened: what is asked wrongly leaves it untouched.
+    // Found out before the store is opened, so that a wrong one leaves it untouched.
     timeout.ends_at(Utc::now()).map_err(refused)?;
     Ok(timeout)
 }
@@ -55,7 +55,7 @@ pub(crate) fn span(text: &str) -> Result<Duration, BadDuration> {
     }
 }
 
-/// Reads the bound of a wait: a span of time, where zero does not wait, or `forever`.
+/// Reads the bound of a wait: a span of time, or `forever`. Zero does not wait.
 pub(crate) fn wait(text: &str) -> Result<Wait, BadDuration> {
     if text == "forever" {
         return Ok(Wait::Forever);

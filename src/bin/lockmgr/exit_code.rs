@@ -27,7 +27,7 @@ pub(crate) enum ExitCode {
     Busy,
     /// No permission.
     Permission,
-    /// That of the command that `run` ran, or what `--conflict-exit-code` says.
+    /// The status of the command that `run` ran, or of `--conflict-exit-code`.
     Command(u8),
 }
 
@@ -49,7 +49,7 @@ impl From<ExitCode> for process::ExitCode {
     }
 }
 
-/// What an error is called in JSON, and how the command ends with it.
+/// Returns the name of an error in JSON, and the exit code.
 pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
     match error {
         Error::Locked(_) => ("Locked", ExitCode::No),

@@ -1,4 +1,4 @@
-//! Why a command failed, and what is said of it.
+//! The reasons for which a command fails, and their messages.
 
 use crate::duration::BadDuration;
 use crate::exit_code::{ExitCode, classify};
@@ -15,7 +15,7 @@ pub(crate) enum Failure {
     Usage(String),
     /// Names, timeouts and the store.
     Lock(Error),
-    /// `set --fail` met what was promised to somebody else.
+    /// `set --fail` met an earlier request.
     SetFail(Error),
     /// The locks for a command could not be acquired.
     Conflict {
@@ -62,7 +62,7 @@ impl Failure {
         Self::In(place.path.clone(), Box::new(self))
     }
 
-    /// What it is called in JSON, and how the command ends with it.
+    /// Returns its name in JSON, and the exit code.
     pub(crate) fn kind(&self) -> (&'static str, ExitCode) {
         match self {
             Self::Usage(_) => ("Usage", ExitCode::Usage),
@@ -112,7 +112,7 @@ impl Failure {
         }
     }
 
-    /// What the library refused or failed to do.
+    /// Returns the library's error, if it is one.
     fn error(&self) -> Option<&Error> {
         match self {
             Self::Lock(error) | Self::SetFail(error) | Self::Conflict { error, .. } => Some(error),
@@ -140,7 +140,7 @@ impl Failure {
     }
 }
 
-/// Whether the system lacks memory or processes: what was asked is right, and may work later.
+/// Tells whether the system lacks memory or processes, so that the same call may work later.
 pub(crate) fn is_short_of_means(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -4,7 +4,7 @@ use lockmgr::Printable;
 use std::panic::{self, UnwindSafe};
 use std::sync::{Mutex, PoisonError};
 
-/// Where the last panic happened, and what it said.
+/// The place and the message of the last panic.
 static LAST: Mutex<Option<String>> = Mutex::new(None);
 
 /// Runs the command. A panic that gets out of it is a fault of ours, and its report is the error.

@@ -1,6 +1,6 @@
 //! `lockmgr get`: locks that outlive the command, for its caller.
 //!
-//! What the caller could not be told is given back.
+//! Locks of which the caller could not be told are given back.
 
 use crate::args::Get;
 use crate::commands::there_is;

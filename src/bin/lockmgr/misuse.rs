@@ -1,4 +1,4 @@
-//! Wrong usage, explained: with flock(1)'s options and habits, what does the same here.
+//! Explains wrong usage, and names the counterparts of flock(1)'s options and habits.
 
 use crate::args::{Cli, Run};
 use crate::failure::Failure;
@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use lockmgr::Printable;
 use std::ffi::{OsStr, OsString};
 
-/// What clap refused, with the remedy.
+/// Explains an error of clap, with the remedy.
 pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> Failure {
     let remedy = match error.kind() {
         ErrorKind::UnknownArgument => words_of_run(arguments).and_then(with_dashes),
@@ -25,8 +25,8 @@ pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> Failure {
     Failure::Usage(lines.join("\n"))
 }
 
-/// Refuses what flock(1) does and `run` does not, with what does the same here; and a `run` without
-/// a command.
+/// Refuses options of flock(1) that `run` does not have, naming their counterparts, and a `run`
+/// without a command.
 pub(crate) fn of_flock(run: &Run, arguments: &[OsString]) -> Result<(), Failure> {
     let is_descriptor = |name: &OsString| {
         let name = name.to_string_lossy();

@@ -1,4 +1,4 @@
-//! What the command prints: one JSON document, or lines for people.
+//! Prints the answer of the command: one JSON document, or lines for people.
 
 use serde::Serialize;
 use std::fmt::Display;
@@ -21,7 +21,8 @@ pub(crate) fn lines<T: Display>(lines: impl IntoIterator<Item = T>) -> io::Resul
     out.flush()
 }
 
-/// A pipe that its reader has closed ends the output, and is no error: `lockmgr list | head -1`.
+/// Takes a pipe that its reader has closed for the end of the output, as in
+/// `lockmgr list | head -1`, and not for an error.
 pub(crate) fn printed(printed: io::Result<()>) -> io::Result<()> {
     match printed {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,4 +1,4 @@
-//! Where the store is, and what the user's words for locks and holders are.
+//! The place of the store, and the names that the user gives to locks and holders.
 
 use crate::args::Cli;
 use crate::duration;
@@ -19,7 +19,7 @@ const FILE: &str = "locks.redb";
 /// A directory that is made for a store if it is missing.
 #[derive(Debug)]
 enum Directory {
-    /// The user's own, with what is missing above it.
+    /// The user's own. Directories that are missing above it are made too.
     Private(PathBuf),
     /// The host's: others may look into it.
     System,
@@ -78,7 +78,7 @@ impl Place {
         Ok(self.builder.clone().open(&self.path)?)
     }
 
-    /// The store as people read of it: its file, and what is missing of that.
+    /// Names the store for people: its file, and that it is missing if it is.
     pub(crate) fn shown(&self) -> String {
         let shown = shown(&self.path);
         let is_missing = |path: &Path| matches!(fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound);
@@ -141,7 +141,7 @@ fn state_directory() -> Result<PathBuf, Failure> {
             .ancestors()
             .find_map(|path| owner(path).map(|owner| (path, owner)));
         return match above {
-            // What the system owns, the user's permissions protect.
+            // Directories of root are everybody's: permissions decide there.
             Some((path, owner)) if owner != geteuid().as_raw() && owner != 0 => {
                 Err(foreign("XDG_STATE_HOME", path, owner))
             }

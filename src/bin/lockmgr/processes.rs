@@ -1,4 +1,4 @@
-//! What /proc tells of other processes, if it is there.
+//! Asks /proc about processes, if it is there.
 
 use lockmgr::{Lock, Printable};
 use rustix::process::Pid;
@@ -13,7 +13,7 @@ pub(crate) fn is_proc_there() -> bool {
 }
 
 /// Whether /proc is there and numbers processes as this one sees them. In a new pid namespace it
-/// may still be that of another, where the same numbers are other processes.
+/// may still be that of another, in which the same numbers are other processes.
 fn is_of_this_namespace() -> bool {
     let this = fs::read_link("/proc/self");
     this.is_ok_and(|this| this.to_str() == Some(&process::id().to_string()))
@@ -45,7 +45,8 @@ fn program(pid: u32) -> Option<String> {
     Some(format!("\"{}{dots}\"", Printable(&shown)))
 }
 
-/// What a process belongs to. The numbers are 0 if that is outside the pid namespace.
+/// The parent, group and session of a process. A number is 0 if that one is outside the pid
+/// namespace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kin {
     pub(crate) pid: i32,
@@ -55,7 +56,7 @@ pub(crate) struct Kin {
     pub(crate) session: i32,
 }
 
-/// What a process of this namespace belongs to, if /proc tells it. The system's own calls are no
+/// Looks up the kin of a process of this namespace, if /proc tells it. The system's own calls are no
 /// way to learn it: their wrappers take a group outside the namespace for impossible.
 pub(crate) fn kin(pid: Pid) -> Option<Kin> {
     is_of_this_namespace()

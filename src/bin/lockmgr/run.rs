@@ -25,7 +25,7 @@ use supervise::Supervisor;
 /// The lease of a command that said nothing else.
 const LEASE: Duration = Duration::from_secs(60);
 
-/// What the options ask for, found right before the store is touched.
+/// The options, checked before the store is touched.
 #[derive(Debug)]
 struct Plan<'a> {
     names: Vec<LockName>,

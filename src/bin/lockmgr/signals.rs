@@ -18,8 +18,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{self, Command};
 use std::time::Duration;
 
-/// What is not caught: KILL and STOP, which cannot be; a process's own faults; PIPE, which Rust
-/// ignores; and URG, which does nothing by default.
+/// The signals that are not caught: KILL and STOP, because nobody can; those of a process's own
+/// faults; PIPE, because Rust ignores it; URG, because it does nothing by default.
 const NOT_CAUGHT: [i32; 10] = [
     SIGKILL, SIGSTOP, SIGILL, SIGFPE, SIGSEGV, SIGBUS, SIGTRAP, SIGSYS, SIGPIPE, SIGURG,
 ];
@@ -51,9 +51,9 @@ impl Waker {
 }
 
 impl Signals {
-    /// Catches all that would end or stop this process, but for what it was told to ignore, as by
-    /// nohup: its command then ignores that too. A command that is started or become gets back what
-    /// was caught as it was, as a handler does not outlive exec.
+    /// Catches every signal that would end or stop this process. Signals that its caller told it to
+    /// ignore, as nohup does, stay ignored, for its command too. The others are for the command as
+    /// they were, because a handler does not outlive exec.
     pub(crate) fn catch() -> io::Result<Self> {
         let (read, wake) = UnixStream::pair()?;
         let waker = wake.try_clone()?;
@@ -114,7 +114,7 @@ pub(crate) fn stop() {
 }
 
 /// Ends this process by a signal, as its caller expects it: a shell's loop ends at ^C only if the
-/// signal ended what it ran. Process 1 of a container cannot be ended so, and exits with 128 and
+/// signal ended the program in it. Process 1 of a container cannot be ended so, and exits with 128 and
 /// the signal's number.
 pub(crate) fn end_by(signal: i32) -> ! {
     if !getpid().is_init() {

@@ -72,7 +72,7 @@ pub(crate) fn queue(requests: &[Request]) -> Vec<String> {
     aligned(&rows)
 }
 
-/// What happened to each name, as a table.
+/// The outcome for each name, as a table.
 pub(crate) fn set_result(manager: &LockManager, result: &LockSetResult) -> Vec<String> {
     let headings = ["NAME", "DONE", "TOKEN", "HELD BY", "TIME LEFT"];
     let mut rows = vec![headings.map(str::to_owned)];

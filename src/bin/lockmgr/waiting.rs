@@ -13,14 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What is granted sooner needs no words.
+/// A grant that comes sooner needs no words.
 const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// How often the line is drawn again, and signals are looked for even if nothing woke this process.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Does what may have to wait, for locks or for the store, in a thread of its own, while this one
-/// looks at the signals: one that ends the process ends the wait with it.
+/// Does work that may have to wait, for locks or for the store, in a thread of its own, while this
+/// thread looks at the signals: a signal that ends the process ends the wait with it.
 pub(crate) fn attended<T: Send>(
     signals: &mut Signals,
     line: Option<Line>,

@@ -1,4 +1,4 @@
-//! The options of `lockmgr run`, under flock(1)'s names where flock has them.
+//! The options of `lockmgr run`. Those that flock(1) has too bear its names.
 
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -49,7 +49,7 @@ pub(crate) struct Run {
     /// Become the command: the locks go when its process ends
     #[arg(short = 'F', long)]
     pub(crate) no_fork: bool,
-    /// What happens to the command if its locks are lost
+    /// What to do with the command if its locks are lost
     #[arg(long, value_enum, default_value_t = OnLost::Kill, conflicts_with = "no_fork")]
     pub(crate) on_lost: OnLost,
     /// Take exclusive locks, as without this option
@@ -59,16 +59,16 @@ pub(crate) struct Run {
     /// the command
     #[arg(short = 'o', long, hide_short_help = true, conflicts_with = "no_fork")]
     pub(crate) close: bool,
-    /// Who holds them [default: this host's name]
+    /// The holder [default: this host's name]
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
     /// Say whom it waits for; on a terminal that is said anyway
     #[arg(short, long)]
     pub(crate) verbose: bool,
-    /// flock's, to answer with what does the same here
+    /// Refused with the name of its counterpart
     #[arg(short, long, hide = true)]
     pub(crate) shared: bool,
-    /// flock's, to answer with what does the same here
+    /// Refused with the name of its counterpart
     #[arg(short, long, hide = true)]
     pub(crate) unlock: bool,
 }

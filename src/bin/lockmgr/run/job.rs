@@ -1,4 +1,4 @@
-//! The job of `run`: how its command is started, what it may know, and how signals reach it and all
+//! The job of `run`: starts the command, tells it of its locks, and sends signals to it and to all
 //! that it started.
 
 use super::Plan;
@@ -26,11 +26,11 @@ use std::process::{self, Command};
 /// people, and not worth a parser.
 pub(crate) const EXEC: &str = "__exec";
 
-/// What the command may know of its locks. They are left out if they do not fit.
+/// Variables that tell the command of its locks. They are left out if they do not fit.
 const NAMES: &str = "LOCKMGR_NAMES";
 const TOKENS: &str = "LOCKMGR_TOKENS";
 
-/// What shells exit with if a command was found but cannot be run, and if it was not found.
+/// The exit statuses of shells if a command was found but cannot be run, and if it was not found.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
@@ -45,7 +45,7 @@ pub(super) struct Job {
     pub(super) status: Option<WaitStatus>,
     /// Whether a process of the job may live.
     pub(super) is_there: bool,
-    /// What this process had started before it became `run`.
+    /// The children that this process had before it became `run`.
     others: Vec<i32>,
 }
 
@@ -58,7 +58,7 @@ impl Job {
         plan: &Plan<'_>,
         tokens: Vec<(String, u64)>,
     ) -> Result<Self, ExitCode> {
-        // What the command leaves behind becomes a child of this process.
+        // Processes that the command leaves behind become children of this one.
         #[cfg(target_os = "linux")]
         let _ = rustix::process::set_child_subreaper(Some(getpid()));
         let others = children();
@@ -97,7 +97,7 @@ impl Job {
         })
     }
 
-    /// Takes note of what has ended: the command, and what it left behind.
+    /// Takes note of processes that have ended: the command, and those it left behind.
     pub(super) fn reap(&mut self) {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -113,8 +113,8 @@ impl Job {
         }
     }
 
-    /// Passes on what was sent to this process. What the terminal sends to its foreground, the
-    /// command gets anyway, unless it left the group.
+    /// Passes on a signal. The command gets those that the terminal sends to its foreground anyway,
+    /// unless it left the group.
     pub(super) fn forward(&self, caught: Caught) {
         let (this, command) = (kin(getpid()), kin(self.pid));
         let is_shared = match (this, command) {
@@ -123,19 +123,7 @@ impl Job {
         };
         let leads_session =
             this.is_some_and(|this| this.session == getpid().as_raw_nonzero().get());
-        let is_terminals = match caught.signal {
-            SIGINT | SIGQUIT | SIGTSTP | SIGTTIN | SIGTTOU | SIGWINCH => is_shared,
-            // Of a hangup the terminal tells the leader of its session alone.
-            SIGHUP => is_shared && !leads_session,
-            // It was this process whose file grew too large.
-            SIGXFSZ => true,
-            _ => false,
-        };
-        let is_passed_on = match caught.signal {
-            SIGCHLD => false,
-            _ => !(caught.is_from_kernel && is_terminals),
-        };
-        if is_passed_on && self.status.is_none() {
+        if self.status.is_none() && is_passed_on(caught, is_shared, leads_session) {
             // It may have ended; then there is nobody to tell.
             let _ = self.command.send_signal(caught.signal);
         }
@@ -149,8 +137,8 @@ impl Job {
         }
     }
 
-    /// Sends a signal to the command and to all that descends from it, wherever it went: what lost
-    /// its parent became a child of this process. Without /proc only the command gets it.
+    /// Sends a signal to the command and to all that descends from it, wherever it went: a process
+    /// that lost its parent became a child of this one. Without /proc only the command gets it.
     pub(super) fn end(&self, signal: Signal) {
         let all = descendants(&self.others);
         if all.is_empty() && self.status.is_none() {
@@ -160,6 +148,20 @@ impl Job {
             send(process, signal);
         }
     }
+}
+
+/// Whether the command does not get a signal anyway, as it shares the group of this process or not.
+fn is_passed_on(caught: Caught, is_shared: bool, leads_session: bool) -> bool {
+    let is_for_both = match caught.signal {
+        SIGCHLD => return false,
+        SIGINT | SIGQUIT | SIGTSTP | SIGTTIN | SIGTTOU | SIGWINCH => is_shared,
+        // The terminal tells the leader of its session alone of a hangup.
+        SIGHUP => is_shared && !leads_session,
+        // It was this process whose file grew too large.
+        SIGXFSZ => true,
+        _ => false,
+    };
+    !(caught.is_from_kernel && is_for_both)
 }
 
 /// Signals a descendant of this process, and not another of its number that came since.
@@ -202,7 +204,7 @@ fn this_program() -> Option<PathBuf> {
     places.find(|place| place.is_file())
 }
 
-/// Tells the command what it may know.
+/// Tells the command of the store and its locks.
 fn tell(command: &mut Command, db: &Path, tokens: Vec<(String, u64)>) {
     let (names, tokens): (Vec<_>, Vec<_>) = tokens
         .into_iter()
@@ -233,7 +235,7 @@ fn retried<T>(
 }
 
 /// Becomes the command, in the process that `run` started for it. If the parent is killed, the
-/// kernel kills this process: the command does not outlive what holds its locks.
+/// kernel kills this process: the command does not outlive the holder of its locks.
 pub(crate) fn become_command(parent: &OsStr, command: &[OsString]) -> ExitCode {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
@@ -276,4 +278,32 @@ fn not_run(program: &OsStr, error: &io::Error) -> ExitCode {
 /// Says something that is no answer, on standard error.
 pub(super) fn say(what: &str) {
     let _ = writeln!(io::stderr(), "lockmgr: {what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use signal_hook::consts::signal::{SIGALRM, SIGTERM};
+
+    #[test]
+    fn keys_of_a_shared_terminal_are_not_passed_on_and_all_else_is() {
+        let passes = |signal, is_from_kernel, is_shared, leads| {
+            let caught = Caught {
+                signal,
+                is_from_kernel,
+            };
+            is_passed_on(caught, is_shared, leads)
+        };
+        for key in [SIGINT, SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH, SIGHUP] {
+            assert!(!passes(key, true, true, false), "{key}");
+            assert!(passes(key, true, false, false), "{key}");
+            assert!(passes(key, false, true, false), "{key}");
+        }
+        assert!(passes(SIGHUP, true, true, true));
+        assert!(passes(SIGALRM, true, true, false));
+        assert!(passes(SIGTERM, false, true, false));
+        assert!(!passes(SIGXFSZ, true, false, false));
+        assert!(passes(SIGXFSZ, false, false, false));
+        assert!(!passes(SIGCHLD, false, false, false));
+    }
 }
