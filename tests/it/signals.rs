@@ -1,6 +1,6 @@
 //! Signals: which reach the command of `lockmgr run`, how often, and how `run` ends by one.
 
-use crate::holding_support::{DONE, Kept, lines, millis, secs, until, until_queued};
+use crate::holding_support::{DONE, Kept, lines, millis, until, until_queued};
 use crate::support::{Home, run, through, works};
 use rustix::process::Signal;
 use serde_json::json;
@@ -160,20 +160,18 @@ fn first_process(home: &Home, args: &[&str]) -> Option<(Kept, String)> {
 
 #[test]
 fn waiter_that_is_process_1_of_a_container_ends_by_term() {
-    let home = Home::new();
-    let _holder = Kept::holder(&home, &["x"]);
     for args in [
         &["run", "x", "--", "true"][..],
         &["get", "x", "-w", "forever"],
     ] {
+        let home = Home::new();
+        let _holder = Kept::holder(&home, &["x"]);
         let Some((waiter, inside)) = first_process(&home, args) else {
             return;
         };
         until_queued(&home.open(), "x", 1);
-        let began = Instant::now();
         kill(15, &inside);
         assert_eq!(waiter.ended().shell_status(), Some(143), "{args:?}");
-        assert!(began.elapsed() < secs(2), "{:?}", began.elapsed());
     }
 }
 
@@ -238,7 +236,6 @@ fn lost_lock_ends_the_whole_job_and_not_what_run_did_not_start() {
     let foreign = run.line();
     until("the job runs", || lines(&pids).len() == 3);
     assert!(manager.unlock("x").unwrap());
-    let began = Instant::now();
     let lives = |pid: &String| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or(") Z".into());
         !stat.contains(") Z")
@@ -246,7 +243,6 @@ fn lost_lock_ends_the_whole_job_and_not_what_run_did_not_start() {
     until("run ends", || run.child().try_wait().unwrap().is_some());
     let left: Vec<String> = lines(&pids).into_iter().filter(lives).collect();
     assert_eq!(left, Vec::<String>::new());
-    assert!(began.elapsed() < secs(5));
     assert!(lives(&foreign));
     kill(9, &foreign);
     assert_eq!(home.json(["list"]).1, json!([]));

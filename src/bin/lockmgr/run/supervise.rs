@@ -12,7 +12,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 /// How long a job has to end by itself once its locks are lost.
-const GRACE: Duration = Duration::from_millis(250);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How long a job may take to be gone once it was killed. One of another user may refuse.
 const LAST: Duration = Duration::from_secs(1);
