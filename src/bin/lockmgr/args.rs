@@ -1,11 +1,9 @@
 //! The command line: its commands and options, and their meaning.
 
-mod run;
-
 use crate::duration::{BadDuration, duration};
+use crate::run_args::Run;
 use clap::{Args, Parser, Subcommand};
 use lockmgr::Timeout;
-pub(crate) use run::{OnLost, Run};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -18,6 +18,7 @@ mod output;
 mod place;
 mod processes;
 mod run;
+mod run_args;
 mod signals;
 mod table;
 mod terminal;

@@ -1,7 +1,8 @@
 //! Explains wrong usage, and names the counterparts of flock(1)'s options and habits.
 
-use crate::args::{Cli, Run};
+use crate::args::Cli;
 use crate::failure::Failure;
+use crate::run_args::Run;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use lockmgr::Printable;

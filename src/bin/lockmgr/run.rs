@@ -3,12 +3,12 @@
 mod job;
 mod supervise;
 
-use crate::args::{OnLost, Run};
 use crate::commands::need_proc;
 use crate::duration::{self, Wait};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::place::{Place, holder, names};
+use crate::run_args::{OnLost, Run};
 use crate::signals::{Signals, Waker, end_by};
 use crate::waiting;
 use job::Job;

@@ -3,8 +3,8 @@
 
 use super::Plan;
 use super::job::{Job, say};
-use crate::args::OnLost;
 use crate::failure::Failure;
+use crate::run_args::OnLost;
 use crate::signals::Signals;
 use lockmgr::{Lock, LockGuard, Printable, Timeout};
 use rustix::process::{Signal, WaitStatus};
