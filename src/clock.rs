@@ -6,9 +6,10 @@
 use chrono::{DateTime, Utc};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use system::BootClock;
 
-/// Which boot of which machine, so that readings of two boots are never compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The id of a boot, so that readings of two boots are never compared. Zero if it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct BootId(pub(crate) [u8; 16]);
 
 /// A reading of the clock that counts since boot, suspension included.
@@ -19,11 +20,8 @@ pub(crate) struct BootTime {
     pub(crate) micros: u64,
 }
 
-/// Which boot this is, where the system says.
 #[cfg(target_os = "linux")]
-pub(crate) fn boot_id() -> Option<BootId> {
-    *system::BOOT
-}
+pub(crate) use system::boot_id;
 
 /// One instant on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +44,7 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    System,
+    System(BootClock),
     Manual(ManualClock),
 }
 
@@ -62,14 +60,14 @@ impl Clock {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn system() -> Self {
-        Self(Source::System)
+        Self(Source::System(BootClock::new()))
     }
 
     pub(crate) fn now(&self) -> Moment {
         match &self.0 {
-            Source::System => Moment {
+            Source::System(boot) => Moment {
                 wall: wall_micros(),
-                boot: system::boot_time(),
+                boot: boot.time(),
             },
             Source::Manual(clock) => clock.reading().moment(),
         }
@@ -250,31 +248,50 @@ fn later(wall: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
 mod system {
     use super::{BootId, BootTime};
     use rustix::time::{ClockId, clock_gettime};
-    use std::sync::{LazyLock, PoisonError, RwLock};
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
 
-    pub(super) static BOOT: LazyLock<Option<BootId>> = LazyLock::new(|| {
-        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+    /// The id of this boot, and whether the kernel itself says so: a file that was mounted over
+    /// the kernel's, as containers do, lies on another device than its directory.
+    pub(crate) fn boot_id() -> Option<(BootId, bool)> {
+        let text = fs::read_to_string(BOOT_ID).ok()?;
         let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
         let id = u128::from_str_radix(&digits, 16).ok()?;
-        Some(BootId(id.to_be_bytes()))
-    });
+        let device = |path: &Path| fs::metadata(path).ok().map(|it| it.dev());
+        let path = Path::new(BOOT_ID);
+        let is_genuine = device(path).is_some() && device(path) == path.parent().and_then(device);
+        Some((BootId(id.to_be_bytes()), is_genuine))
+    }
 
-    /// What a time namespace adds to the clock, in microseconds: processes inside and outside
-    /// share a store. A child that was forked may be in another.
-    fn offset() -> i64 {
-        static KNOWN: RwLock<Option<(i64, forkguard::Guard)>> = RwLock::new(None);
-        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((offset, forks)) = &*known
-            && !forks.clone().detected_fork()
-        {
-            return *offset;
+    /// What the clock since boot needs to be read: looked up when a clock is made.
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct BootClock {
+        boot: Option<BootId>,
+        /// Microseconds that a time namespace adds to the clock: processes inside and outside
+        /// share a store.
+        offset: i64,
+    }
+
+    impl BootClock {
+        pub(super) fn new() -> Self {
+            let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+            Self {
+                boot: boot_id().map(|(boot, _)| boot),
+                offset: offset_in(&offsets).unwrap_or_default(),
+            }
         }
-        drop(known);
-        let text = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
-        let offset = offset_in(&text).unwrap_or_default();
-        let forks = forkguard::Guard::try_new().ok();
-        *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = forks.map(|forks| (offset, forks));
-        offset
+
+        pub(super) fn time(self) -> Option<BootTime> {
+            let time = clock_gettime(ClockId::Boottime);
+            let micros = time.tv_sec * 1_000_000 + time.tv_nsec / 1_000 - self.offset;
+            Some(BootTime {
+                boot: self.boot?,
+                micros: u64::try_from(micros).ok()?,
+            })
+        }
     }
 
     /// From lines of a clock's name, seconds and nanoseconds.
@@ -286,15 +303,6 @@ mod system {
         let (secs, nanos): (i64, i64) =
             (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         secs.checked_mul(1_000_000)?.checked_add(nanos / 1_000)
-    }
-
-    pub(super) fn boot_time() -> Option<BootTime> {
-        let time = clock_gettime(ClockId::Boottime);
-        let micros = time.tv_sec * 1_000_000 + time.tv_nsec / 1_000 - offset();
-        Some(BootTime {
-            boot: (*BOOT)?,
-            micros: u64::try_from(micros).ok()?,
-        })
     }
 
     pub(super) fn coarse_millis() -> u64 {
@@ -322,8 +330,17 @@ mod system {
     use std::sync::LazyLock;
     use std::time::Instant;
 
-    pub(super) fn boot_time() -> Option<BootTime> {
-        None
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct BootClock;
+
+    impl BootClock {
+        pub(super) fn new() -> Self {
+            Self
+        }
+
+        pub(super) fn time(self) -> Option<BootTime> {
+            None
+        }
     }
 
     pub(super) fn coarse_millis() -> u64 {

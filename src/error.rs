@@ -1,7 +1,9 @@
 //! The one error type, and the words it uses for what went wrong.
 
-use crate::lock::{InvalidName, InvalidTimeout, Lock, LockName, Printable, SECONDS};
+use crate::lock::{Lock, SECONDS};
+use crate::name::{InvalidName, LockName, Printable};
 use crate::queue::Request;
+use crate::timeout::InvalidTimeout;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -115,6 +117,32 @@ pub enum Error {
         reason: String,
     },
 
+    /// The store was opened before this process was forked off: it belongs to the parent. Open
+    /// another manager in the child.
+    #[error(
+        "cannot use {}: process {pid} opened it; open your own after the fork",
+        Shown(path)
+    )]
+    Forked {
+        /// The store's file.
+        path: PathBuf,
+        /// The process that opened it.
+        pid: u32,
+    },
+
+    /// This system, or the place of this process in it, cannot do what was asked.
+    #[error("cannot {what}: {remedy}")]
+    Unsupported {
+        /// What was asked.
+        what: &'static str,
+        /// What can be asked instead, and why.
+        remedy: &'static str,
+    },
+
+    /// The wait was cancelled from another thread.
+    #[error("the wait was cancelled")]
+    Cancelled,
+
     /// The file could not be created, opened, read or written.
     #[error("cannot {action} {}", Shown(path))]
     Io {
@@ -127,25 +155,18 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// Whether it is an answer, by a store that works.
-    pub(crate) fn is_refusal(&self) -> bool {
-        matches!(
-            self,
-            Self::Locked(_)
-                | Self::LockFail(_)
-                | Self::LockNotFound { .. }
-                | Self::Reserved { .. }
-                | Self::Lost { .. }
-        )
-    }
-}
-
 /// The lock, and how many wait for it.
 struct Held<'a>(&'a Lock);
 
 impl fmt::Display for Held<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.token() == 0 {
+            let name = Printable(self.0.name().as_str());
+            return write!(
+                f,
+                "\"{name}\" is named twice, and its first mention would create it"
+            );
+        }
         self.0.fmt(f)?;
         match self.0.waiting() {
             0 => Ok(()),

@@ -1,209 +1,238 @@
-//! Handing over: what every transaction that may free a name, or take one, does about those who
-//! wait.
+//! Hands names over inside a transaction: plans for the names that it frees or wants, and writes
+//! the plan.
 //!
-//! Whoever frees a name grants it in the same transaction, to the first request that can have
-//! it, so that a hand-over costs one commit and nobody slips in between.
+//! The transaction that frees a name grants it to the first request that can have it. So a
+//! hand-over costs one commit, and no other call slips in between.
 
-use crate::clock::{Clock, Moment};
+use crate::beacon::Judge;
+use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::lock::{Lease, Lock, LockName, Timeout};
-use crate::queue::{self, PATIENCE, Request, Verdict};
-use crate::store::{Store, WriteTx};
-use std::collections::HashMap;
+use crate::lock::{Lease, Lock};
+use crate::name::LockName;
+use crate::process::{Binding, Standing};
+use crate::queue::{Plan, Request, State, TRUST, View};
+use crate::store::WriteTx;
+use crate::timeout::Timeout;
+use crate::wait::Ring;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 
-/// Requests that one newcomer to the queue judges. More than one bounds the queue: the dead are
-/// found faster than they come.
-const JUDGED_PER_NEWCOMER: u64 = 4;
-
-/// The lock of that name, where it is live.
-pub(crate) fn live(tx: &WriteTx<'_>, name: &LockName, now: Moment) -> Result<Option<Lock>> {
-    Ok(tx.get(name)?.filter(|lock| lock.is_live(now)))
-}
-
-/// Runs `body` as one write transaction, after the queue was settled. What that did stays where
-/// `body` is refused: in a transaction of its own, as its own was aborted.
-pub(crate) fn write_settled<T>(
-    store: &Store,
-    clock: &Clock,
-    action: &'static str,
-    body: impl FnOnce(&mut WriteTx<'_>, &Queue, Moment) -> Result<T>,
-) -> Result<T> {
-    store.in_one_bound(|| {
-        let mut has_settled = false;
-        let result = store.write(action, |tx| {
-            let now = clock.now();
-            let queue = settle(tx, now)?;
-            has_settled = tx.is_changed();
-            body(tx, &queue, now)
-        });
-        if has_settled && matches!(&result, Err(error) if error.is_refusal()) {
-            // Should it fail, the next who writes settles it.
-            let _ = store.write(action, |tx| settle(tx, clock.now()).map(drop));
-        }
-        result
-    })
-}
-
-/// Those who go on waiting.
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    requests: Vec<Request>,
-    /// The first of them for each name.
-    claims: HashMap<LockName, usize>,
-}
-
-/// Grants what can be granted, drops who is dead, asks who cannot be judged, and says who goes on
-/// waiting.
-pub(crate) fn settle(tx: &mut WriteTx<'_>, now: Moment) -> Result<Queue> {
-    if tx.is_queue_empty()? {
-        return Ok(Queue::default());
-    }
-    let mut requests = tx.requests()?;
-    let is_free = |name: &LockName| -> Result<bool> { Ok(live(tx, name, now)?.is_none()) };
-    let outlook = queue::settle(&requests, now, is_free, |request| request.state(now))?;
-    let mut claims = outlook.claims;
-    for (place, verdict) in outlook.verdicts {
-        let request = &mut requests[place];
-        match verdict {
-            Verdict::Grant => grant(tx, request, request.lease.timeout, now)?,
-            Verdict::GrantOnItsWord => {
-                let timeout = shorter(request.lease.timeout, PATIENCE);
-                grant(tx, request, timeout, now)?;
-            }
-            Verdict::Challenge => {
-                request.is_challenged = true;
-                request.stands_until = PATIENCE.deadline(now).unwrap_or_default();
-                tx.put_request(request)?;
-                continue;
-            }
-            Verdict::Drop => {}
-        }
-        tx.remove_request(request.number)?;
-        claims.retain(|_, claimant| *claimant != place);
-        requests[place].names.clear();
-    }
-    Ok(Queue { requests, claims })
-}
-
-/// Creates a lock that is absent.
-pub(crate) fn create(
-    tx: &mut WriteTx<'_>,
-    lease: &Lease,
-    name: LockName,
+/// A write transaction as a plan sees it.
+struct Sight<'a, 'b> {
+    tx: &'a WriteTx<'b>,
     now: Moment,
-) -> Result<Lock> {
-    // Before the new row is there: to read those costs more.
-    tx.sweep(1, now)?;
-    put_new(tx, lease, name, None, now)
+    judged: RefCell<Judged>,
 }
 
-/// Creates locks that are absent, for who asked by the request of this id, if by any.
+impl View for Sight<'_, '_> {
+    type Error = Error;
+
+    fn head(&self, name: &LockName, from: u64, without: &HashSet<u64>) -> Result<Option<u64>> {
+        self.tx.head(name, from, without)
+    }
+
+    fn request(&self, number: u64) -> Result<Request> {
+        self.tx.wanted(number)
+    }
+
+    fn is_free(&self, name: &LockName) -> Result<bool> {
+        Ok(live(self.tx, name, self.now)?.is_none())
+    }
+
+    fn state(&self, request: &Request) -> State {
+        let mut judged = self.judged.borrow_mut();
+        judged.state(self.tx.judge(), request, self.now)
+    }
+}
+
+/// The lock of that name, if it is live.
+pub(crate) fn live(tx: &WriteTx<'_>, name: &LockName, now: Moment) -> Result<Option<Lock>> {
+    let row = tx.get(name)?;
+    Ok(row.and_then(|lock| lock.if_live(now, tx.judge())))
+}
+
+/// Plans for the names that a transaction frees or wants. Writes nothing.
+pub(crate) fn plan<'n>(
+    tx: &mut WriteTx<'_>,
+    names: impl IntoIterator<Item = &'n LockName>,
+    now: Moment,
+) -> Result<Plan> {
+    if tx.is_queue_empty()? {
+        return Ok(Plan::default());
+    }
+    let sight = Sight {
+        tx,
+        now,
+        judged: RefCell::default(),
+    };
+    Plan::for_names(&sight, names.into_iter().cloned())
+}
+
+/// Writes a plan, and notes whom to ring after the commit.
+pub(crate) fn apply(tx: &mut WriteTx<'_>, plan: &Plan, now: Moment) -> Result<()> {
+    for request in &plan.dropped {
+        tx.remove_request(request)?;
+    }
+    for (request, state) in &plan.granted {
+        tx.remove_request(request)?;
+        grant(tx, request, *state, now)?;
+    }
+    let granted = plan.granted.iter().map(|(request, _)| request);
+    tx.rings
+        .extend(granted.chain(&plan.heads).filter_map(Ring::to));
+    Ok(())
+}
+
+/// Plans for the names that a transaction freed, and writes the plan.
+pub(crate) fn settle<'n>(
+    tx: &mut WriteTx<'_>,
+    names: impl IntoIterator<Item = &'n LockName>,
+    now: Moment,
+) -> Result<()> {
+    let plan = plan(tx, names, now)?;
+    apply(tx, &plan, now)
+}
+
+/// Removes a request, and settles what it held up. The next request for each name has another one
+/// to watch now.
+pub(crate) fn withdraw(tx: &mut WriteTx<'_>, request: &Request, now: Moment) -> Result<()> {
+    tx.remove_request(request)?;
+    settle(tx, &request.names, now)?;
+    for name in &request.names {
+        tell_first_from(tx, name, request.number)?;
+    }
+    Ok(())
+}
+
+/// Rings the head of a name whose lock is bound to something else now.
+pub(crate) fn tell_head(tx: &mut WriteTx<'_>, name: &LockName) -> Result<()> {
+    if !tx.is_queue_empty()? {
+        tell_first_from(tx, name, 0)?;
+    }
+    Ok(())
+}
+
+/// Rings the first request for a name from this number on.
+fn tell_first_from(tx: &mut WriteTx<'_>, name: &LockName, number: u64) -> Result<()> {
+    if let Some(next) = tx.head(name, number, &HashSet::new())? {
+        let ring = Ring::to(&tx.wanted(next)?);
+        tx.rings.extend(ring);
+    }
+    Ok(())
+}
+
+/// Creates locks that are absent, for a caller or for the request of this id.
 pub(crate) fn create_all(
     tx: &mut WriteTx<'_>,
     lease: &Lease,
     names: &[LockName],
-    request: Option<u64>,
+    by: Option<&Request>,
     now: Moment,
 ) -> Result<Vec<Lock>> {
+    // Before the new rows are there: to read those costs more.
     tx.sweep(names.len(), now)?;
-    let put_new = |name: &LockName| put_new(tx, lease, name.clone(), request, now);
-    names.iter().map(put_new).collect()
+    let mut create = |name: &LockName| {
+        let mut lock = lease.create(name.clone(), tx.next_token()?, now)?;
+        lock.request = by.map(|request| request.id);
+        lock.bell = by.and_then(|request| request.bell);
+        tx.put(&lock)?;
+        Ok(lock)
+    };
+    names.iter().map(&mut create).collect()
 }
 
-fn put_new(
-    tx: &mut WriteTx<'_>,
-    lease: &Lease,
-    name: LockName,
-    request: Option<u64>,
-    now: Moment,
-) -> Result<Lock> {
-    let mut lock = lease.create(name, tx.next_token()?, now)?;
-    lock.request = request;
-    tx.put(&lock)?;
-    Ok(lock)
-}
-
-fn grant(tx: &mut WriteTx<'_>, request: &Request, timeout: Timeout, now: Moment) -> Result<()> {
+/// A request that is only trusted to live gets its locks for as long as it is trusted: when it
+/// looks it takes the whole lease.
+fn grant(tx: &mut WriteTx<'_>, request: &Request, state: State, now: Moment) -> Result<()> {
     let mut lease = request.lease.clone();
-    lease.timeout = timeout;
-    // A lease that would now end past the calendar is refused to who asked, when that asks anew.
+    if state == State::Trusted {
+        lease.timeout = match (lease.timeout, TRUST) {
+            (Timeout::After(a), Timeout::After(b)) => Timeout::After(a.min(b)),
+            (Timeout::Never, other) | (other, Timeout::Never) => other,
+        };
+    }
+    // A lease that would now end past the calendar is refused to its caller, when that asks again.
     if lease.timeout.deadline(now).is_err() {
         return Ok(());
     }
-    create_all(tx, &lease, &request.names, Some(request.id), now).map(drop)
+    create_all(tx, &lease, &request.names, Some(request), now).map(drop)
 }
 
-fn shorter(a: Timeout, b: Timeout) -> Timeout {
-    match (a, b) {
-        (Timeout::After(a), Timeout::After(b)) => Timeout::After(a.min(b)),
-        (Timeout::Never, other) | (other, Timeout::Never) => other,
+/// Removes the dead requests that come right before this one, for each of its names.
+pub(crate) fn drop_dead_before(tx: &mut WriteTx<'_>, request: &Request, now: Moment) -> Result<()> {
+    if tx.is_queue_empty()? {
+        return Ok(());
     }
+    let mut judged = Judged::default();
+    for name in &request.names {
+        while let Some(number) = tx.before(name, request.number)? {
+            let before = tx.wanted(number)?;
+            if judged.state(tx.judge(), &before, now) != State::Dead {
+                break;
+            }
+            withdraw(tx, &before, now)?;
+        }
+    }
+    Ok(())
 }
 
-impl Queue {
-    /// Removes the dead among a few of those who wait, others for each newcomer: they would pile
-    /// up where nothing that they wait for becomes free.
-    pub(crate) fn sweep(&self, tx: &mut WriteTx<'_>, newcomer: u64, now: Moment) -> Result<()> {
-        let waiting = self.requests.len() as u64;
-        for place in 0..waiting.min(JUDGED_PER_NEWCOMER) {
-            let place = newcomer
-                .wrapping_mul(JUDGED_PER_NEWCOMER)
-                .wrapping_add(place)
-                % waiting;
-            let request = &self.requests[place as usize];
-            let is_settled = request.names.is_empty();
-            if !is_settled && !request.is_there(now) {
-                tx.remove_request(request.number)?;
+/// What was found out about managers and processes: one may have many locks and requests, and to
+/// judge it takes system calls.
+#[derive(Default)]
+pub(crate) struct Judged(HashMap<Option<Binding>, Standing>);
+
+impl Judged {
+    pub(crate) fn state(&mut self, judge: &Judge, request: &Request, now: Moment) -> State {
+        let standing = |binding: &Option<Binding>| match binding {
+            Some(binding) => judge.standing(binding),
+            None => Standing::Unknown,
+        };
+        let binding = request.lease.bound_to;
+        let standing = self.0.entry(binding).or_insert_with_key(standing);
+        request.state(now, *standing)
+    }
+
+    /// How many of these requests live.
+    pub(crate) fn count(
+        &mut self,
+        judge: &Judge,
+        requests: impl IntoIterator<Item = Result<Option<Request>>>,
+        now: Moment,
+    ) -> Result<usize> {
+        let mut count = 0;
+        for request in requests {
+            if let Some(request) = request? {
+                count += usize::from(self.state(judge, &request, now) != State::Dead);
             }
         }
-        Ok(())
+        Ok(count)
     }
+}
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.requests.is_empty()
+/// Why a newcomer cannot have this name now, if it cannot.
+pub(crate) fn obstacle(
+    tx: &WriteTx<'_>,
+    plan: &Plan,
+    name: &LockName,
+    now: Moment,
+) -> Result<Option<Error>> {
+    if let Some(lock) = live(tx, name, now)? {
+        return Ok(Some(Error::Locked(Box::new(lock))));
     }
+    Ok(plan.first_for(name).map(|request| reserved(name, request)))
+}
 
-    /// Whether somebody waits for this name, who comes before a newcomer.
-    pub(crate) fn is_promised(&self, name: &LockName) -> bool {
-        self.claims.contains_key(name)
-    }
+/// The lock, with the number of living requests that wait for it.
+pub(crate) fn counted(tx: &WriteTx<'_>, mut lock: Box<Lock>, now: Moment) -> Result<Box<Lock>> {
+    let numbers = tx.wanting(&lock.name)?.into_iter();
+    let requests = numbers.map(|number| tx.wanted(number).map(Some));
+    lock.waiting = Judged::default().count(tx.judge(), requests, now)?;
+    Ok(lock)
+}
 
-    /// That somebody who came earlier waits for this free name, where that is so.
-    pub(crate) fn reservation(&self, name: &LockName) -> Option<Error> {
-        let request = self.requests.get(*self.claims.get(name)?)?;
-        Some(Error::Reserved {
-            name: name.clone(),
-            request: Box::new(request.clone()),
-        })
-    }
-
-    /// The lock of that name, where it is live, with the number of those who wait for it.
-    pub(crate) fn live(
-        &self,
-        tx: &WriteTx<'_>,
-        name: &LockName,
-        now: Moment,
-    ) -> Result<Option<Lock>> {
-        let Some(lock) = live(tx, name, now)? else {
-            return Ok(None);
-        };
-        let waiting = self.requests.iter().filter(|request| request.wants(name));
-        Ok(Some(Lock {
-            waiting: waiting.count(),
-            ..lock
-        }))
-    }
-
-    /// Why a newcomer cannot have this name now, if it cannot.
-    pub(crate) fn obstacle(
-        &self,
-        tx: &WriteTx<'_>,
-        name: &LockName,
-        now: Moment,
-    ) -> Result<Option<Error>> {
-        Ok(match self.live(tx, name, now)? {
-            Some(held) => Some(Error::Locked(Box::new(held))),
-            None => self.reservation(name),
-        })
+pub(crate) fn reserved(name: &LockName, request: &Request) -> Error {
+    Error::Reserved {
+        name: name.clone(),
+        request: Box::new(request.clone()),
     }
 }

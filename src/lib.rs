@@ -59,10 +59,9 @@
 //!
 //! # Many locks, held and waited for
 //!
-//! [`acquire`](LockManager::acquire) asks for a set of locks, all or none, and waits for it if it is
-//! told to, first come, first served. The [`LockGuard`] gives them back when it is dropped. On Linux
-//! they are bound to this process, and free as soon as it has ended. The [`guide`] says how to hold
-//! locks safely, and what to write instead of `flock`.
+//! [`acquire`](LockManager::acquire) asks for a set of locks, all or none, and can wait for it, first
+//! come, first served. The [`LockGuard`] holds them until it is dropped or its process ends. The
+//! [`guide`] says how to hold locks safely, and what to write instead of `flock`.
 //!
 //! ```
 //! use lockmgr::LockManager;
@@ -70,11 +69,7 @@
 //!
 //! # let directory = tempfile::tempdir().unwrap();
 //! # let manager = LockManager::open(directory.path().join("locks.redb"))?;
-//! let guard = manager
-//!     .acquire(["accounts", "ledger"])
-//!     .wait(Duration::from_secs(5))
-//!     .keep_alive()
-//!     .lock()?;
+//! let guard = manager.acquire(["accounts", "ledger"]).try_lock_for(Duration::from_secs(5))?;
 //! assert!(guard.is_held()?);
 //! guard.release()?;
 //! # Ok::<(), lockmgr::Error>(())
@@ -155,31 +150,46 @@
 //!   `default-features = false`.
 //! - `serde`: serialises [`Lock`], [`LockSetResult`] and [`Request`] in the shape of the command's `--json`.
 
+mod acquire;
+mod ask;
+mod base;
+mod beacon;
+mod builder;
 mod clock;
 mod error;
 mod grant;
 mod guard;
 pub mod guide;
+mod held;
+mod keeper;
 mod lock;
 mod manager;
+mod name;
 mod process;
 mod queue;
 mod record;
 mod set;
 mod storage;
 mod store;
+mod timeout;
 mod wait;
+mod waiter;
 
+pub use acquire::{Acquire, Canceller};
+pub use builder::Builder;
 pub use clock::{Clock, ManualClock};
 pub use error::{Error, Result};
-pub use guard::{Acquire, LockGuard};
-pub use lock::{Holder, InvalidName, InvalidTimeout, Lock, LockName, LockRef, Printable, Timeout};
-pub use manager::{Builder, LockManager};
+pub use guard::LockGuard;
+pub use lock::{BoundTo, Lock, LockRef};
+pub use manager::LockManager;
+pub use name::{Holder, InvalidName, LockName, Printable};
+pub use process::Bound;
 pub use queue::Request;
 pub use set::{
     GetOptions, LockSetCounts, LockSetResult, LockSetStatus, RenewOptions, SetOptions, Status,
 };
 pub use storage::StorageCall;
+pub use timeout::{InvalidTimeout, Timeout};
 
 /// Compiles and runs the examples of the README.
 #[cfg(doctest)]

@@ -1,23 +1,24 @@
 //! The verbs, each a few lines over the store: one verb, one transaction, one reading of the
 //! clock.
 
-use crate::clock::{Clock, Moment};
+use crate::base::Base;
+use crate::builder::Builder;
+use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::grant::{Queue, create, live, settle, write_settled};
-use crate::lock::{Holder, Lock, LockName, LockRef};
-use crate::process::Origin;
-use crate::queue::Request;
+use crate::grant::{Judged, apply, create_all, live, obstacle, plan, reserved, settle, tell_head};
+use crate::keeper::{Keeper, is_passing};
+use crate::lock::{Lock, LockRef};
+use crate::name::LockName;
+use crate::queue::{Plan, Request, State};
 use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, SetRequest, decide,
     decide_renewal,
 };
-use crate::storage::{StorageCall, StorageHook};
-use crate::store::{CLEANED_AT_A_TIME, Config, MUCH, Mode, Store, WriteTx};
-use crate::wait::Watch;
-use std::collections::HashMap;
-use std::io;
+use crate::store::{CLEANED_AT_A_TIME, MUCH, Store, WriteTx};
+use crate::wait::Ring;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -46,26 +47,9 @@ pub struct LockManager(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) store: Store,
-    clock: Clock,
-    pub(crate) locked_by: Holder,
-    idle: Mutex<IdleWatches>,
-}
-
-/// The watches that nobody waits with now.
-#[derive(Debug)]
-struct IdleWatches {
-    watches: Vec<Watch>,
-    origin: Origin,
-}
-
-impl IdleWatches {
-    fn new() -> Self {
-        Self {
-            watches: Vec::new(),
-            origin: Origin::here(),
-        }
-    }
+    // Dropped first: it works on the store.
+    pub(crate) keeper: Keeper,
+    pub(crate) base: Arc<Base>,
 }
 
 /// How long a long cleaning leaves the store to others, every time it does.
@@ -75,224 +59,7 @@ const BREATH: Duration = Duration::from_micros(100);
 /// only free what the end of the file still held.
 const MOST_FRUITLESS: usize = 3;
 
-/// Names that a call with `fail` looks up before it creates the first of them: so many cost little
-/// beside the commit, and of more, most are new where the first are.
-const LOOKED_UP_FIRST: usize = 8;
-
-/// Watches kept for the next who wait: a system has few for each user.
-const MOST_IDLE_WATCHES: usize = 4;
-
-impl Inner {
-    /// Lends a watch over the store's file.
-    pub(crate) fn with_watch<T>(&self, wait: impl FnOnce(&mut Watch) -> T) -> T {
-        let idle = self.idle_watches().watches.pop();
-        let mut watch = idle.unwrap_or_else(Watch::new);
-        watch.watch_file(self.store.path());
-        let result = wait(&mut watch);
-        watch.watch_processes(&[]);
-        let mut idle = self.idle_watches();
-        if idle.watches.len() < MOST_IDLE_WATCHES {
-            idle.watches.push(watch);
-        }
-        drop(idle);
-        result
-    }
-
-    fn idle_watches(&self) -> MutexGuard<'_, IdleWatches> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.origin.is_elsewhere() {
-            // Shared with the parent, each would take notices that are the other's.
-            *idle = IdleWatches::new();
-        }
-        idle
-    }
-}
-
-/// How to open a [`LockManager`].
-///
-/// ```
-/// use lockmgr::LockManager;
-/// use std::time::Duration;
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let path = dir.path().join("locks.redb");
-/// let manager = LockManager::builder()
-///     .locked_by("app-1")
-///     .busy_timeout(Duration::from_secs(2))
-///     .open(&path)?;
-/// # Ok::<(), lockmgr::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until it opens a store"]
-pub struct Builder {
-    mode: Mode,
-    busy_timeout: Duration,
-    cache_size: usize,
-    locked_by: Option<String>,
-    clock: Clock,
-    hook: Option<StorageHook>,
-}
-
-/// More than a century: every bound that is longer is this.
-const LONGEST_BUSY_TIMEOUT: Duration = Duration::from_secs(u32::MAX as u64);
-
 impl Builder {
-    fn new() -> Self {
-        Self {
-            mode: Mode::Shared,
-            busy_timeout: Duration::from_secs(10),
-            cache_size: 16 * 1024 * 1024,
-            locked_by: None,
-            clock: Clock::default(),
-            hook: None,
-        }
-    }
-
-    /// Keeps the file to this one manager and its clones, which makes writing about twice as
-    /// fast. Any other opener gets [`Error::StoreBusy`] once its own bound is over. Default: any
-    /// number of processes share the file.
-    ///
-    /// ```
-    /// # use lockmgr::{Error, LockManager};
-    /// # use std::time::Duration;
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let path = dir.path().join("locks.redb");
-    /// let alone = LockManager::builder().exclusive().open(&path)?;
-    /// let second = LockManager::builder().busy_timeout(Duration::ZERO).open(&path);
-    /// assert!(matches!(second, Err(Error::StoreBusy { .. })));
-    /// # Ok::<(), lockmgr::Error>(())
-    /// ```
-    pub fn exclusive(mut self) -> Self {
-        self.mode = Mode::Exclusive;
-        self
-    }
-
-    /// Opens the store for reading alone, which needs no permission to write and creates nothing:
-    /// a missing file is an empty store. Calls that write fail with [`Error::Io`] (permission
-    /// denied). A store that a process left behind when it died is repaired first, which does
-    /// need that permission. Default: reads and writes.
-    ///
-    /// ```
-    /// # use lockmgr::{GetOptions, LockManager};
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let path = dir.path().join("locks.redb");
-    /// let reader = LockManager::builder().read_only().open(&path)?;
-    /// assert!(reader.locks("")?.is_empty());
-    /// assert!(!path.exists());
-    ///
-    /// LockManager::open(&path)?.get_lock("hello", GetOptions::new())?;
-    /// assert!(reader.is_locked("hello")?);
-    /// assert!(reader.unlock("hello").is_err());
-    /// # Ok::<(), lockmgr::Error>(())
-    /// ```
-    pub fn read_only(mut self) -> Self {
-        self.mode = Mode::ReadOnly;
-        self
-    }
-
-    /// Bounds every wait of a call for another process; zero does not wait at all. A call that
-    /// reaches its bound fails with [`Error::StoreBusy`]. Default: 10 s.
-    ///
-    /// ```
-    /// # use lockmgr::LockManager;
-    /// # use std::time::Duration;
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let path = dir.path().join("locks.redb");
-    /// let manager = LockManager::builder().busy_timeout(Duration::from_millis(250)).open(&path)?;
-    /// assert!(!manager.is_locked("hello")?);
-    /// # Ok::<(), lockmgr::Error>(())
-    /// ```
-    pub fn busy_timeout(mut self, bound: Duration) -> Self {
-        self.busy_timeout = bound.min(LONGEST_BUSY_TIMEOUT);
-        self
-    }
-
-    /// Sets the memory, in bytes, that the store may use to keep pages of the file at hand.
-    /// Default: 16 MiB.
-    ///
-    /// ```
-    /// # use lockmgr::LockManager;
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let path = dir.path().join("locks.redb");
-    /// let manager = LockManager::builder().cache_size(1024 * 1024).open(&path)?;
-    /// assert!(!manager.is_locked("hello")?);
-    /// # Ok::<(), lockmgr::Error>(())
-    /// ```
-    pub fn cache_size(mut self, bytes: usize) -> Self {
-        self.cache_size = bytes;
-        self
-    }
-
-    /// Names the holder of the locks this manager creates, by the rule of a [`LockName`].
-    /// Default: the system's hostname.
-    ///
-    /// ```
-    /// # use lockmgr::{GetOptions, LockManager};
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let path = dir.path().join("locks.redb");
-    /// let manager = LockManager::builder().locked_by("app-1").open(&path)?;
-    /// assert_eq!(manager.get_lock("hello", GetOptions::new())?.locked_by(), "app-1");
-    /// # Ok::<(), lockmgr::Error>(())
-    /// ```
-    pub fn locked_by(mut self, holder: impl Into<String>) -> Self {
-        self.locked_by = Some(holder.into());
-        self
-    }
-
-    /// Sets where the time is read. Default: [`Clock::system`].
-    ///
-    /// ```
-    /// # use lockmgr::{LockManager, ManualClock};
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let path = dir.path().join("locks.redb");
-    /// let clock = ManualClock::new("2019-11-22T02:00:00Z".parse().unwrap());
-    /// let manager = LockManager::builder().clock(clock).open(&path)?;
-    /// assert!(!manager.is_locked("hello")?);
-    /// # Ok::<(), lockmgr::Error>(())
-    /// ```
-    pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
-        self.clock = clock.into();
-        self
-    }
-
-    /// Calls this before each call of the store to its file. An error that it answers with is the
-    /// outcome of that call, which is then not made: so tests show what a program does when its
-    /// disk fails, and what reaches the disk. It is called on the thread that works on the store,
-    /// and must neither panic nor use this manager. Default: nothing is called.
-    ///
-    /// ```
-    /// use lockmgr::{Error, GetOptions, LockManager, StorageCall};
-    /// use std::io;
-    /// use std::sync::Arc;
-    /// use std::sync::atomic::{AtomicBool, Ordering};
-    /// # let dir = tempfile::tempdir()?;
-    /// # let path = dir.path().join("locks.redb");
-    /// let is_full = Arc::new(AtomicBool::new(false));
-    /// let disk = Arc::clone(&is_full);
-    /// let manager = LockManager::builder()
-    ///     .storage_hook(move |call| match call {
-    ///         StorageCall::Write { .. } if disk.load(Ordering::Relaxed) => {
-    ///             Err(io::ErrorKind::StorageFull.into())
-    ///         }
-    ///         _ => Ok(()),
-    ///     })
-    ///     .open(&path)?;
-    ///
-    /// is_full.store(true, Ordering::Relaxed);
-    /// let failed = manager.get_lock("hello", GetOptions::new());
-    /// assert!(matches!(failed, Err(Error::Io { .. })));
-    ///
-    /// is_full.store(false, Ordering::Relaxed);
-    /// assert!(!manager.is_locked("hello")?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn storage_hook(
-        mut self,
-        hook: impl Fn(StorageCall<'_>) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Self {
-        self.hook = Some(StorageHook::new(hook));
-        self
-    }
-
     /// Opens the store in this file, and creates it where it is missing: whole, or not at all.
     /// A store that a killed process left behind is repaired on the way.
     ///
@@ -309,24 +76,11 @@ impl Builder {
     /// assert!(matches!(opened, Err(Error::NotAStore { .. })));
     /// ```
     pub fn open(self, path: impl AsRef<Path>) -> Result<LockManager> {
-        let locked_by = match self.locked_by {
-            Some(holder) => Holder::new(&holder)?,
-            None => Holder::hostname(),
-        };
-        let path = path.as_ref();
-        let store = Store::open(Config {
-            // The same file, should the program change its directory.
-            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
-            mode: self.mode,
-            busy_timeout: self.busy_timeout,
-            cache_size: self.cache_size,
-            hook: self.hook,
-        })?;
+        let (config, clock, locked_by) = self.into_parts(path.as_ref())?;
+        let store = Store::open(config)?;
         Ok(LockManager(Arc::new(Inner {
-            store,
-            clock: self.clock,
-            locked_by,
-            idle: Mutex::new(IdleWatches::new()),
+            keeper: Keeper::default(),
+            base: Arc::new(Base::new(store, clock, locked_by)),
         })))
     }
 }
@@ -398,18 +152,21 @@ impl LockManager {
         options: SetOptions,
     ) -> Result<LockSetResult> {
         let names = valid_names(names)?;
-        let request = options.into_request(&self.0.locked_by, self.now())?;
+        let here = self.0.base.store.here();
+        let request = options.into_request(&self.0.base.locked_by, here, self.0.base.now())?;
         if names.is_empty() {
             return Ok(LockSetResult::default());
         }
-        self.write("set locks in", |tx, queue, now| {
+        self.0.base.write("set locks in", |tx, now| {
+            let plan = plan(tx, &names, now)?;
             if request.fail {
-                refuse_in_sight(tx, queue, &names, now)?;
+                refuse(tx, &plan, &request, &names, now)?;
             }
+            apply(tx, &plan, now)?;
             let mut result = LockSetResult::with_capacity(names.len());
             let mut left = names.len();
             for name in names {
-                set_one(tx, queue, &request, (name, left), now, &mut result)?;
+                set_one(tx, &plan, &request, (name, left), now, &mut result)?;
                 left -= 1;
             }
             Ok(result)
@@ -437,12 +194,16 @@ impl LockManager {
     /// ```
     pub fn get_lock(&self, name: impl AsRef<str>, options: GetOptions) -> Result<Lock> {
         let name = LockName::new(name.as_ref())?;
-        let lease = options.into_lease(&self.0.locked_by, self.now())?;
-        self.write("get a lock in", |tx, queue, now| {
-            if let Some(obstacle) = queue.obstacle(tx, &name, now)? {
+        let here = self.0.base.store.here();
+        let lease = options.into_lease(&self.0.base.locked_by, here, self.0.base.now())?;
+        self.0.base.write("get a lock in", |tx, now| {
+            let plan = plan(tx, [&name], now)?;
+            if let Some(obstacle) = obstacle(tx, &plan, &name, now)? {
                 return Err(obstacle);
             }
-            create(tx, &lease, name, now)
+            apply(tx, &plan, now)?;
+            let created = create_all(tx, &lease, std::slice::from_ref(&name), None, now)?;
+            Ok(created.into_iter().next().expect("one name makes one lock"))
         })
     }
 
@@ -479,19 +240,27 @@ impl LockManager {
     ) -> Result<Lock> {
         let of = lock.into();
         let name = LockName::new(of.name)?;
-        let renewal = options.into_renewal(&self.0.locked_by, self.now())?;
-        self.write("renew a lock in", |tx, queue, now| {
-            let present = queue.live(tx, &name, now)?;
+        let here = self.0.base.store.here();
+        let renewal = options.into_renewal(&self.0.base.locked_by, here, self.0.base.now())?;
+        self.0.base.write("renew a lock in", |tx, now| {
+            let plan = plan(tx, [&name], now)?;
+            let present = live(tx, &name, now)?;
             match decide_renewal(present, of, &renewal, now)? {
                 Decision::Extend(lock) => {
                     tx.put(&lock)?;
+                    if renewal.lease.bound_to.is_some() {
+                        tell_head(tx, &name)?;
+                    }
                     Ok(lock)
                 }
                 Decision::Create | Decision::Skip(_) => {
-                    if let Some(reserved) = queue.reservation(&name) {
-                        return Err(reserved);
+                    if let Some(first) = plan.first_for(&name) {
+                        return Err(reserved(&name, first));
                     }
-                    create(tx, &renewal.lease, name, now)
+                    apply(tx, &plan, now)?;
+                    let names = std::slice::from_ref(&name);
+                    let created = create_all(tx, &renewal.lease, names, None, now)?;
+                    Ok(created.into_iter().next().expect("one name makes one lock"))
                 }
             }
         })
@@ -539,24 +308,63 @@ impl LockManager {
         &self,
         locks: impl IntoIterator<Item = L>,
     ) -> Result<Vec<bool>> {
+        self.unlock_all_if(locks, |_| true)
+    }
+
+    /// Removes any number of locks in one transaction, if `may` allows it for every one that is
+    /// there, and says of each whether it was there. The holder of a lock that is taken by its name
+    /// is told: its guard finds the lock lost at once.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] with the first lock that `may` refuses, and then nothing was removed;
+    /// otherwise as [`unlock`](Self::unlock).
+    ///
+    /// ```
+    /// use lockmgr::{Error, GetOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.get_lock("a", GetOptions::new())?;
+    /// let _guard = manager.acquire(["b"]).lock()?;
+    /// // Spares what a living guard holds.
+    /// let refused = manager.unlock_all_if(["a", "b"], |lock| lock.bound_to().is_none());
+    /// assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == "b"));
+    /// assert!(manager.is_locked("a")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn unlock_all_if<'a, L: Into<LockRef<'a>>>(
+        &self,
+        locks: impl IntoIterator<Item = L>,
+        may: impl Fn(&Lock) -> bool,
+    ) -> Result<Vec<bool>> {
         let locks: Vec<LockRef<'a>> = locks.into_iter().map(Into::into).collect();
         let names = valid_names(locks.iter().map(|of| of.name))?;
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        self.0.store.write("release locks in", |tx| {
-            let now = self.now();
-            let mut removed = Vec::with_capacity(names.len());
+        self.0.base.write("release locks in", |tx, now| {
+            let mut present = Vec::with_capacity(names.len());
             for (of, name) in locks.iter().zip(&names) {
-                let is_there = live(tx, name, now)?.is_some_and(|lock| of.names(&lock));
-                if is_there {
-                    tx.remove(name)?;
+                let lock = live(tx, name, now)?.filter(|lock| of.names(lock));
+                if let Some(lock) = lock.as_ref().filter(|lock| !may(lock)) {
+                    return Err(Error::Locked(Box::new(lock.clone())));
                 }
-                removed.push(is_there);
+                present.push(lock);
             }
-            if removed.contains(&true) {
-                settle(tx, now)?;
+            let mut removed = Vec::with_capacity(names.len());
+            let mut free = HashSet::new();
+            for (of, lock) in locks.iter().zip(&present) {
+                let Some(lock) = lock.as_ref().filter(|lock| !free.contains(&lock.name)) else {
+                    removed.push(false);
+                    continue;
+                };
+                tx.remove(&lock.name)?;
+                if of.token.is_none() {
+                    tx.rings.extend(holder_of(lock));
+                }
+                free.insert(&lock.name);
+                removed.push(true);
             }
+            settle(tx, free, now)?;
             Ok(removed)
         })
     }
@@ -578,8 +386,8 @@ impl LockManager {
     pub fn is_locked(&self, name: impl AsRef<str>) -> Result<bool> {
         let name = name.as_ref();
         LockName::check(name)?;
-        self.0.store.read("read", |tx| {
-            let now = self.now();
+        self.0.base.store.read("read", |tx| {
+            let now = self.0.base.now();
             tx.is_live(name, now)
         })
     }
@@ -600,14 +408,17 @@ impl LockManager {
     /// ```
     pub fn find(&self, name: impl AsRef<str>) -> Result<Option<Lock>> {
         let name = LockName::new(name.as_ref())?;
-        self.0.store.read("read", |tx| {
-            let now = self.now();
-            let Some(mut lock) = tx.get(&name)?.filter(|lock| lock.is_live(now)) else {
+        self.0.base.store.read("read", |tx| {
+            let now = self.0.base.now();
+            let lock = tx.get(&name)?;
+            let Some(mut lock) = lock.and_then(|lock| lock.if_live(now, tx.judge())) else {
                 return Ok(None);
             };
-            let requests = tx.requests()?;
-            let waiting = |request: &&Request| request.wants(&name) && request.is_there(now);
-            lock.waiting = requests.iter().filter(waiting).count();
+            let requests = tx
+                .wanting(&name)?
+                .into_iter()
+                .map(|number| tx.request(number));
+            lock.waiting = Judged::default().count(tx.judge(), requests, now)?;
             Ok(Some(lock))
         })
     }
@@ -630,12 +441,15 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn locks(&self, prefix: impl AsRef<str>) -> Result<Vec<Lock>> {
-        self.0.store.read("list", |tx| {
-            let now = self.now();
-            let mut locks = tx.with_prefix(prefix.as_ref())?;
-            locks.retain(|lock| lock.is_live(now));
+        self.0.base.store.read("list", |tx| {
+            let now = self.0.base.now();
+            let rows = tx.with_prefix(prefix.as_ref())?.into_iter();
+            let mut locks: Vec<Lock> = rows
+                .filter_map(|lock| lock.if_live(now, tx.judge()))
+                .collect();
+            let mut judged = Judged::default();
             let mut requests = tx.requests()?;
-            requests.retain(|request| request.is_there(now));
+            requests.retain(|it| judged.state(tx.judge(), it, now) != State::Dead);
             let mut waiting: HashMap<&LockName, usize> = HashMap::new();
             for name in requests.iter().flat_map(|request| &request.names) {
                 *waiting.entry(name).or_default() += 1;
@@ -670,15 +484,14 @@ impl LockManager {
     /// ```
     pub fn requests(&self, prefix: impl AsRef<str>) -> Result<Vec<Request>> {
         let prefix = prefix.as_ref();
-        self.0.store.read("list requests in", |tx| {
-            let now = self.now();
+        self.0.base.store.read("list requests in", |tx| {
+            let now = self.0.base.now();
+            let mut judged = Judged::default();
             let mut requests = tx.requests()?;
             requests.retain(|request| {
-                request
-                    .names
-                    .iter()
-                    .any(|name| name.as_str().starts_with(prefix))
-                    && request.is_there(now)
+                let names = &mut request.names.iter();
+                names.any(|name| name.as_str().starts_with(prefix))
+                    && judged.state(tx.judge(), request, now) != State::Dead
             });
             Ok(requests)
         })
@@ -712,17 +525,16 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn clean_locks(&self) -> Result<usize> {
-        let store = &self.0.store;
+        let store = &self.0.base.store;
         store.in_one_bound(|| {
             let mut removed = 0;
             let mut next = Some(String::new());
             while let Some(from) = next {
                 let cleaned;
-                (cleaned, next) = store.write("clean", |tx| {
-                    let now = self.now();
-                    let cleaned = tx.remove_dead(&from, now)?;
-                    settle(tx, now)?;
-                    Ok(cleaned)
+                (cleaned, next) = self.0.base.write("clean", |tx, now| {
+                    let (free, next) = tx.remove_dead(&from, now)?;
+                    settle(tx, &free, now)?;
+                    Ok((free.len(), next))
                 })?;
                 removed += cleaned;
                 if next.is_some() {
@@ -760,11 +572,11 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn reset_locks(&self) -> Result<usize> {
-        self.0.store.write("reset", |tx| {
-            let now = self.now();
+        self.0.base.write("reset", |tx, now| {
             let removed = tx.remove_all(now)?;
-            settle(tx, now)?;
-            Ok(removed)
+            tx.rings.extend(removed.iter().filter_map(holder_of));
+            settle(tx, removed.iter().map(|lock| &lock.name), now)?;
+            Ok(removed.len())
         })
     }
 
@@ -784,44 +596,63 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn time_left(&self, lock: &Lock) -> Option<Duration> {
-        lock.time_left(self.now())
+        lock.time_left(self.0.base.now())
     }
 
-    /// Runs `body` as one write transaction, after the queue was settled.
-    pub(crate) fn write<T>(
+    /// Undoes what must not stay: now, unless the call has waited its bound, and else in the
+    /// background.
+    pub(crate) fn undo(
         &self,
-        action: &'static str,
-        body: impl FnOnce(&mut WriteTx<'_>, &Queue, Moment) -> Result<T>,
-    ) -> Result<T> {
-        write_settled(&self.0.store, &self.0.clock, action, body)
-    }
-
-    pub(crate) fn now(&self) -> Moment {
-        self.0.clock.now()
+        has_waited: bool,
+        work: impl Fn(&Base) -> Result<()> + Send + 'static,
+    ) {
+        let base = &self.0.base;
+        if has_waited || work(base).is_err_and(|error| is_passing(&error)) {
+            self.0.keeper.retry(base, Box::new(work));
+        }
     }
 }
 
-/// Refuses a call with `fail` where one of its first names is locked: nothing is to be undone then.
-fn refuse_in_sight(tx: &WriteTx<'_>, queue: &Queue, names: &[LockName], now: Moment) -> Result<()> {
-    for (place, name) in names.iter().take(LOOKED_UP_FIRST).enumerate() {
-        if names[..place].contains(name) {
-            break;
-        }
-        if let Some(lock) = queue.live(tx, name, now)? {
+/// Refuses a call with `fail` before anything is written, if it would meet a lock: one that exists,
+/// or one that an earlier mention of the same name would create.
+fn refuse(
+    tx: &WriteTx<'_>,
+    plan: &Plan,
+    request: &SetRequest,
+    names: &[LockName],
+    now: Moment,
+) -> Result<()> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if let Some(lock) = live(tx, name, now)? {
             return Err(Error::LockFail(Box::new(lock)));
         }
-        // Where it is free and promised, that is the refusal; later names say nothing then.
-        if queue.is_promised(name) {
-            break;
+        if !request.create {
+            continue;
+        }
+        if let Some(first) = plan.first_for(name) {
+            return Err(reserved(name, first));
+        }
+        if !seen.insert(name) {
+            let would_be = request.lease.create(name.clone(), 0, now)?;
+            return Err(Error::LockFail(Box::new(would_be)));
         }
     }
     Ok(())
 }
 
+/// Where the holder of a lock is told that it was forced away, if it wants to know.
+fn holder_of(lock: &Lock) -> Option<Ring> {
+    Some(Ring {
+        bell: lock.bell?,
+        id: lock.request?,
+    })
+}
+
 /// Does with a name what was asked for, after all before it. The number says how many are left.
 fn set_one(
     tx: &mut WriteTx<'_>,
-    queue: &Queue,
+    plan: &Plan,
     request: &SetRequest,
     (mut name, left): (LockName, usize),
     now: Moment,
@@ -829,18 +660,14 @@ fn set_one(
 ) -> Result<()> {
     // The names of one call are mostly alike: after a new one, writing the next as new costs less
     // than looking it up first.
-    let mut present = match result.ends_with_new() && queue.is_empty() {
+    let mut present = match result.ends_with_new() && plan.reserved.is_empty() {
         true => None,
-        false => queue.live(tx, &name, now)?,
+        false => live(tx, &name, now)?,
     };
     loop {
-        let decision = decide(present, request, now);
-        match decision.map_err(|error| undone_with(result, error))? {
+        match decide(present, request, now)? {
             Decision::Create => {
-                if let Some(reserved) = queue.reservation(&name) {
-                    if request.fail {
-                        return Err(reserved);
-                    }
+                if plan.reserved.contains_key(&name) {
                     result.skipped(name, None);
                     return Ok(());
                 }
@@ -866,18 +693,6 @@ fn set_one(
                 return Ok(());
             }
         }
-    }
-}
-
-/// The refusal of a call that met a lock: one that it created itself is undone with it, and its
-/// token will be another's.
-fn undone_with(result: &LockSetResult, error: Error) -> Error {
-    match error {
-        Error::LockFail(mut lock) if result.get(lock.name.as_str()).is_some() => {
-            lock.token = 0;
-            Error::LockFail(lock)
-        }
-        error => error,
     }
 }
 

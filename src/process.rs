@@ -1,19 +1,28 @@
-//! A process, told apart from every other that ever had its number, and whether it is gone.
+//! A process, told apart from every other that ever had its number, and the proof that it is gone.
 //!
 //! Only proof counts: a process that cannot be judged from here counts as alive.
 
 use crate::clock::BootId;
 use std::fmt;
 
-/// Who a process is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// The identity of a process. A part that could not be read is zero, and proves nothing.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
-    /// When it started, in the kernel's clock ticks since boot.
+    /// Start, in the kernel's clock ticks since boot, as the time namespace counts them.
     pub(crate) started: u64,
     pub(crate) boot: BootId,
-    /// The namespaces that its number and its start are counted in.
-    pub(crate) namespace: u64,
+    /// Whether the kernel itself named the boot: containers may mount a file over its id.
+    pub(crate) is_boot_genuine: bool,
+    pub(crate) namespaces: Namespaces,
+}
+
+/// The inodes of the namespaces that decide what one process can tell of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Namespaces {
+    pub(crate) pid: u32,
+    pub(crate) time: u32,
+    pub(crate) net: u32,
 }
 
 /// What can be said of a process from here.
@@ -26,48 +35,60 @@ pub(crate) enum Standing {
     Unknown,
 }
 
+/// What a lock, or a request, lives no longer than.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Binding {
+    pub(crate) kind: Bound,
+    /// The process that asked, or that was named.
+    pub(crate) process: Process,
+    /// The id of the manager or the job; zero for a process.
+    pub(crate) id: u64,
+    /// The file in which a beacon with this id proves that the manager or the job lives.
+    pub(crate) file: Option<FileId>,
+}
+
+/// The kind of thing that a lock is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Bound {
+    /// A manager of some program: the lock is a guard's.
+    Manager,
+    /// A process that was named.
+    Process,
+    /// A job: every process that inherited a descriptor from `lockmgr run`.
+    Job,
+}
+
+/// The identity of a file, whatever its name and whoever mounts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FileId {
+    pub(crate) inode: u64,
+    /// Nanoseconds since 1970; zero if the file system does not tell.
+    pub(crate) born: i64,
+}
+
 impl Process {
-    /// This process; none where the system cannot say who that is.
-    pub(crate) fn current() -> Option<Self> {
+    /// Returns the identity of this process.
+    pub(crate) fn current() -> Self {
         system::current()
     }
 
-    /// The process of that number, as seen from here.
-    pub(crate) fn of(pid: u32) -> Option<Self> {
-        system::of(pid)
+    /// Returns the identity of the process of that number, as seen from `self`, which is this one.
+    pub(crate) fn see(&self, pid: u32) -> Option<Self> {
+        system::see(self, pid)
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        system::standing(self)
+    /// Judges another process from `self`, which is this one.
+    pub(crate) fn judge(&self, other: &Self) -> Standing {
+        system::judge(self, other)
     }
 
-    pub(crate) fn is_gone(&self) -> bool {
-        self.standing() == Standing::Gone
-    }
-}
-
-/// The process that made something which no child that it forks off may use.
-#[derive(Debug)]
-pub(crate) struct Origin {
-    pid: u32,
-    /// None where the system does not let it be told.
-    forks: Option<forkguard::Guard>,
-}
-
-impl Origin {
-    pub(crate) fn here() -> Self {
-        Self {
-            pid: std::process::id(),
-            forks: forkguard::Guard::try_new().ok(),
-        }
-    }
-
-    /// Whether this is another process, forked off since. It takes both to tell: a child may have
-    /// its parent's number, as the first in a pid namespace of its own, and one that was made by
-    /// `clone` or `_Fork` ran no handlers.
-    pub(crate) fn is_elsewhere(&self) -> bool {
-        let mut forks = self.forks.clone();
-        self.pid != std::process::id() || forks.as_mut().is_some_and(|it| it.detected_fork())
+    /// Whether the end of a process named from here can be proven by every process of the host
+    /// that sees the initial namespace, and after a reboot.
+    pub(crate) fn is_in_initial_namespace(&self) -> bool {
+        /// `PROC_PID_INIT_INO` of the kernel's `include/linux/proc_ns.h`.
+        const INITIAL: u32 = 0xEFFF_FFFC;
+        self.namespaces.pid == INITIAL
     }
 }
 
@@ -77,62 +98,72 @@ impl fmt::Debug for Process {
     }
 }
 
+/// The process that opened something which no child that it forks off may use.
+///
+/// A child has another number than its parent, except as the first process of a pid namespace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pid: u32,
+    /// Of process 1, and zero for all others.
+    namespace: u32,
+}
+
+impl Origin {
+    pub(crate) fn here() -> Self {
+        let pid = std::process::id();
+        let namespace = if pid == 1 { system::pid_namespace() } else { 0 };
+        Self { pid, namespace }
+    }
+
+    /// The number of the process that opened it, if this is another process.
+    pub(crate) fn elsewhere(&self) -> Option<u32> {
+        let pid = std::process::id();
+        let is_here = pid == self.pid && (pid != 1 || system::pid_namespace() == self.namespace);
+        (!is_here).then_some(self.pid)
+    }
+}
+
 #[cfg(target_os = "linux")]
 pub(crate) use system::pidfd;
 
 #[cfg(target_os = "linux")]
 mod system {
-    use super::{Origin, Process, Standing};
-    use crate::clock::{BootId, boot_id};
+    use super::{Namespaces, Process, Standing};
+    use crate::clock::boot_id;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::io::Errno;
-    use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
     use std::fs;
     use std::os::fd::OwnedFd;
-    use std::sync::{Mutex, PoisonError};
 
-    /// What a process knows of itself.
-    #[derive(Clone, Copy)]
-    struct Here {
-        process: Process,
-        /// Whether /proc numbers processes as this process's namespace does.
-        is_proc_ours: bool,
-    }
-
-    /// Looked up once, and again in a child that was forked.
-    fn here() -> Option<Here> {
-        static HERE: Mutex<Option<(Here, Origin)>> = Mutex::new(None);
-        let mut known = HERE.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
-            Some((here, origin)) if !origin.is_elsewhere() => Some(*here),
-            _ => {
-                let here = look_around(std::process::id(), boot_id()?)?;
-                *known = Some((here, Origin::here()));
-                Some(here)
-            }
+    pub(super) fn current() -> Process {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let (boot, is_boot_genuine) = boot_id().unwrap_or_default();
+        Process {
+            pid: std::process::id(),
+            started: start_in(&stat).unwrap_or_default(),
+            boot,
+            is_boot_genuine,
+            namespaces: Namespaces {
+                pid: pid_namespace(),
+                time: namespace("time"),
+                net: namespace("net"),
+            },
         }
     }
 
-    fn look_around(pid: u32, boot: BootId) -> Option<Here> {
-        let stat = fs::read_to_string("/proc/self/stat").ok()?;
-        // A start is counted from the boot as the time namespace has it.
-        let namespace = namespace_inode("pid")? | namespace_inode("time").unwrap_or(0) << 32;
-        Some(Here {
-            process: Process {
-                pid,
-                started: start_in(&stat)?,
-                boot,
-                namespace,
-            },
-            is_proc_ours: stat.split(' ').next() == Some(&pid.to_string()),
-        })
+    pub(super) fn pid_namespace() -> u32 {
+        namespace("pid")
     }
 
     /// The number in `pid:[4026531836]`.
-    fn namespace_inode(kind: &str) -> Option<u64> {
-        let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
-        let text = link.to_str()?.strip_suffix(']')?;
-        text.rsplit_once('[')?.1.parse().ok()
+    fn namespace(kind: &str) -> u32 {
+        let number = || {
+            let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+            let text = link.to_str()?.strip_suffix(']')?;
+            text.rsplit_once('[')?.1.parse().ok()
+        };
+        number().unwrap_or_default()
     }
 
     /// Field 22 of /proc/PID/stat. The second, the program's name, may hold anything, even `)`.
@@ -141,40 +172,34 @@ mod system {
         after_name.split_ascii_whitespace().nth(19)?.parse().ok()
     }
 
+    /// The start of a process, if /proc numbers processes as this process does.
     fn start_of(pid: u32) -> Option<u64> {
-        start_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        let own = fs::read_link("/proc/self").ok()?;
+        let is_proc_ours = own.to_str() == Some(&std::process::id().to_string());
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        start_in(&stat).filter(|_| is_proc_ours)
     }
 
-    pub(super) fn current() -> Option<Process> {
-        here().map(|here| here.process)
-    }
-
-    pub(super) fn of(pid: u32) -> Option<Process> {
-        let here = here().filter(|here| here.is_proc_ours)?;
+    pub(super) fn see(here: &Process, pid: u32) -> Option<Process> {
         let process = Process {
             pid,
             started: start_of(pid)?,
-            ..here.process
+            ..*here
         };
-        (process.standing() == Standing::Alive).then_some(process)
+        (judge(here, &process) == Standing::Alive).then_some(process)
     }
 
-    pub(super) fn standing(process: &Process) -> Standing {
-        let Some(here) = here() else {
-            return Standing::Unknown;
-        };
-        if process.boot != here.process.boot {
+    pub(super) fn judge(here: &Process, process: &Process) -> Standing {
+        let is_known = |boot| boot != Default::default();
+        let is_other_boot =
+            process.boot != here.boot && is_known(process.boot) && is_known(here.boot);
+        if is_other_boot && process.is_boot_genuine && here.is_boot_genuine {
             return Standing::Gone;
         }
-        if process.namespace != here.process.namespace {
+        // A number is told in the pid namespace, a start in the time namespace.
+        let seen_in = |it: &Process| (it.namespaces.pid, it.namespaces.time);
+        if here.namespaces.pid == 0 || seen_in(here) != seen_in(process) {
             return Standing::Unknown;
-        }
-        if process.pid == here.process.pid {
-            return if process.started == here.process.started {
-                Standing::Alive
-            } else {
-                Standing::Gone
-            };
         }
         let Some(pid) = pid(process) else {
             return Standing::Unknown;
@@ -185,28 +210,24 @@ mod system {
             Err(Errno::SRCH) => return Standing::Gone,
             Err(_) => None,
         };
-        let start = start_of(process.pid).filter(|_| here.is_proc_ours);
-        if start.is_some_and(|started| started != process.started) {
-            return Standing::Gone;
-        }
-        match pidfd {
-            Some(pidfd) if has_ended(&pidfd) => Standing::Gone,
-            Some(_) => Standing::Alive,
-            None => match test_kill_process(pid) {
-                Err(Errno::SRCH) => Standing::Gone,
-                _ => Standing::Alive,
-            },
+        let is_same = |started| started == process.started;
+        match start_of(process.pid) {
+            Some(started) if process.started != 0 && !is_same(started) => Standing::Gone,
+            _ if pidfd.as_ref().is_some_and(has_ended) => Standing::Gone,
+            // Where the boot ids differ a process of an earlier boot may only seem to be there.
+            Some(started) if is_same(started) && !is_other_boot => Standing::Alive,
+            _ => Standing::Unknown,
         }
     }
 
-    /// A descriptor that polls readable once the process has ended; none where there is nothing
-    /// to be seen from here.
-    pub(crate) fn pidfd(process: &Process) -> Option<OwnedFd> {
-        if here()?.process.namespace != process.namespace {
+    /// A descriptor that polls readable once the process has ended; none if that cannot be seen
+    /// from here.
+    pub(crate) fn pidfd(here: &Process, process: &Process) -> Option<OwnedFd> {
+        if here.namespaces.pid != process.namespaces.pid {
             return None;
         }
         let pidfd = pidfd_open(pid(process)?, PidfdFlags::empty()).ok()?;
-        (process.standing() == Standing::Alive).then_some(pidfd)
+        (judge(here, process) == Standing::Alive).then_some(pidfd)
     }
 
     fn pid(process: &Process) -> Option<Pid> {
@@ -226,10 +247,11 @@ mod system {
     #[cfg(test)]
     mod tests {
         use super::*;
+        use crate::clock::BootId;
         use std::process::{Command, Stdio};
 
         #[test]
-        fn the_start_is_found_behind_any_name() {
+        fn start_behind_any_name_is_found() {
             let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20";
             assert_eq!(start_in(stat), Some(4242));
             assert_eq!(start_in("7 (a) S 1"), None);
@@ -237,50 +259,75 @@ mod system {
 
         #[test]
         fn this_process_is_alive() {
-            let me = Process::current().unwrap();
-            assert_eq!(me.standing(), Standing::Alive);
-            assert_eq!(Process::of(me.pid), Some(me));
+            let me = current();
+            assert_eq!(judge(&me, &me), Standing::Alive);
+            assert_eq!(see(&me, me.pid), Some(me));
         }
 
         #[test]
-        fn a_child_is_alive_until_it_ends_even_before_it_is_waited_for() {
+        fn child_is_alive_until_it_ends_even_before_it_is_waited_for() {
+            let me = current();
             let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-            let process = Process::of(child.id()).unwrap();
-            let pidfd = pidfd(&process).unwrap();
-            assert_eq!(process.standing(), Standing::Alive);
+            let process = see(&me, child.id()).unwrap();
+            let pidfd = pidfd(&me, &process).unwrap();
+            assert_eq!(judge(&me, &process), Standing::Alive);
             drop(child.stdin.take());
             poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None).unwrap();
-            assert_eq!(process.standing(), Standing::Gone);
-            assert_eq!(Process::of(process.pid), None);
+            assert_eq!(judge(&me, &process), Standing::Gone);
+            assert_eq!(see(&me, process.pid), None);
             child.wait().unwrap();
-            assert_eq!(process.standing(), Standing::Gone);
+            assert_eq!(judge(&me, &process), Standing::Gone);
         }
 
         #[test]
-        fn another_start_or_boot_is_gone_and_another_namespace_unknown() {
-            let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-            for process in [
-                Process::current().unwrap(),
-                Process::of(child.id()).unwrap(),
-            ] {
-                let started = process.started - 1;
-                assert!(Process { started, ..process }.is_gone());
-                let boot = BootId([0; 16]);
-                assert!(Process { boot, ..process }.is_gone());
-                let namespace = process.namespace + 1;
-                let elsewhere = Process {
-                    namespace,
-                    ..process
+        fn boot_id_proves_a_reboot_only_if_it_is_genuine_on_both_sides() {
+            let me = current();
+            let other = Process {
+                boot: BootId([7; 16]),
+                is_boot_genuine: true,
+                ..me
+            };
+            assert_eq!(judge(&me, &other), Standing::Gone);
+            for (mine, theirs) in [(true, false), (false, true), (false, false)] {
+                let here = Process {
+                    is_boot_genuine: mine,
+                    ..me
                 };
-                assert_eq!(elsewhere.standing(), Standing::Unknown);
+                let other = Process {
+                    is_boot_genuine: theirs,
+                    ..other
+                };
+                assert_eq!(judge(&here, &other), Standing::Unknown);
+                let ended = Process {
+                    started: me.started - 1,
+                    ..other
+                };
+                assert_eq!(judge(&here, &ended), Standing::Gone);
             }
-            drop(child.stdin.take());
-            child.wait().unwrap();
         }
 
         #[test]
-        fn another_users_process_is_alive() {
-            assert_eq!(Process::of(1).unwrap().standing(), Standing::Alive);
+        fn another_start_is_gone_and_another_namespace_or_an_unread_start_is_unknown() {
+            let me = current();
+            let started = me.started - 1;
+            assert_eq!(judge(&me, &Process { started, ..me }), Standing::Gone);
+            let unread = Process { started: 0, ..me };
+            assert_eq!(judge(&me, &unread), Standing::Unknown);
+            let elsewhere = |change: fn(&mut Namespaces)| {
+                let mut other = Process { started, ..me };
+                change(&mut other.namespaces);
+                judge(&me, &other)
+            };
+            assert_eq!(elsewhere(|it| it.pid += 1), Standing::Unknown);
+            assert_eq!(elsewhere(|it| it.time += 1), Standing::Unknown);
+            assert_eq!(elsewhere(|it| it.net += 1), Standing::Gone);
+        }
+
+        #[test]
+        fn process_of_another_user_is_alive() {
+            let me = current();
+            let first = see(&me, 1).unwrap();
+            assert_eq!(judge(&me, &first), Standing::Alive);
         }
     }
 }
@@ -289,15 +336,25 @@ mod system {
 mod system {
     use super::{Process, Standing};
 
-    pub(super) fn current() -> Option<Process> {
+    pub(super) fn current() -> Process {
+        Process {
+            pid: std::process::id(),
+            ..Process::default()
+        }
+    }
+
+    pub(super) fn pid_namespace() -> u32 {
+        0
+    }
+
+    pub(super) fn see(_: &Process, _: u32) -> Option<Process> {
         None
     }
 
-    pub(super) fn of(_: u32) -> Option<Process> {
-        None
-    }
-
-    pub(super) fn standing(_: &Process) -> Standing {
-        Standing::Unknown
+    pub(super) fn judge(here: &Process, process: &Process) -> Standing {
+        match here == process {
+            true => Standing::Alive,
+            false => Standing::Unknown,
+        }
     }
 }

@@ -1,26 +1,41 @@
-//! Who is granted next: pure, over the locks that are there and the requests that wait.
+//! Decides which waiting requests are granted next: pure, over locks and requests.
 //!
 //! A request wants a set of names and gets all of them or none. It is granted when all its names
-//! are free and no earlier living request wants any of them. So nobody starves, and requests for
-//! overlapping sets cannot wait for each other in a circle: who waits, waits for who came before.
+//! are free and it is the head of each: the earliest living request that wants the name. So nobody
+//! starves, and requests for overlapping sets cannot wait for each other in a circle, because a
+//! request waits only for earlier ones.
+//!
+//! Only the names that a transaction frees or wants are looked at, and only heads are judged. One
+//! example, with three requests over two names:
+//!
+//! ```text
+//! a is held, b is free        wants      head of
+//! 1 waits for a               a          a
+//! 2 waits for a and b         a, b       b
+//! 3 waits for b               b          -
+//! ```
+//!
+//! 3 waits although b is free: 2 is the head of b. The transaction that releases a looks at a: its
+//! head, 1, is the head of all its names and is granted. 2 is the head of a now, and is told. When
+//! 1 releases a, 2 is the head of both and is granted, and 3 becomes the head of b. If 2 dies
+//! first, 3, which watches the request before its own, drops 2 and is granted b.
 
 use crate::clock::Moment;
+use crate::lock::Lease;
+use crate::name::{Holder, LockName};
+use crate::process::Standing;
 #[cfg(feature = "serde")]
-use crate::lock::rfc3339;
-use crate::lock::{Deadline, Holder, Lease, LockName, Timeout, instant};
-use crate::process::{Process, Standing};
+use crate::timeout::rfc3339;
+use crate::timeout::{Deadline, Timeout, instant};
 use chrono::{DateTime, Utc};
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
-use std::process;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-/// How long a request whose process cannot be judged stands on its word that it lives, and how
-/// long it has to give its word anew when it is asked. Dead, it delays nobody for longer than
-/// both together: 30 s.
-pub(crate) const PATIENCE: Timeout = Timeout::After(Duration::from_secs(15));
+/// How long a request is trusted to wait that nothing can prove alive or gone. It renews its trust
+/// at a third. Dead, it delays others for no longer.
+pub(crate) const TRUST: Timeout = Timeout::After(Duration::from_secs(30));
 
-/// One that waits for locks: who asks, for what, since when.
+/// A request that waits for locks: who asks, for what, since when.
 ///
 /// [`LockManager::requests`](crate::LockManager::requests) lists them in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +51,10 @@ pub struct Request {
     pub(crate) asked_at: i64,
     /// When the wait ends in vain.
     pub(crate) until: Option<Deadline>,
-    /// Until when it stands where its process cannot be judged.
-    pub(crate) stands_until: Option<Deadline>,
-    /// Whether somebody asked it, since it last gave word, whether it lives.
-    pub(crate) is_challenged: bool,
+    /// Until when it counts as alive if that cannot be judged.
+    pub(crate) trusted_until: Option<Deadline>,
+    /// Where its process can be told of a grant.
+    pub(crate) bell: Option<u64>,
 }
 
 impl Request {
@@ -141,9 +156,8 @@ impl Request {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn process_id(&self) -> Option<u32> {
-        self.process()
-            .map(|process| process.pid)
-            .or(self.lease.process_id)
+        let bound_to = self.lease.bound_to;
+        bound_to.map(|it| it.process.pid).or(self.lease.process_id)
     }
 
     /// Returns when it arrived, by the wall clock.
@@ -196,40 +210,22 @@ impl Request {
         self.until.map(|until| instant(until.wall))
     }
 
-    pub(crate) fn process(&self) -> Option<Process> {
-        self.lease.bound_to
-    }
-
-    /// Draws the id of a request of that number that is made at that time. Both are drawn from too,
-    /// with the process: one that was forked off has the random state of its parent.
-    pub(crate) fn draw_id(number: u64, now: Moment) -> u64 {
-        RandomState::new().hash_one((process::id(), number, now.wall))
-    }
-
-    pub(crate) fn wants(&self, name: &LockName) -> bool {
-        self.names.contains(name)
-    }
-
+    /// Whether it waited as long as it was told to.
     pub(crate) fn is_over(&self, now: Moment) -> bool {
         self.until.is_some_and(|until| until.is_over(now))
     }
 
-    /// Whether it still waits, as far as can be told.
-    pub(crate) fn is_there(&self, now: Moment) -> bool {
-        !self.is_over(now) && self.state(now) != State::Dead
-    }
-
-    /// What is known of it: that its process lives, or has ended; and where that cannot be told,
-    /// whether it gave word in time.
-    pub(crate) fn state(&self, now: Moment) -> State {
-        match self.process().map(|process| process.standing()) {
-            Some(Standing::Alive) => State::Living,
-            Some(Standing::Gone) => State::Dead,
-            Some(Standing::Unknown) | None => match self.stands_until {
-                Some(until) if !until.is_over(now) && self.is_challenged => State::Challenged,
-                Some(until) if !until.is_over(now) => State::OnItsWord,
-                _ if self.is_challenged => State::Dead,
-                _ => State::Silent,
+    /// What is known of it, given what can be said of what it is bound to.
+    pub(crate) fn state(&self, now: Moment, standing: Standing) -> State {
+        if self.is_over(now) {
+            return State::Dead;
+        }
+        match standing {
+            Standing::Alive => State::Living,
+            Standing::Gone => State::Dead,
+            Standing::Unknown => match self.trusted_until {
+                Some(until) if !until.is_over(now) => State::Trusted,
+                _ => State::Dead,
             },
         }
     }
@@ -251,108 +247,155 @@ impl serde::Serialize for Request {
     }
 }
 
-/// What is known of one that waits.
+/// What is known of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Living,
-    /// It cannot be judged, and gave word lately.
-    OnItsWord,
-    /// It cannot be judged, was asked whether it lives, and has time left to answer.
-    Challenged,
-    /// It cannot be judged, and has to be asked.
-    Silent,
+    /// It cannot be judged, and said lately that it waits.
+    Trusted,
+    /// It ended, waited for as long as it was told to, or can no longer be trusted.
     Dead,
 }
 
-/// What is to be done about a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It gets its locks.
-    Grant,
-    /// It gets its locks, for as long as it takes to give word that it lives.
-    GrantOnItsWord,
-    /// It has to say whether it lives.
-    Challenge,
-    /// It is dead, or waited in vain.
-    Drop,
+/// What a plan is made from.
+pub(crate) trait View {
+    type Error;
+
+    /// The number of the earliest request that wants this name, from a number on and without some.
+    fn head(
+        &self,
+        name: &LockName,
+        from: u64,
+        without: &HashSet<u64>,
+    ) -> Result<Option<u64>, Self::Error>;
+    fn request(&self, number: u64) -> Result<Request, Self::Error>;
+    /// Whether no live lock has this name.
+    fn is_free(&self, name: &LockName) -> Result<bool, Self::Error>;
+    fn state(&self, request: &Request) -> State;
 }
 
-/// What follows from the queue as it is.
+/// What follows for some names from the queue as it is.
 #[derive(Debug, Default)]
-pub(crate) struct Outlook {
-    /// By the requests' places in the queue; the others go on waiting.
-    pub(crate) verdicts: Vec<(usize, Verdict)>,
-    /// The first that goes on waiting for each name, or gets it.
-    pub(crate) claims: HashMap<LockName, usize>,
+pub(crate) struct Plan {
+    /// Dead requests, to be removed.
+    pub(crate) dropped: Vec<Request>,
+    /// Requests that get their names now, and what is known of each.
+    pub(crate) granted: Vec<(Request, State)>,
+    /// The living head of each name that it still waits for, although the name is free.
+    pub(crate) reserved: HashMap<LockName, Request>,
+    /// Requests that became the head of a name: each has another lock to watch now.
+    pub(crate) heads: Vec<Request>,
+    /// Numbers of the dropped and the granted.
+    gone: HashSet<u64>,
+    taken: HashSet<LockName>,
+    /// For each name a number below which all requests are gone.
+    from: HashMap<LockName, u64>,
 }
 
-/// Decides about all requests, given in their order. A request is judged only where a name that
-/// it wants is free for it, or held up by one that may be dead: the others wait whatever they are.
-pub(crate) fn settle<E>(
-    requests: &[Request],
-    now: Moment,
-    mut is_free: impl FnMut(&LockName) -> Result<bool, E>,
-    mut state: impl FnMut(&Request) -> State,
-) -> Result<Outlook, E> {
-    let mut outlook = Outlook::default();
-    // Free names that one holds up who may be dead: all who want them are asked at once.
-    let mut stalled: HashSet<LockName> = HashSet::new();
-    for (place, request) in requests.iter().enumerate() {
-        if request.is_over(now) {
-            outlook.verdicts.push((place, Verdict::Drop));
-            continue;
-        }
-        let (mut some_free, mut all_free) = (false, true);
-        for name in &request.names {
-            let is_free = !outlook.claims.contains_key(name) && is_free(name)?;
-            some_free |= is_free;
-            all_free &= is_free;
-        }
-        if some_free || request.names.iter().any(|name| stalled.contains(name)) {
-            let state = state(request);
-            if matches!(state, State::Silent | State::Challenged) {
-                stalled.extend(request.names.iter().cloned());
-            }
-            let verdict = match state {
-                State::Dead => Some(Verdict::Drop),
-                State::Silent => Some(Verdict::Challenge),
-                State::Living if all_free => Some(Verdict::Grant),
-                State::OnItsWord if all_free => Some(Verdict::GrantOnItsWord),
-                State::Living | State::OnItsWord | State::Challenged => None,
-            };
-            outlook
-                .verdicts
-                .extend(verdict.map(|verdict| (place, verdict)));
-            if verdict == Some(Verdict::Drop) {
+impl Plan {
+    /// Plans for names that are freed or wanted, until nothing more follows.
+    pub(crate) fn for_names<V: View>(
+        view: &V,
+        names: impl IntoIterator<Item = LockName>,
+    ) -> Result<Self, V::Error> {
+        let mut plan = Self::default();
+        let mut work: BTreeSet<LockName> = names.into_iter().collect();
+        while let Some(name) = work.pop_first() {
+            if plan.taken.contains(&name) || !view.is_free(&name)? {
                 continue;
             }
+            let Some(number) = plan.head(view, &name)? else {
+                continue;
+            };
+            let request = view.request(number)?;
+            let state = view.state(&request);
+            if state == State::Dead {
+                plan.forget(&request);
+                work.extend(request.names.iter().cloned());
+                plan.dropped.push(request);
+            } else if plan.can_grant(view, &request, &mut work)? {
+                plan.grant(view, request, state)?;
+            } else {
+                plan.reserved.insert(name, request);
+            }
         }
+        Ok(plan)
+    }
+
+    fn head<V: View>(&mut self, view: &V, name: &LockName) -> Result<Option<u64>, V::Error> {
+        let from = self.from.get(name).copied().unwrap_or_default();
+        let head = view.head(name, from, &self.gone)?;
+        self.from.insert(name.clone(), head.unwrap_or(u64::MAX));
+        Ok(head)
+    }
+
+    /// Whether a living request is the head of all its names and all are free. Other names that
+    /// are free, and held up by an earlier request, are looked at too: that one may be dead.
+    fn can_grant<V: View>(
+        &mut self,
+        view: &V,
+        request: &Request,
+        work: &mut BTreeSet<LockName>,
+    ) -> Result<bool, V::Error> {
+        let mut can = true;
         for name in &request.names {
-            outlook.claims.entry(name.clone()).or_insert(place);
+            if self.taken.contains(name) || !view.is_free(name)? {
+                can = false;
+            } else if self.head(view, name)? != Some(request.number) {
+                can = false;
+                if !self.reserved.contains_key(name) {
+                    work.insert(name.clone());
+                }
+            }
+        }
+        Ok(can)
+    }
+
+    fn grant<V: View>(&mut self, view: &V, request: Request, state: State) -> Result<(), V::Error> {
+        self.forget(&request);
+        self.taken.extend(request.names.iter().cloned());
+        for name in &request.names {
+            if let Some(next) = self.head(view, name)? {
+                self.heads.push(view.request(next)?);
+            }
+        }
+        self.granted.push((request, state));
+        Ok(())
+    }
+
+    /// Takes a request out of the picture: what it held up is open again.
+    fn forget(&mut self, request: &Request) {
+        self.gone.insert(request.number);
+        for name in &request.names {
+            self.reserved.remove(name);
         }
     }
-    Ok(outlook)
+
+    /// The request that comes before a newcomer for this name, if the name is not locked.
+    pub(crate) fn first_for(&self, name: &LockName) -> Option<&Request> {
+        let granted = || {
+            let mut granted = self.granted.iter().map(|(request, _)| request);
+            granted.find(|request| request.names.contains(name))
+        };
+        self.reserved.get(name).or_else(granted)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::cell::RefCell;
     use std::convert::Infallible;
-
-    const NOW: Moment = Moment {
-        wall: 1_000_000,
-        boot: None,
-    };
 
     fn name(number: u8) -> LockName {
         LockName::new(&number.to_string()).unwrap()
     }
 
-    fn request(number: usize, names: &[u8]) -> Request {
+    fn request(number: u64, names: &[u8]) -> Request {
         Request {
-            number: number as u64,
-            id: number as u64,
+            number,
+            id: number,
             names: names.iter().copied().map(name).collect(),
             lease: Lease {
                 timeout: Timeout::DEFAULT,
@@ -362,185 +405,260 @@ mod tests {
             },
             asked_at: 0,
             until: None,
-            stands_until: None,
-            is_challenged: false,
+            trusted_until: None,
+            bell: None,
         }
     }
 
-    fn outlook(wanted: &[&[u8]], held: &[u8], states: &[State]) -> Outlook {
-        let requests: Vec<Request> = (0..)
-            .zip(wanted)
-            .map(|(n, names)| request(n, names))
-            .collect();
-        let held: HashSet<LockName> = held.iter().copied().map(name).collect();
-        let is_free = |name: &LockName| Ok::<_, Infallible>(!held.contains(name));
-        let state = |request: &Request| {
-            *states
-                .get(request.number as usize)
-                .unwrap_or(&State::Living)
-        };
-        settle(&requests, NOW, is_free, state).unwrap()
+    /// A queue in memory, with its index.
+    #[derive(Clone, Debug, Default)]
+    struct World {
+        requests: Vec<Request>,
+        wants: BTreeSet<(LockName, u64)>,
+        held: HashSet<LockName>,
+        dead: HashSet<u64>,
+        judged: RefCell<Vec<u64>>,
     }
 
-    fn granted(wanted: &[&[u8]], held: &[u8]) -> Vec<usize> {
-        let verdicts = outlook(wanted, held, &[]).verdicts;
-        verdicts.into_iter().map(|(place, _)| place).collect()
-    }
+    impl World {
+        fn new(wanted: &[&[u8]], held: &[u8], dead: &[u64]) -> Self {
+            let mut world = Self {
+                held: held.iter().copied().map(name).collect(),
+                dead: dead.iter().copied().collect(),
+                ..Self::default()
+            };
+            for (number, names) in (0..).zip(wanted) {
+                world.ask(request(number, names));
+            }
+            world
+        }
 
-    /// One that stands on its word until then, and was challenged or not.
-    fn standing(until: i64, is_challenged: bool) -> Request {
-        let until = Deadline {
-            wall: until,
-            boot: None,
-        };
-        Request {
-            stands_until: Some(until),
-            is_challenged,
-            ..request(0, &[1])
+        fn ask(&mut self, request: Request) {
+            let wants = request
+                .names
+                .iter()
+                .map(|name| (name.clone(), request.number));
+            self.wants.extend(wants);
+            self.requests.push(request);
+        }
+
+        fn remove(&mut self, number: u64) {
+            self.requests.retain(|request| request.number != number);
+            self.wants.retain(|(_, wanting)| *wanting != number);
+        }
+
+        fn apply(&mut self, plan: &Plan) {
+            for request in &plan.dropped {
+                self.remove(request.number);
+            }
+            for (request, _) in &plan.granted {
+                self.remove(request.number);
+                for name in &request.names {
+                    assert!(self.held.insert(name.clone()), "two holders of {name}");
+                }
+            }
+        }
+
+        fn plan(&self, names: &[u8]) -> Plan {
+            Plan::for_names(self, names.iter().copied().map(name)).unwrap()
         }
     }
 
-    #[test]
-    fn a_request_is_what_was_asked() {
-        let mut asked = request(7, &[1, 2]);
-        asked.lease.process_id = Some(42);
-        asked.until = standing(NOW.wall + 1, false).stands_until;
-        assert_eq!(asked.number(), 7);
-        assert_eq!(asked.names(), [name(1), name(2)]);
-        assert_eq!(asked.process_id(), Some(42));
-        assert_eq!(asked.waits_until(), Some(instant(NOW.wall + 1)));
-        assert!(asked.wants(&name(2)) && !asked.wants(&name(3)));
-    }
+    impl View for World {
+        type Error = Infallible;
 
-    #[test]
-    fn what_cannot_be_judged_stands_on_its_word_and_once_challenged_has_to_give_it() {
-        let (ahead, over) = (NOW.wall + 1, NOW.wall);
-        assert_eq!(standing(ahead, false).state(NOW), State::OnItsWord);
-        assert_eq!(standing(ahead, true).state(NOW), State::Challenged);
-        assert_eq!(standing(over, false).state(NOW), State::Silent);
-        assert_eq!(standing(over, true).state(NOW), State::Dead);
-    }
+        fn head(
+            &self,
+            name: &LockName,
+            from: u64,
+            without: &HashSet<u64>,
+        ) -> Result<Option<u64>, Infallible> {
+            let range = (name.clone(), from)..=(name.clone(), u64::MAX);
+            let mut wanting = self.wants.range(range);
+            Ok(wanting
+                .map(|(_, number)| *number)
+                .find(|it| !without.contains(it)))
+        }
 
-    #[test]
-    fn who_is_dead_or_waited_in_vain_is_no_longer_there() {
-        assert!(standing(NOW.wall, false).is_there(NOW));
-        assert!(!standing(NOW.wall, true).is_there(NOW));
-        let in_vain = Request {
-            until: standing(NOW.wall, false).stands_until,
-            ..request(0, &[1])
-        };
-        assert!(!in_vain.is_there(NOW));
-    }
+        fn request(&self, number: u64) -> Result<Request, Infallible> {
+            let mut requests = self.requests.iter();
+            Ok(requests.find(|it| it.number == number).unwrap().clone())
+        }
 
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_process_that_can_be_judged_is() {
-        let mut asked = standing(NOW.wall, true);
-        asked.lease.bound_to = Process::current();
-        assert_eq!(asked.state(NOW), State::Living);
-        let started = asked.lease.bound_to.map_or(0, |process| process.started);
-        asked.lease.bound_to = Process::current().map(|process| Process {
-            started: started + 1,
-            ..process
-        });
-        assert_eq!(asked.state(NOW), State::Dead);
-    }
+        fn is_free(&self, name: &LockName) -> Result<bool, Infallible> {
+            Ok(!self.held.contains(name))
+        }
 
-    #[test]
-    fn nobody_is_granted_a_part_of_the_names_whatever_is_known_of_it() {
-        for state in [State::Living, State::OnItsWord, State::Challenged] {
-            assert!(outlook(&[&[1, 2]], &[2], &[state]).verdicts.is_empty());
+        fn state(&self, request: &Request) -> State {
+            self.judged.borrow_mut().push(request.number);
+            match self.dead.contains(&request.number) {
+                true => State::Dead,
+                false => State::Living,
+            }
         }
     }
 
-    #[test]
-    fn the_first_request_for_a_name_gets_it() {
-        assert_eq!(granted(&[&[1], &[1], &[2]], &[]), [0, 2]);
+    fn granted(plan: &Plan) -> Vec<u64> {
+        plan.granted
+            .iter()
+            .map(|(request, _)| request.number)
+            .collect()
+    }
+
+    fn dropped(plan: &Plan) -> Vec<u64> {
+        plan.dropped.iter().map(|request| request.number).collect()
     }
 
     #[test]
-    fn a_request_waits_for_all_its_names() {
-        assert_eq!(granted(&[&[1, 2]], &[2]), [0; 0]);
-        assert_eq!(granted(&[&[1, 2]], &[3]), [0]);
+    fn request_for_a_set_waits_for_the_rest_and_keeps_what_is_free() {
+        let world = World::new(&[&[1, 2], &[2]], &[1], &[]);
+        let plan = world.plan(&[2]);
+        assert_eq!(granted(&plan), []);
+        assert_eq!(plan.first_for(&name(2)).unwrap().number, 0);
+        assert_eq!(dropped(&plan), []);
     }
 
     #[test]
-    fn a_later_request_does_not_overtake_one_that_wants_one_of_its_names() {
-        assert_eq!(granted(&[&[1, 2], &[1], &[3]], &[2]), [2]);
-        assert_eq!(granted(&[&[1, 2], &[2, 3], &[3]], &[1]), [0; 0]);
+    fn released_name_goes_to_its_head_and_the_next_is_told() {
+        let world = World::new(&[&[1], &[1, 2], &[2]], &[], &[]);
+        let plan = world.plan(&[1]);
+        assert_eq!(granted(&plan), [0]);
+        let heads: Vec<u64> = plan.heads.iter().map(|head| head.number).collect();
+        assert_eq!(heads, [1]);
     }
 
     #[test]
-    fn the_dead_hold_nobody_up() {
-        let outlook = outlook(&[&[1, 2], &[1]], &[2], &[State::Dead]);
-        assert_eq!(outlook.verdicts, [(0, Verdict::Drop), (1, Verdict::Grant)]);
-        assert_eq!(outlook.claims, [(name(1), 1)].into());
+    fn dead_head_is_dropped_with_all_it_held_up() {
+        let world = World::new(&[&[1, 2], &[1], &[2]], &[], &[0]);
+        let plan = world.plan(&[1]);
+        assert_eq!(dropped(&plan), [0]);
+        assert_eq!(granted(&plan), [1, 2]);
     }
 
     #[test]
-    fn one_that_cannot_be_judged_is_asked_before_it_is_granted_and_keeps_its_place() {
-        let of = |state| outlook(&[&[1], &[1]], &[], &[state]).verdicts;
-        assert_eq!(of(State::Silent), [(0, Verdict::Challenge)]);
-        assert_eq!(of(State::Challenged), []);
-        assert_eq!(of(State::OnItsWord), [(0, Verdict::GrantOnItsWord)]);
+    fn dead_head_of_another_free_name_is_found() {
+        // 1 wants both; the name 2 is free, and a dead request is its head.
+        let world = World::new(&[&[2], &[1, 2]], &[], &[0]);
+        let plan = world.plan(&[1]);
+        assert_eq!(dropped(&plan), [0]);
+        assert_eq!(granted(&plan), [1]);
     }
 
     #[test]
-    fn all_who_may_be_dead_are_asked_at_once() {
-        let states = [State::Silent, State::Silent, State::Dead, State::Living];
-        let verdicts = outlook(&[&[1], &[1], &[1], &[1]], &[], &states).verdicts;
-        let expected = [
-            (0, Verdict::Challenge),
-            (1, Verdict::Challenge),
-            (2, Verdict::Drop),
+    fn requests_for_other_names_are_not_judged() {
+        let world = World::new(&[&[1], &[2], &[3], &[1]], &[], &[]);
+        assert_eq!(granted(&world.plan(&[1])), [0]);
+        assert_eq!(*world.judged.borrow(), [0]);
+    }
+
+    #[test]
+    fn nobody_is_judged_if_nothing_is_free() {
+        let world = World::new(&[&[1], &[1]], &[1], &[]);
+        assert_eq!(granted(&world.plan(&[1])), []);
+        assert!(world.judged.borrow().is_empty());
+    }
+
+    /// The rule of this module word by word: looks at every request, in their order.
+    fn full_scan(world: &mut World) {
+        loop {
+            let dead = |it: &&Request| world.dead.contains(&it.number);
+            if let Some(request) = world.requests.iter().find(dead) {
+                let number = request.number;
+                world.remove(number);
+                continue;
+            }
+            let can = |at: &usize| {
+                let names = &world.requests[*at].names;
+                let is_wanted = |name| {
+                    world.requests[..*at]
+                        .iter()
+                        .any(|it| it.names.contains(name))
+                };
+                names
+                    .iter()
+                    .all(|name| !world.held.contains(name) && !is_wanted(name))
+            };
+            let Some(at) = (0..world.requests.len()).find(can) else {
+                return;
+            };
+            let request = world.requests[at].clone();
+            world.remove(request.number);
+            world.held.extend(request.names);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Ask(Vec<u8>),
+        Release(Vec<u8>),
+        Die(prop::sample::Index),
+        GiveUp(prop::sample::Index),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let names = || prop::collection::vec(0..6u8, 1..4);
+        let step = prop_oneof![
+            4 => names().prop_map(Step::Ask),
+            4 => names().prop_map(Step::Release),
+            1 => any::<prop::sample::Index>().prop_map(Step::Die),
+            1 => any::<prop::sample::Index>().prop_map(Step::GiveUp),
         ];
-        assert_eq!(verdicts, expected);
-    }
-
-    #[test]
-    fn who_waited_in_vain_is_dropped() {
-        let mut over = request(0, &[1]);
-        over.until = Timeout::After(Duration::from_micros(1))
-            .deadline(Moment {
-                wall: 0,
-                boot: None,
-            })
-            .unwrap();
-        let requests = [over, request(1, &[1])];
-        let outlook = settle(
-            &requests,
-            NOW,
-            |_| Ok::<_, Infallible>(true),
-            |_| State::Living,
-        );
-        let verdicts = outlook.unwrap().verdicts;
-        assert_eq!(verdicts, [(0, Verdict::Drop), (1, Verdict::Grant)]);
-    }
-
-    #[test]
-    fn nobody_is_judged_where_nothing_is_free() {
-        let requests = [request(0, &[1]), request(1, &[1])];
-        let judge = |_: &Request| panic!("judged");
-        let outlook = settle(&requests, NOW, |_| Ok::<_, Infallible>(false), judge).unwrap();
-        assert_eq!(outlook.verdicts, []);
+        prop::collection::vec(step, 0..40)
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1_000, ..ProptestConfig::default() })]
 
-        /// The rule of this module, word by word and slowly.
+        /// After each step the index gives the locks and the queue that the full scan gives.
         #[test]
-        fn granted_is_who_finds_all_names_free_and_unwanted_by_earlier_ones(
-            wanted in prop::collection::vec(prop::collection::vec(0..6u8, 1..4), 0..8),
-            held in prop::collection::vec(0..6u8, 0..3),
-        ) {
-            let wanted: Vec<&[u8]> = wanted.iter().map(Vec::as_slice).collect();
-            let expected: Vec<usize> = (0..wanted.len())
-                .filter(|&i| wanted[i].iter().all(|n| {
-                    !held.contains(n) && !wanted[..i].iter().any(|earlier| earlier.contains(n))
-                }))
-                .collect();
-            prop_assert_eq!(granted(&wanted, &held), expected);
+        fn plan_by_index_equals_the_full_scan(steps in steps()) {
+            let mut world = World::default();
+            for (number, step) in (0..).zip(steps) {
+                let mut expected = world.clone();
+                let names: Vec<LockName> = match step {
+                    Step::Ask(mut names) => {
+                        names.sort_unstable();
+                        names.dedup();
+                        world.ask(request(number, &names));
+                        expected.ask(request(number, &names));
+                        names.into_iter().map(name).collect()
+                    }
+                    Step::Release(names) => {
+                        let names: Vec<LockName> = names.into_iter().map(name).collect();
+                        for name in &names {
+                            world.held.remove(name);
+                            expected.held.remove(name);
+                        }
+                        names
+                    }
+                    Step::Die(at) | Step::GiveUp(at) if world.requests.is_empty() => {
+                        let _ = at;
+                        continue;
+                    }
+                    // Its follower notices and settles its names.
+                    Step::Die(at) => {
+                        let request = at.get(&world.requests).clone();
+                        world.dead.insert(request.number);
+                        expected.dead.insert(request.number);
+                        request.names
+                    }
+                    Step::GiveUp(at) => {
+                        let request = at.get(&world.requests).clone();
+                        world.remove(request.number);
+                        expected.remove(request.number);
+                        request.names
+                    }
+                };
+                let plan = Plan::for_names(&world, names).unwrap();
+                world.apply(&plan);
+                full_scan(&mut expected);
+                // A dead request that nobody waits behind may stay for a while.
+                let mut left = world.clone();
+                full_scan(&mut left);
+                prop_assert_eq!(&left.held, &world.held);
+                prop_assert_eq!(&world.held, &expected.held);
+                prop_assert_eq!(&left.requests, &expected.requests);
+            }
         }
     }
 }

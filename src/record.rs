@@ -4,9 +4,11 @@
 //! Must never panic, whatever the bytes, nor read a row back as anything but what was written.
 
 use crate::clock::{BootId, BootTime};
-use crate::lock::{Deadline, Holder, Lease, Lock, LockName, Term, Timeout, whole_micros};
-use crate::process::Process;
+use crate::lock::{Lease, Lock, Term};
+use crate::name::{Holder, LockName};
+use crate::process::{Binding, Bound, FileId, Namespaces, Process};
 use crate::queue::Request;
+use crate::timeout::{Deadline, Timeout, whole_micros};
 use std::time::Duration;
 
 /// The version of the rows of locks and of requests.
@@ -17,8 +19,8 @@ const ROW: u8 = 1;
 pub(crate) struct BadRow(pub(crate) &'static str);
 
 /// The layout, little endian: checksum of name and rest (4 bytes), version (1), token (8),
-/// created (8), updated (8), deadline, process id, process bound to, request, then the holder to
-/// the end. What may be missing is a byte, 0 or 1, and in the second case its fields.
+/// created (8), updated (8), deadline, process id, binding, request, bell, then the holder to the
+/// end. What may be missing is a byte, 0 or 1, and in the second case its fields.
 ///
 /// Writes into the buffer of a row that is no longer needed.
 pub(crate) fn encode(lock: &Lock, buffer: Vec<u8>) -> Vec<u8> {
@@ -29,8 +31,9 @@ pub(crate) fn encode(lock: &Lock, buffer: Vec<u8>) -> Vec<u8> {
     row.put(&lock.updated_at.to_le_bytes());
     row.put_deadline(lock.deadline);
     row.put_process_id(lock.process_id);
-    row.put_process(lock.bound_to);
-    row.put_option(lock.request, |row, request| row.put(&request.to_le_bytes()));
+    row.put_binding(lock.bound_to);
+    row.put_id(lock.request);
+    row.put_id(lock.bell);
     row.put(lock.locked_by.as_str().as_bytes());
     row.sealed(lock.name.as_str().as_bytes())
 }
@@ -46,10 +49,12 @@ pub(crate) fn decode(name: &LockName, row: &[u8]) -> Result<Lock, BadRow> {
         updated_at: i64::from_le_bytes(rest.take()?),
         deadline: rest.deadline()?,
         process_id: rest.process_id()?,
-        bound_to: rest.process()?,
-        request: rest.option(|rest| Ok(u64::from_le_bytes(rest.take()?)))?,
+        bound_to: rest.binding()?,
+        request: rest.id()?,
+        bell: rest.id()?,
         locked_by: holder(rest.0)?,
         waiting: 0,
+        is_alive: None,
     })
 }
 
@@ -76,13 +81,13 @@ pub(crate) fn glance(row: &[u8]) -> Result<Term, BadRow> {
     rest.process_id()?;
     Ok(Term {
         deadline,
-        bound_to: rest.process()?,
+        bound_to: rest.binding()?,
     })
 }
 
 /// The layout: checksum of number and rest (4 bytes), version (1), id (8), asked (8), lease in
-/// microseconds, 0 for ever (8), process id, process, until when it waits, until when it stands,
-/// whether it was challenged (1), then the holder and the names, each behind its length (1).
+/// microseconds, 0 for ever (8), process id, binding, until when it waits, until when it is
+/// trusted, bell, then the holder and the names, each behind its length (1).
 pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     let lease = &request.lease;
     let micros = match lease.timeout {
@@ -96,10 +101,10 @@ pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     // A longer one has no deadline in the calendar, and was refused.
     row.put(&u64::try_from(micros).unwrap_or(u64::MAX).to_le_bytes());
     row.put_process_id(lease.process_id);
-    row.put_process(lease.bound_to);
+    row.put_binding(lease.bound_to);
     row.put_deadline(request.until);
-    row.put_deadline(request.stands_until);
-    row.put(&[u8::from(request.is_challenged)]);
+    row.put_deadline(request.trusted_until);
+    row.put_id(request.bell);
     let names = request.names.iter().map(LockName::as_str);
     for text in std::iter::once(lease.locked_by.as_str()).chain(names) {
         // Names and holders have at most 255 bytes.
@@ -115,12 +120,13 @@ pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow>
     rest.version()?;
     let id = u64::from_le_bytes(rest.take()?);
     let asked_at = i64::from_le_bytes(rest.take()?);
-    let timeout = Duration::from_micros(u64::from_le_bytes(rest.take()?)).into();
+    let micros = u64::from_le_bytes(rest.take()?);
+    let timeout = Timeout::After(Duration::from_micros(micros)).normal();
     let process_id = rest.process_id()?;
-    let bound_to = rest.process()?;
+    let bound_to = rest.binding()?;
     let until = rest.deadline()?;
-    let stands_until = rest.deadline()?;
-    let is_challenged = rest.flag()?;
+    let trusted_until = rest.deadline()?;
+    let bell = rest.id()?;
     let locked_by = holder(rest.text()?)?;
     let mut names = Vec::new();
     while !rest.0.is_empty() {
@@ -139,8 +145,8 @@ pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow>
         },
         asked_at,
         until,
-        stands_until,
-        is_challenged,
+        trusted_until,
+        bell,
     })
 }
 
@@ -249,13 +255,42 @@ impl Row {
         });
     }
 
-    fn put_process(&mut self, process: Option<Process>) {
-        self.put_option(process, |row, process| {
-            row.put(&process.pid.to_le_bytes());
-            row.put(&process.started.to_le_bytes());
-            row.put(&process.boot.0);
-            row.put(&process.namespace.to_le_bytes());
-        });
+    fn put_id(&mut self, id: Option<u64>) {
+        self.put_option(id, |row, id| row.put(&id.to_le_bytes()));
+    }
+
+    /// The layout: kind (1), process id (4), start (8), boot (16), whether that is genuine (1),
+    /// namespaces (4 each: pid, time, net), id (8), file (inode and birth, 8 each).
+    fn put_binding(&mut self, binding: Option<Binding>) {
+        self.put_option(
+            binding,
+            |row,
+             Binding {
+                 kind,
+                 process,
+                 id,
+                 file,
+             }| {
+                row.put(&[match kind {
+                    Bound::Manager => 0,
+                    Bound::Process => 1,
+                    Bound::Job => 2,
+                }]);
+                row.put(&process.pid.to_le_bytes());
+                row.put(&process.started.to_le_bytes());
+                row.put(&process.boot.0);
+                row.put(&[u8::from(process.is_boot_genuine)]);
+                let Namespaces { pid, time, net } = process.namespaces;
+                for inode in [pid, time, net] {
+                    row.put(&inode.to_le_bytes());
+                }
+                row.put(&id.to_le_bytes());
+                row.put_option(file, |row, file| {
+                    row.put(&file.inode.to_le_bytes());
+                    row.put(&file.born.to_le_bytes());
+                });
+            },
+        );
     }
 
     fn sealed(mut self, key: &[u8]) -> Vec<u8> {
@@ -321,13 +356,37 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn process(&mut self) -> Result<Option<Process>, BadRow> {
+    fn id(&mut self) -> Result<Option<u64>, BadRow> {
+        self.option(|rest| Ok(u64::from_le_bytes(rest.take()?)))
+    }
+
+    fn binding(&mut self) -> Result<Option<Binding>, BadRow> {
         self.option(|rest| {
-            Ok(Process {
-                pid: u32::from_le_bytes(rest.take()?),
-                started: u64::from_le_bytes(rest.take()?),
-                boot: BootId(rest.take()?),
-                namespace: u64::from_le_bytes(rest.take()?),
+            Ok(Binding {
+                kind: match rest.take()? {
+                    [0] => Bound::Manager,
+                    [1] => Bound::Process,
+                    [2] => Bound::Job,
+                    _ => return Err(BadRow("a row is bound to something unknown")),
+                },
+                process: Process {
+                    pid: u32::from_le_bytes(rest.take()?),
+                    started: u64::from_le_bytes(rest.take()?),
+                    boot: BootId(rest.take()?),
+                    is_boot_genuine: rest.flag()?,
+                    namespaces: Namespaces {
+                        pid: u32::from_le_bytes(rest.take()?),
+                        time: u32::from_le_bytes(rest.take()?),
+                        net: u32::from_le_bytes(rest.take()?),
+                    },
+                },
+                id: u64::from_le_bytes(rest.take()?),
+                file: rest.option(|rest| {
+                    Ok(FileId {
+                        inode: u64::from_le_bytes(rest.take()?),
+                        born: i64::from_le_bytes(rest.take()?),
+                    })
+                })?,
             })
         })
     }
@@ -379,14 +438,29 @@ mod tests {
         }))
     }
 
-    fn processes() -> impl Strategy<Value = Option<Process>> {
-        let fields = any::<(u32, u64, [u8; 16], u64)>();
-        prop::option::of(fields.prop_map(|(pid, started, boot, namespace)| Process {
+    fn bindings() -> impl Strategy<Value = Option<Binding>> {
+        let kinds = prop::sample::select(&[Bound::Manager, Bound::Process, Bound::Job][..]);
+        let process = any::<(u32, u64, [u8; 16], bool, [u32; 3])>();
+        let process = process.prop_map(|(pid, started, boot, is_boot_genuine, spaces)| Process {
             pid,
             started,
             boot: BootId(boot),
-            namespace,
-        }))
+            is_boot_genuine,
+            namespaces: Namespaces {
+                pid: spaces[0],
+                time: spaces[1],
+                net: spaces[2],
+            },
+        });
+        let file = any::<Option<(u64, i64)>>();
+        prop::option::of((kinds, process, any::<u64>(), file).prop_map(
+            |(kind, process, id, file)| Binding {
+                kind,
+                process,
+                id,
+                file: file.map(|(inode, born)| FileId { inode, born }),
+            },
+        ))
     }
 
     fn names() -> impl Strategy<Value = LockName> {
@@ -394,9 +468,9 @@ mod tests {
     }
 
     fn leases() -> impl Strategy<Value = Lease> {
-        (0..u64::MAX, names(), any::<Option<u32>>(), processes()).prop_map(
+        (0..u64::MAX, names(), any::<Option<u32>>(), bindings()).prop_map(
             |(micros, by, process_id, bound_to)| Lease {
-                timeout: Duration::from_micros(micros).into(),
+                timeout: Timeout::After(Duration::from_micros(micros)).normal(),
                 locked_by: Holder::new(by.as_str()).unwrap(),
                 process_id,
                 bound_to,
@@ -409,10 +483,10 @@ mod tests {
             names(),
             leases(),
             deadlines(),
-            any::<(i64, i64, u64, Option<u64>)>(),
+            any::<(i64, i64, u64, Option<u64>, Option<u64>)>(),
         )
             .prop_map(
-                |(name, lease, deadline, (created_at, updated_at, token, request))| Lock {
+                |(name, lease, deadline, (created_at, updated_at, token, request, bell))| Lock {
                     name,
                     locked_by: lease.locked_by,
                     process_id: lease.process_id,
@@ -422,7 +496,9 @@ mod tests {
                     token,
                     bound_to: lease.bound_to,
                     request,
+                    bell,
                     waiting: 0,
+                    is_alive: None,
                 },
             )
     }
@@ -430,24 +506,22 @@ mod tests {
     fn requests() -> impl Strategy<Value = Request> {
         let names = prop::collection::vec(names(), 0..5);
         (
-            any::<(u64, u64, i64, bool)>(),
+            any::<(u64, u64, i64, Option<u64>)>(),
             names,
             leases(),
             deadlines(),
             deadlines(),
         )
             .prop_map(
-                |((number, id, asked_at, is_challenged), names, lease, until, stands_until)| {
-                    Request {
-                        number,
-                        id,
-                        names,
-                        lease,
-                        asked_at,
-                        until,
-                        stands_until,
-                        is_challenged,
-                    }
+                |((number, id, asked_at, bell), names, lease, until, trusted_until)| Request {
+                    number,
+                    id,
+                    names,
+                    lease,
+                    asked_at,
+                    until,
+                    trusted_until,
+                    bell,
                 },
             )
     }

@@ -4,8 +4,10 @@
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::lock::{Holder, Lease, Lock, LockName, LockRef, Timeout};
-use crate::process::Process;
+use crate::lock::{Lease, Lock, LockRef};
+use crate::name::{Holder, LockName};
+use crate::process::{Binding, Bound, Process};
+use crate::timeout::Timeout;
 use std::slice;
 
 /// What a new lock is to be: its timeout, its holder, its process.
@@ -92,13 +94,14 @@ impl GetOptions {
     }
 
     /// Binds the lock to a process: as soon as that has ended the lock is absent, whatever its
-    /// deadline. The process is told apart from a later one of the same number; one that cannot be
-    /// judged, in another pid namespace, counts as alive, and then the deadline decides. On systems
-    /// other than Linux the deadline alone decides. Default: none.
+    /// deadline. The process is told apart from a later one of the same number. A process that
+    /// cannot be judged, in another pid namespace, counts as alive, and then the deadline decides.
+    /// Default: none.
     ///
     /// # Errors
-    /// The call that is given these options fails with [`Error::NoSuchProcess`] where there is no
-    /// such process.
+    /// The call that is given these options fails with [`Error::NoSuchProcess`] if there is no such
+    /// process, and with [`Error::Unsupported`] if the lock has no deadline and nobody outside this
+    /// pid namespace, or on this system nobody at all, could prove that the process ended.
     ///
     /// ```
     /// use lockmgr::GetOptions;
@@ -120,27 +123,51 @@ impl GetOptions {
     }
 
     /// Checks the options, before a transaction begins.
-    pub(crate) fn into_lease(self, default: &Holder, now: Moment) -> Result<Lease> {
+    pub(crate) fn into_lease(self, default: &Holder, here: &Process, now: Moment) -> Result<Lease> {
         self.timeout.deadline(now)?;
+        let timeout = self.timeout.normal();
+        let bound_to = self.bound_to.map(|pid| bind(here, pid)).transpose()?;
+        if bound_to.is_some() && timeout == Timeout::Never {
+            check_endless(here)?;
+        }
         Ok(Lease {
-            timeout: self.timeout.normal(),
+            timeout,
             locked_by: match self.locked_by {
                 Some(holder) => Holder::new(&holder)?,
                 None => default.clone(),
             },
             process_id: self.process_id,
-            bound_to: self.bound_to.map(bind).transpose()?.flatten(),
+            bound_to,
         })
     }
 }
 
-/// The process of that number; none where the system cannot tell processes apart.
-pub(crate) fn bind(pid: u32) -> Result<Option<Process>> {
-    let process = Process::of(pid);
-    if process.is_none() && cfg!(target_os = "linux") {
-        return Err(Error::NoSuchProcess { pid });
+/// Binds to the process of that number.
+pub(crate) fn bind(here: &Process, pid: u32) -> Result<Binding> {
+    if cfg!(not(target_os = "linux")) {
+        return Err(Error::Unsupported {
+            what: "bind a lock to a process",
+            remedy: "give the lock a deadline instead; only Linux can prove that a process ended",
+        });
     }
-    Ok(process)
+    let process = here.see(pid).ok_or(Error::NoSuchProcess { pid })?;
+    Ok(Binding {
+        kind: Bound::Process,
+        process,
+        id: 0,
+        file: None,
+    })
+}
+
+/// Refuses a lock without a deadline that is bound to a process whose end others could not prove.
+pub(crate) fn check_endless(here: &Process) -> Result<()> {
+    match here.is_in_initial_namespace() {
+        true => Ok(()),
+        false => Err(Error::Unsupported {
+            what: "bind a lock without a deadline to a process of this pid namespace",
+            remedy: "give the lock a timeout; outside the namespace nobody can prove that the process ended",
+        }),
+    }
 }
 
 /// What [`set_lock`](crate::LockManager::set_lock) is to do with each name.
@@ -298,9 +325,14 @@ impl SetOptions {
         self
     }
 
-    pub(crate) fn into_request(self, default: &Holder, now: Moment) -> Result<SetRequest> {
+    pub(crate) fn into_request(
+        self,
+        default: &Holder,
+        here: &Process,
+        now: Moment,
+    ) -> Result<SetRequest> {
         Ok(SetRequest {
-            lease: self.lease.into_lease(default, now)?,
+            lease: self.lease.into_lease(default, here, now)?,
             fail: self.fail,
             renew: self.renew,
             create: self.create,
@@ -320,7 +352,7 @@ pub(crate) struct SetRequest {
     pub(crate) lease: Lease,
     pub(crate) fail: bool,
     renew: bool,
-    create: bool,
+    pub(crate) create: bool,
 }
 
 /// What is to happen with one name.
@@ -361,7 +393,7 @@ pub(crate) fn decide(present: Option<Lock>, request: &SetRequest, now: Moment) -
 #[derive(Clone, Debug, Default)]
 #[must_use = "options do nothing until they are passed to a call"]
 pub struct RenewOptions {
-    timeout: Timeout,
+    lease: GetOptions,
     add_time: bool,
     create: bool,
 }
@@ -394,7 +426,58 @@ impl RenewOptions {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn timeout(mut self, timeout: impl Into<Timeout>) -> Self {
-        self.timeout = timeout.into();
+        self.lease = self.lease.timeout(timeout);
+        self
+    }
+
+    /// Names the holder of a lock that is [created](Self::create). Default: the manager's.
+    ///
+    /// ```
+    /// # use lockmgr::RenewOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let options = RenewOptions::new().create().locked_by("app-1");
+    /// assert_eq!(manager.renew_lock("hello", options)?.locked_by(), "app-1");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn locked_by(mut self, holder: impl Into<String>) -> Self {
+        self.lease = self.lease.locked_by(holder);
+        self
+    }
+
+    /// Notes a process with a lock that is [created](Self::create), for people to read.
+    /// Default: none.
+    ///
+    /// ```
+    /// # use lockmgr::RenewOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.renew_lock("hello", RenewOptions::new().create().process_id(4242))?;
+    /// assert_eq!(lock.process_id(), Some(4242));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn process_id(mut self, process_id: u32) -> Self {
+        self.lease = self.lease.process_id(process_id);
+        self
+    }
+
+    /// Binds the lock to this process from now on, whatever it was bound to; see
+    /// [`GetOptions::bound_to`]. Default: it stays bound to what it is.
+    ///
+    /// ```
+    /// # use lockmgr::{GetOptions, RenewOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// # if cfg!(target_os = "linux") {
+    /// let lock = manager.get_lock("hello", GetOptions::new())?;
+    /// let options = RenewOptions::new().bound_to(std::process::id());
+    /// let bound = manager.renew_lock(&lock, options)?;
+    /// assert_eq!(bound.bound_to().unwrap().process_id(), std::process::id());
+    /// # }
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn bound_to(mut self, process_id: u32) -> Self {
+        self.lease = self.lease.bound_to(process_id);
         self
     }
 
@@ -414,8 +497,8 @@ impl RenewOptions {
         self
     }
 
-    /// Gets the lock where it is absent, as [`get_lock`](crate::LockManager::get_lock) would with
-    /// the manager's holder. Default: [`Error::LockNotFound`].
+    /// Gets the lock if it is absent, as [`get_lock`](crate::LockManager::get_lock) would.
+    /// Default: [`Error::LockNotFound`].
     ///
     /// ```
     /// # use lockmgr::RenewOptions;
@@ -430,11 +513,14 @@ impl RenewOptions {
         self
     }
 
-    pub(crate) fn into_renewal(self, default: &Holder, now: Moment) -> Result<Renewal> {
+    pub(crate) fn into_renewal(
+        self,
+        default: &Holder,
+        here: &Process,
+        now: Moment,
+    ) -> Result<Renewal> {
         Ok(Renewal {
-            lease: GetOptions::new()
-                .timeout(self.timeout)
-                .into_lease(default, now)?,
+            lease: self.lease.into_lease(default, here, now)?,
             add_time: self.add_time,
             create: self.create,
         })
@@ -459,10 +545,14 @@ pub(crate) fn decide_renewal(
 ) -> Result<Decision> {
     let timeout = renewal.lease.timeout;
     match present {
-        Some(lock) if of.names(&lock) && renewal.add_time => {
-            Ok(Decision::Extend(lock.extended(timeout, now)?))
+        Some(lock) if of.names(&lock) => {
+            let mut renewed = match renewal.add_time {
+                true => lock.extended(timeout, now)?,
+                false => lock.renewed(timeout, now)?,
+            };
+            renewed.bound_to = renewal.lease.bound_to.or(renewed.bound_to);
+            Ok(Decision::Extend(renewed))
         }
-        Some(lock) if of.names(&lock) => Ok(Decision::Extend(lock.renewed(timeout, now)?)),
         Some(lock) if renewal.create => Err(Error::Locked(Box::new(lock))),
         None if renewal.create => Ok(Decision::Create),
         _ => Err(Error::LockNotFound {
@@ -681,7 +771,9 @@ mod tests {
 
     fn request(options: SetOptions) -> SetRequest {
         let holder = Holder::new("host").unwrap();
-        options.into_request(&holder, NOW).unwrap()
+        options
+            .into_request(&holder, &Process::default(), NOW)
+            .unwrap()
     }
 
     fn present() -> Lock {
@@ -745,15 +837,15 @@ mod tests {
 
     #[test]
     fn invalid_options_are_refused_before_anything_is_decided() {
-        let holder = Holder::new("host").unwrap();
+        let (holder, here) = (Holder::new("host").unwrap(), Process::default());
         let late = SetOptions::new().timeout(Duration::MAX);
         assert!(matches!(
-            late.into_request(&holder, NOW),
+            late.into_request(&holder, &here, NOW),
             Err(Error::InvalidTimeout(_))
         ));
         let unnamed = SetOptions::new().locked_by("");
         assert!(matches!(
-            unnamed.into_request(&holder, NOW),
+            unnamed.into_request(&holder, &here, NOW),
             Err(Error::InvalidName(_))
         ));
     }

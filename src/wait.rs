@@ -1,169 +1,556 @@
-//! Sleeping in the kernel until the store changes, a process ends, or a time comes.
+//! Waking, and being woken: one watcher for all threads of a manager that wait.
 //!
-//! May wake for nothing, and may miss a change: whoever waits looks again, at least every
-//! [`LONGEST_SLEEP`].
+//! After a commit the writer rings each request that the commit concerns: a datagram with the
+//! request's id, sent to the abstract socket of its manager. Datagrams cross pid, user and mount
+//! namespaces. Where one cannot arrive, the writer touches the store's file, and waiters that
+//! have to do with other network namespaces watch it.
+//!
+//! A ring is only a hint, and anybody can send one. It makes a waiter look at the store, at most
+//! once a millisecond; a lost ring delays it until it looks by itself.
 
 use crate::process::Process;
+use crate::queue::Request;
+use std::collections::HashMap;
+use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// What a lost notification costs at most.
+/// How long a waiter sleeps at most that may be rung, and whose watches are set.
 pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// The shortest time between two looks that rings cause.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+
+/// A request that a commit concerns, and the socket of its manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ring {
+    pub(crate) bell: u64,
+    pub(crate) id: u64,
+}
+
+impl Ring {
+    pub(crate) fn to(request: &Request) -> Option<Self> {
+        let id = request.id;
+        Some(Self {
+            bell: request.bell?,
+            id,
+        })
+    }
+}
 
 /// Why a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Woken {
-    /// Somebody announced a change of the store.
-    Changed,
-    /// One of the processes has ended.
-    Ended,
+    /// A ring, a change of the store's file, or the end of a process that is watched.
+    Called,
+    Cancelled,
     /// Nothing happened.
     Slept,
 }
 
-pub(crate) use system::{Watch, announce};
+/// What a sleeping thread can be told.
+#[derive(Debug, Default)]
+pub(crate) struct Sleeper {
+    told: Mutex<Told>,
+    moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    is_called: bool,
+    is_poked: bool,
+    is_cancelled: bool,
+    /// When a call last ended a sleep.
+    called_at: Option<Instant>,
+}
+
+impl Sleeper {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn call(&self) {
+        self.told().is_called = true;
+        self.moved.notify_all();
+    }
+
+    /// Ends the sleep without news.
+    pub(crate) fn poke(&self) {
+        self.told().is_poked = true;
+        self.moved.notify_all();
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.told().is_cancelled = true;
+        self.moved.notify_all();
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.told().is_cancelled
+    }
+
+    /// Sleeps for at most so long.
+    pub(crate) fn sleep(&self, most: Duration) -> Woken {
+        let began = Instant::now();
+        let mut told = self.told();
+        loop {
+            if told.is_cancelled {
+                return Woken::Cancelled;
+            }
+            let left = most.saturating_sub(began.elapsed());
+            let pause = match told.called_at.filter(|_| told.is_called) {
+                Some(last) => BETWEEN_LOOKS.saturating_sub(last.elapsed()),
+                None => Duration::ZERO,
+            };
+            if told.is_called && pause.is_zero() {
+                told.is_called = false;
+                told.called_at = Some(Instant::now());
+                return Woken::Called;
+            }
+            if left.is_zero() || std::mem::take(&mut told.is_poked) {
+                return Woken::Slept;
+            }
+            let wait = if told.is_called {
+                pause.min(left)
+            } else {
+                left
+            };
+            let woken = self.moved.wait_timeout(told, wait);
+            told = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// The sleeping threads of one manager, by the ids that they are rung by.
+#[derive(Debug, Default)]
+pub(crate) struct Sleepers(Mutex<HashMap<u64, Arc<Sleeper>>>);
+
+impl Sleepers {
+    fn map(&self) -> MutexGuard<'_, HashMap<u64, Arc<Sleeper>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call(&self, id: u64) {
+        let sleeper = self.map().get(&id).cloned();
+        if let Some(sleeper) = sleeper {
+            sleeper.call();
+        }
+    }
+
+    fn call_all(&self) {
+        let all: Vec<_> = self.map().values().cloned().collect();
+        all.iter().for_each(|sleeper| sleeper.call());
+    }
+}
+
+/// Wakes the threads of one manager that wait, and rings those of others.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    sleepers: Arc<Sleepers>,
+    system: system::Watcher,
+}
+
+impl Watcher {
+    /// Makes a watcher that costs nothing until somebody waits.
+    pub(crate) fn new(here: &Process) -> Self {
+        let sleepers = Arc::<Sleepers>::default();
+        Self {
+            system: system::Watcher::new(here, Arc::clone(&sleepers)),
+            sleepers,
+        }
+    }
+
+    /// Where this manager is rung; none if it cannot be.
+    pub(crate) fn bell(&self) -> Option<u64> {
+        self.system.bell()
+    }
+
+    /// Lets a thread be rung by this id, from now until it strikes it out.
+    pub(crate) fn list(&self, id: u64, sleeper: &Arc<Sleeper>) {
+        self.sleepers.map().insert(id, Arc::clone(sleeper));
+    }
+
+    pub(crate) fn strike(&self, id: u64) {
+        self.sleepers.map().remove(&id);
+    }
+
+    /// Lets a thread be rung by this id, from now until the result is dropped.
+    pub(crate) fn enlist(&self, id: u64, sleeper: &Arc<Sleeper>) -> Enlisted<'_> {
+        self.list(id, sleeper);
+        Enlisted {
+            watcher: self,
+            id,
+            sleeper: Arc::clone(sleeper),
+            watched: Vec::new(),
+        }
+    }
+
+    /// Rings all of them, after a commit. Returns whether every ring could be sent.
+    pub(crate) fn ring(&self, rings: &[Ring]) -> bool {
+        let mut all_sent = true;
+        for ring in rings {
+            if self.sleepers.map().contains_key(&ring.id) {
+                self.sleepers.call(ring.id);
+            } else {
+                all_sent &= self.system.send(*ring).is_ok();
+            }
+        }
+        all_sent
+    }
+}
+
+/// A thread that can be rung.
+pub(crate) struct Enlisted<'a> {
+    watcher: &'a Watcher,
+    id: u64,
+    sleeper: Arc<Sleeper>,
+    watched: Vec<Process>,
+}
+
+impl Enlisted<'_> {
+    /// Watches these processes from now on, and no others. Returns whether the end of every one
+    /// will wake this thread. One that has ended already wakes it at once.
+    pub(crate) fn watch(&mut self, processes: &[Process]) -> bool {
+        let system = &self.watcher.system;
+        for gone in self.watched.iter().filter(|it| !processes.contains(it)) {
+            system.forget(gone, &self.sleeper);
+        }
+        let is_watched = |process: &&Process| system.watch(process, &self.sleeper);
+        self.watched = processes.iter().filter(is_watched).copied().collect();
+        self.watched.len() == processes.len()
+    }
+
+    /// Also wakes this thread, and all others of the manager, when the store's file is touched.
+    pub(crate) fn watch_file(&self, path: &Path) {
+        self.watcher.system.watch_file(path);
+    }
+}
+
+impl Drop for Enlisted<'_> {
+    fn drop(&mut self) {
+        self.watch(&[]);
+        self.watcher.strike(self.id);
+    }
+}
 
 #[cfg(target_os = "linux")]
 mod system {
-    use super::{Duration, LONGEST_SLEEP, Path, Process, Woken};
-    use crate::process::pidfd;
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
-    use rustix::fs::{Timestamps, UTIME_NOW, futimens};
-    use std::fs::File;
+    use super::{Arc, HashMap, Mutex, Path, PoisonError, Process, Ring, Sleeper, Sleepers, io};
+    use crate::beacon::draw_id;
+    use crate::process::{Origin, pidfd};
+    use rustix::buffer::spare_capacity;
+    use rustix::event::{EventfdFlags, epoll, eventfd};
+    use rustix::fs::inotify;
     use std::mem::MaybeUninit;
     use std::os::fd::OwnedFd;
-    use std::thread;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::sync::{MutexGuard, OnceLock};
+    use std::thread::{self, JoinHandle};
 
-    /// Where the system has no notification left to give, one looks again after this long.
-    const LONGEST_BLIND_SLEEP: Duration = Duration::from_millis(50);
+    /// What the events of descriptors that are not a process's say.
+    const STOP: u64 = 0;
+    const SOCKET: u64 = 1;
+    const FILE: u64 = 2;
+    const FIRST_PROCESS: u64 = 16;
 
-    /// Tells those who watch the file that it changed: one event for each commit that concerns
-    /// them, where the writes of the commit itself would be four for every one.
-    pub(crate) fn announce(file: &File) {
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_NOW,
-        };
-        let times = Timestamps {
-            last_access: now,
-            last_modification: now,
-        };
-        // Unannounced, a change is seen after LONGEST_SLEEP.
-        let _ = futimens(file, &times);
-    }
-
-    /// What one waiter watches.
-    ///
-    /// To be kept and used again: the kernel takes some 20 ms to close one.
     #[derive(Debug)]
-    pub(crate) struct Watch {
-        inotify: Option<OwnedFd>,
-        /// Whether the file could be watched.
-        is_watching: bool,
-        processes: Vec<(Process, OwnedFd)>,
+    pub(super) struct Watcher {
+        here: Process,
+        origin: Origin,
+        sleepers: Arc<Sleepers>,
+        /// Started by the first thread that waits; none if the system has no descriptors left.
+        at_work: OnceLock<Option<AtWork>>,
+        /// Sends the rings of a manager that nobody rings.
+        sender: OnceLock<Option<UnixDatagram>>,
     }
 
-    impl Watch {
-        pub(crate) fn new() -> Self {
+    #[derive(Debug)]
+    struct AtWork {
+        shared: Arc<Shared>,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    #[derive(Debug)]
+    struct Shared {
+        bell: Option<u64>,
+        socket: UnixDatagram,
+        epoll: OwnedFd,
+        stop: OwnedFd,
+        inotify: OnceLock<Option<OwnedFd>>,
+        processes: Mutex<Processes>,
+        sleepers: Arc<Sleepers>,
+    }
+
+    /// The processes whose ends somebody waits for.
+    #[derive(Debug, Default)]
+    struct Processes {
+        watched: HashMap<u64, Watched>,
+        keys: HashMap<Process, u64>,
+        next: u64,
+    }
+
+    #[derive(Debug)]
+    struct Watched {
+        process: Process,
+        /// Closed, and so forgotten by epoll, when nobody watches it any more.
+        _pidfd: OwnedFd,
+        sleepers: Vec<Arc<Sleeper>>,
+    }
+
+    fn address(bell: u64) -> io::Result<SocketAddr> {
+        SocketAddr::from_abstract_name(format!("lockmgr-{bell:016x}"))
+    }
+
+    impl Watcher {
+        pub(super) fn new(here: &Process, sleepers: Arc<Sleepers>) -> Self {
             Self {
-                inotify: init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok(),
-                is_watching: false,
-                processes: Vec::new(),
+                here: *here,
+                origin: Origin::here(),
+                sleepers,
+                at_work: OnceLock::new(),
+                sender: OnceLock::new(),
             }
         }
 
-        /// Watches the file that has this name now: what is announced from here on ends a sleep.
-        pub(crate) fn watch_file(&mut self, path: &Path) {
-            let watched = WatchFlags::ATTRIB | WatchFlags::MOVE_SELF;
-            let add = |inotify| add_watch(inotify, path, watched).is_ok();
-            self.is_watching = self.inotify.as_ref().is_some_and(add);
+        fn at_work(&self) -> Option<&Arc<Shared>> {
+            let start = || AtWork::start(Arc::clone(&self.sleepers)).ok();
+            let at_work = self.at_work.get_or_init(start);
+            at_work.as_ref().map(|at_work| &at_work.shared)
         }
 
-        /// Watches these processes from now on, and no others.
-        pub(crate) fn watch_processes(&mut self, processes: &[Process]) {
-            self.processes
-                .retain(|(known, _)| processes.contains(known));
-            for process in processes {
-                if self.processes.iter().all(|(known, _)| known != process) {
-                    self.processes
-                        .extend(pidfd(process).map(|fd| (*process, fd)));
+        pub(super) fn bell(&self) -> Option<u64> {
+            self.at_work()?.bell
+        }
+
+        /// Sends a ring. A full socket gets it a second time.
+        pub(super) fn send(&self, ring: Ring) -> io::Result<()> {
+            let at_work = self.at_work.get().and_then(Option::as_ref);
+            let unbound = || {
+                let socket = UnixDatagram::unbound().ok()?;
+                socket.set_nonblocking(true).ok()?;
+                Some(socket)
+            };
+            let socket = match at_work {
+                Some(at_work) => Some(&at_work.shared.socket),
+                None => self.sender.get_or_init(unbound).as_ref(),
+            };
+            let socket = socket.ok_or(io::ErrorKind::Unsupported)?;
+            let (to, ring) = (address(ring.bell)?, ring.id.to_le_bytes());
+            let sent = socket.send_to_addr(&ring, &to);
+            sent.or_else(|_| socket.send_to_addr(&ring, &to)).map(drop)
+        }
+
+        /// Watches a process. Returns whether its end will wake the thread.
+        pub(super) fn watch(&self, process: &Process, sleeper: &Arc<Sleeper>) -> bool {
+            let Some(shared) = self.at_work() else {
+                return false;
+            };
+            let mut processes = shared.processes();
+            if let Some(key) = processes.keys.get(process).copied() {
+                let watched = processes.watched.get_mut(&key);
+                return watched.is_some_and(|it| {
+                    if !it.sleepers.iter().any(|other| Arc::ptr_eq(other, sleeper)) {
+                        it.sleepers.push(Arc::clone(sleeper));
+                    }
+                    true
+                });
+            }
+            let Some(pidfd) = pidfd(&self.here, process) else {
+                return false;
+            };
+            let key = FIRST_PROCESS + processes.next;
+            let event = epoll::EventData::new_u64(key);
+            // One that has ended meanwhile is readable, and wakes at once.
+            if epoll::add(&shared.epoll, &pidfd, event, epoll::EventFlags::IN).is_err() {
+                return false;
+            }
+            processes.next += 1;
+            processes.keys.insert(*process, key);
+            let watched = Watched {
+                process: *process,
+                _pidfd: pidfd,
+                sleepers: vec![Arc::clone(sleeper)],
+            };
+            processes.watched.insert(key, watched);
+            true
+        }
+
+        pub(super) fn forget(&self, process: &Process, sleeper: &Arc<Sleeper>) {
+            let Some(shared) = self.at_work() else {
+                return;
+            };
+            let mut processes = shared.processes();
+            let Some(key) = processes.keys.get(process).copied() else {
+                return;
+            };
+            let is_watched = processes.watched.get_mut(&key).is_some_and(|it| {
+                it.sleepers.retain(|other| !Arc::ptr_eq(other, sleeper));
+                !it.sleepers.is_empty()
+            });
+            if !is_watched {
+                processes.remove(key);
+            }
+        }
+
+        pub(super) fn watch_file(&self, path: &Path) {
+            if let Some(shared) = self.at_work() {
+                shared.watch_file(path);
+            }
+        }
+    }
+
+    impl Drop for Watcher {
+        fn drop(&mut self) {
+            // The thread was not forked along.
+            if self.origin.elsewhere().is_none()
+                && let Some(Some(mut at_work)) = self.at_work.take()
+            {
+                let _ = rustix::io::write(&at_work.shared.stop, &1u64.to_ne_bytes());
+                if let Some(thread) = at_work.thread.take() {
+                    let _ = thread.join();
+                }
+            }
+        }
+    }
+
+    impl Processes {
+        fn remove(&mut self, key: u64) -> Vec<Arc<Sleeper>> {
+            let Some(watched) = self.watched.remove(&key) else {
+                return Vec::new();
+            };
+            self.keys.remove(&watched.process);
+            watched.sleepers
+        }
+    }
+
+    impl AtWork {
+        fn start(sleepers: Arc<Sleepers>) -> io::Result<Self> {
+            let (bell, socket) = bind()?;
+            socket.set_nonblocking(true)?;
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
+            let readable = epoll::EventFlags::IN;
+            epoll::add(&epoll, &stop, epoll::EventData::new_u64(STOP), readable)?;
+            let data = epoll::EventData::new_u64(SOCKET);
+            epoll::add(&epoll, &socket, data, readable)?;
+            let shared = Arc::new(Shared {
+                bell,
+                socket,
+                epoll,
+                stop,
+                inotify: OnceLock::new(),
+                processes: Mutex::default(),
+                sleepers,
+            });
+            let watch = Arc::clone(&shared);
+            let thread = thread::Builder::new().name("lockmgr-watch".into());
+            let thread = Some(thread.spawn(move || watch.run())?);
+            Ok(Self { shared, thread })
+        }
+    }
+
+    /// Binds a socket whose name nobody has taken; without a name it is never rung.
+    fn bind() -> io::Result<(Option<u64>, UnixDatagram)> {
+        for _ in 0..3 {
+            let bell = draw_id();
+            if let Ok(socket) = UnixDatagram::bind_addr(&address(bell)?) {
+                return Ok((Some(bell), socket));
+            }
+        }
+        Ok((None, UnixDatagram::unbound()?))
+    }
+
+    impl Shared {
+        fn processes(&self) -> MutexGuard<'_, Processes> {
+            let processes = self.processes.lock();
+            processes.unwrap_or_else(PoisonError::into_inner)
+        }
+
+        fn watch_file(&self, path: &Path) {
+            let begin = || {
+                let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+                let inotify = inotify::init(flags).ok()?;
+                let event = epoll::EventData::new_u64(FILE);
+                epoll::add(&self.epoll, &inotify, event, epoll::EventFlags::IN).ok()?;
+                Some(inotify)
+            };
+            if let Some(inotify) = self.inotify.get_or_init(begin) {
+                // Again for each waiter: another file may have the name by now.
+                let _ = inotify::add_watch(inotify, path, inotify::WatchFlags::ATTRIB);
+            }
+        }
+
+        fn run(&self) {
+            let mut events = Vec::with_capacity(16);
+            loop {
+                events.clear();
+                let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), None);
+                if waited.is_err_and(|error| error != rustix::io::Errno::INTR) {
+                    return;
+                }
+                for event in &events {
+                    match event.data.u64() {
+                        STOP => return,
+                        SOCKET => self.receive(),
+                        FILE => self.drain(),
+                        process => {
+                            let sleepers = self.processes().remove(process);
+                            sleepers.iter().for_each(|sleeper| sleeper.call());
+                        }
+                    }
                 }
             }
         }
 
-        /// Sleeps for at most so long.
-        pub(crate) fn sleep(&mut self, most: Duration) -> Woken {
-            let longest = match self.is_watching {
-                true => LONGEST_SLEEP,
-                false => LONGEST_BLIND_SLEEP,
-            };
-            let most = most.min(longest);
-            let timeout = Timespec {
-                tv_sec: most.as_secs().cast_signed(),
-                tv_nsec: most.subsec_nanos().into(),
-            };
-            let ended = self.processes.iter().map(|(_, pidfd)| pidfd);
-            let mut fds: Vec<PollFd<'_>> = ended
-                .chain(&self.inotify)
-                .map(|fd| PollFd::new(fd, PollFlags::IN))
-                .collect();
-            let ready = poll(&mut fds, Some(&timeout));
-            if ready.is_err() {
-                // Out of memory or interrupted; never spin on it.
-                thread::sleep(most.min(Duration::from_millis(1)));
-            }
-            let processes = self.processes.len();
-            let is_ready = |fds: &[PollFd<'_>]| fds.iter().any(|fd| !fd.revents().is_empty());
-            let (has_ended, has_changed) =
-                (is_ready(&fds[..processes]), is_ready(&fds[processes..]));
-            drop(fds);
-            if has_changed {
-                self.drain();
-            }
-            match (has_ended, has_changed) {
-                (true, _) => Woken::Ended,
-                (_, true) => Woken::Changed,
-                _ => Woken::Slept,
+        fn receive(&self) {
+            // One byte more than a ring has: a longer datagram is none.
+            let mut buffer = [0; 9];
+            while let Ok(len) = self.socket.recv(&mut buffer) {
+                if let Ok(id) = buffer[..len].try_into() {
+                    self.sleepers.call(u64::from_le_bytes(id));
+                }
             }
         }
 
         fn drain(&self) {
             let mut buffer = [MaybeUninit::uninit(); 1024];
-            if let Some(inotify) = &self.inotify {
-                let mut events = Reader::new(inotify, &mut buffer);
+            if let Some(Some(inotify)) = self.inotify.get() {
+                let mut events = inotify::Reader::new(inotify, &mut buffer);
                 while events.next().is_ok() {}
             }
+            self.sleepers.call_all();
         }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    use super::{Duration, Path, Process, Woken};
-    use std::fs::File;
-    use std::thread;
-
-    /// How often one looks, where the system does not tell.
-    const LONGEST_BLIND_SLEEP: Duration = Duration::from_millis(20);
-
-    pub(crate) fn announce(_: &File) {}
+    use super::{Arc, Path, Process, Ring, Sleeper, Sleepers, io};
 
     #[derive(Debug)]
-    pub(crate) struct Watch;
+    pub(super) struct Watcher;
 
-    impl Watch {
-        pub(crate) fn new() -> Self {
+    impl Watcher {
+        pub(super) fn new(_: &Process, _: Arc<Sleepers>) -> Self {
             Self
         }
 
-        pub(crate) fn watch_file(&mut self, _: &Path) {}
-
-        pub(crate) fn watch_processes(&mut self, _: &[Process]) {}
-
-        pub(crate) fn sleep(&mut self, most: Duration) -> Woken {
-            thread::sleep(most.min(LONGEST_BLIND_SLEEP));
-            Woken::Slept
+        pub(super) fn bell(&self) -> Option<u64> {
+            None
         }
+
+        pub(super) fn send(&self, _: Ring) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        pub(super) fn watch(&self, _: &Process, _: &Arc<Sleeper>) -> bool {
+            false
+        }
+
+        pub(super) fn forget(&self, _: &Process, _: &Arc<Sleeper>) {}
+
+        pub(super) fn watch_file(&self, _: &Path) {}
     }
 }

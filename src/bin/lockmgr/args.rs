@@ -236,6 +236,9 @@ pub(crate) struct Renew {
         requires = "create"
     )]
     pub(crate) process_id: Option<u32>,
+    /// Bind the lock to this process from now on; `parent` is the caller
+    #[arg(long = "while", value_name = "PID")]
+    pub(crate) bound_to: Option<Bound>,
     /// Only if it still bears this token
     #[arg(long, value_name = "N")]
     pub(crate) token: Option<u64>,

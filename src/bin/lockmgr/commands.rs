@@ -10,8 +10,8 @@ use crate::processes::{is_proc_there, is_zombie};
 use crate::run::run_command;
 use crate::table;
 use lockmgr::{
-    Error, GetOptions, Lock, LockManager, LockName, LockRef, Printable, RenewOptions, SetOptions,
-    Status, Timeout,
+    Error, Lock, LockManager, LockName, LockRef, Printable, RenewOptions, SetOptions, Status,
+    Timeout,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, getppid, test_kill_process};
@@ -35,7 +35,7 @@ pub(crate) fn run(cli: Cli, arguments: &[OsString]) -> Result<ExitCode, Failure>
         Command::Queue { prefix } => store.queue(prefix.as_deref()),
         Command::Set(set) => store.set(set, parent),
         Command::Get(get) => store.get(get, parent),
-        Command::Renew(renew) => store.renew(renew),
+        Command::Renew(renew) => store.renew(renew, parent),
         Command::Unlock(unlock) => store.unlock(unlock),
         Command::IsLocked { name } => store.is_locked(name),
         Command::Find { name } => store.find(name),
@@ -132,41 +132,31 @@ impl Place {
         })
     }
 
-    fn renew(&self, renew: &Renew) -> Result<ExitCode, Failure> {
+    fn renew(&self, renew: &Renew, parent: Option<u32>) -> Result<ExitCode, Failure> {
         let name = valid(&renew.name)?;
+        let bound_to = there_is(renew.bound_to, parent)?;
         let lease = renew.lease.timeout_or(Timeout::DEFAULT)?;
-        let by = renew.locked_by.as_deref().map(holder).transpose()?;
         let mut options = RenewOptions::new().timeout(lease);
         if renew.add_time {
             options = options.add_time();
         }
-        let mut as_new = GetOptions::new().timeout(lease);
-        if let Some(by) = by {
-            as_new = as_new.locked_by(by);
+        if renew.create {
+            options = options.create();
+        }
+        if let Some(by) = &renew.locked_by {
+            options = options.locked_by(holder(by)?);
         }
         if let Some(process_id) = renew.process_id {
-            as_new = as_new.process_id(process_id);
+            options = options.process_id(process_id);
+        }
+        if let Some(process_id) = bound_to {
+            options = options.bound_to(process_id);
         }
         let manager = self.to_write()?;
-        loop {
-            let renewed = manager.renew_lock(lock_ref(&name, renew.token), options.clone());
-            match renewed {
-                Err(Error::LockNotFound { .. }) if renew.create => {}
-                renewed => {
-                    let lock = renewed?;
-                    return self.print_lock(&manager, &lock);
-                }
-            }
-            match manager.get_lock(&name, as_new.clone()) {
-                // Somebody else created it in between: by name, it is renewed.
-                Err(Error::Locked(_)) if renew.token.is_none() => {}
-                created => {
-                    let lock = created?;
-                    let printed = self.print_lock(&manager, &lock);
-                    return self.or_give_back(&manager, [&lock], printed);
-                }
-            }
-        }
+        let lock = manager.renew_lock(lock_ref(&name, renew.token), options)?;
+        let told = self.print_lock(&manager, &lock);
+        let created = Some(&lock).filter(|lock| lock.created_at() == lock.updated_at());
+        self.or_give_back(&manager, created, told)
     }
 
     /// Gives the locks back if the caller could not be told of them.

@@ -34,6 +34,7 @@ pub(crate) fn duration(text: &str) -> Result<Timeout, BadDuration> {
         // Too small for a number, and yet not for ever.
         (Ok(0.0), _) if !is_written_as_zero(text) => Timeout::After(Duration::from_micros(1)),
         (Ok(secs), _) => Timeout::from_secs_f64(secs).map_err(refused)?,
+        (_, Ok(Duration::ZERO)) => Timeout::Never,
         (_, Ok(duration)) => duration.into(),
         _ => return Err(bad("give seconds (90, 0.25) or units (250ms, 10m, 1h30m)")),
     };

@@ -28,22 +28,21 @@ impl Place {
         })?;
         let wait = get.wait.as_deref().map(duration::wait).transpose()?;
         let by = get.holder.locked_by.as_deref().map(holder).transpose()?;
-        let manager = waiting::attended(&mut signals, None, || self.to_write())??;
-        let mut acquire = manager.acquire(&names).timeout(lease);
+        let manager = waiting::attended(&mut signals, None, None, || self.to_write())??;
+        let mut acquire = manager.acquire(&names).lease(lease).no_keep_alive();
         if let Some(by) = by {
             acquire = acquire.locked_by(by);
         }
         if let Some(process_id) = get.holder.process_id {
             acquire = acquire.process_id(process_id);
         }
-        let line = || waiting::line(self, &manager, &names, false);
-        let (acquire, line) = match wait.unwrap_or(Wait::Not) {
-            Wait::Not => (acquire, None),
-            Wait::For(bound) => (acquire.wait(bound), line()),
-            Wait::Forever => (acquire.wait_forever(), line()),
+        let wait = wait.unwrap_or(Wait::Not);
+        let line = match wait {
+            Wait::Not => None,
+            _ => waiting::line(self, &manager, &names, false),
         };
-        let guard = waiting::attended(&mut signals, line, || acquire.lock())??;
-        waiting::attended(&mut signals, None, || match bound_to {
+        let guard = waiting::acquire(&mut signals, line, acquire, wait)??;
+        waiting::attended(&mut signals, None, None, || match bound_to {
             None => {
                 let locks = guard.detach()?;
                 let told = self.tell(&manager, get, &locks, None);
@@ -62,11 +61,7 @@ impl Place {
         guard: LockGuard,
         process_id: u32,
     ) -> Result<ExitCode, Failure> {
-        let mut locks = Vec::new();
-        for (name, _) in guard.tokens() {
-            locks.extend(manager.find(name)?);
-        }
-        self.tell(manager, get, &locks, Some(process_id))?;
+        self.tell(manager, get, &guard.locks(), Some(process_id))?;
         match guard.detach_to(process_id) {
             Ok(_) => Ok(ExitCode::Success),
             Err(error) => {

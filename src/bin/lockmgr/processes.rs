@@ -21,7 +21,8 @@ fn is_of_this_namespace() -> bool {
 
 /// Says which program the process of a lock's holder runs: `process 4242 runs "sleep 60"`.
 pub(crate) fn holder_of(lock: &Lock) -> Option<String> {
-    let pid = lock.bound_to().or(lock.process_id())?;
+    let bound_to = lock.bound_to().filter(|it| it.is_alive() == Some(true));
+    let pid = bound_to.map_or(lock.process_id(), |it| Some(it.process_id()))?;
     Some(format!("process {pid} runs {}", program(pid)?))
 }
 

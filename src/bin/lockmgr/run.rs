@@ -46,7 +46,7 @@ pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure>
     if run.no_fork {
         need_proc("leave out --no-fork")?;
     }
-    let manager = waiting::attended(&mut signals, None, || place.to_write())??;
+    let manager = waiting::attended(&mut signals, None, None, || place.to_write())??;
     let (guard, lost) = acquire(place, &manager, &plan, run.no_fork, &mut signals)?;
     if let Some(signal) = signals.ending() {
         drop(guard);
@@ -110,24 +110,24 @@ fn acquire(
     signals: &mut Signals,
 ) -> Result<(LockGuard, Receiver<Lock>), Failure> {
     let (losses, lost) = mpsc::channel();
-    let mut acquire = manager.acquire(&plan.names).timeout(plan.lease);
+    let mut acquire = manager.acquire(&plan.names).lease(plan.lease);
     if let Some(by) = plan.locked_by {
         acquire = acquire.locked_by(by);
     }
-    if !is_kept_by_hand {
+    if is_kept_by_hand {
+        acquire = acquire.no_keep_alive();
+    } else {
         let waker: Waker = signals.waker().map_err(unable)?;
-        acquire = acquire.keep_alive().on_lost(move |lock: &Lock| {
+        acquire = acquire.on_lost(move |lock: &Lock| {
             let _ = losses.send(lock.clone());
             waker.wake();
         });
     }
-    let line = || waiting::line(place, manager, &plan.names, plan.verbose);
-    let (acquire, line) = match plan.wait {
-        Wait::Not => (acquire, None),
-        Wait::For(bound) => (acquire.wait(bound), line()),
-        Wait::Forever => (acquire.wait_forever(), line()),
+    let line = match plan.wait {
+        Wait::Not => None,
+        _ => waiting::line(place, manager, &plan.names, plan.verbose),
     };
-    let answer = waiting::attended(signals, line, || acquire.lock())?;
+    let answer = waiting::acquire(signals, line, acquire, plan.wait)?;
     let guard = answer.map_err(|error| match error {
         error @ (Error::Locked(_) | Error::Reserved { .. }) => Failure::Conflict {
             error,

@@ -32,7 +32,7 @@ pub(crate) fn bound_locks(
             name(lock.name().as_str()),
             lock.token().to_string(),
             printable(lock.locked_by().as_str()),
-            process(bound_to.or(lock.bound_to()), lock.process_id()),
+            process(lock, bound_to),
             age(lock.created_at(), now),
             time_left(manager, lock),
             lock.waiting().to_string(),
@@ -41,12 +41,16 @@ pub(crate) fn bound_locks(
     aligned(&rows)
 }
 
-/// The process that a lock is bound to, alive as the lock is there; else the one noted with it.
-fn process(bound_to: Option<u32>, noted: Option<u32>) -> String {
-    match (bound_to, noted) {
-        (Some(pid), _) => format!("{pid} alive"),
-        (None, Some(pid)) => pid.to_string(),
-        (None, None) => "-".into(),
+/// The process that a lock is bound to, or is about to be; else the one noted with it.
+fn process(lock: &Lock, about_to: Option<u32>) -> String {
+    match (about_to, lock.bound_to(), lock.process_id()) {
+        (Some(pid), ..) => format!("{pid} alive"),
+        (None, Some(it), _) => match it.is_alive() {
+            Some(_) => format!("{} alive", it.process_id()),
+            None => format!("{} unknown", it.process_id()),
+        },
+        (None, None, Some(pid)) => pid.to_string(),
+        (None, None, None) => "-".into(),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Waiting for locks: saying whom the wait is for, and ending it by a signal.
 
+use crate::duration::Wait;
 use crate::failure::Failure;
 use crate::place::Place;
 use crate::signals::{Signals, end_by};
 use crate::terminal;
-use lockmgr::{LockManager, LockName, Request};
+use lockmgr::{Acquire, Canceller, LockGuard, LockManager, LockName, Request};
 use std::io::{self, IsTerminal, Write};
 use std::panic::resume_unwind;
 use std::process;
@@ -24,6 +25,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(crate) fn attended<T: Send>(
     signals: &mut Signals,
     line: Option<Line>,
+    canceller: Option<Canceller>,
     work: impl FnOnce() -> T + Send,
 ) -> Result<T, Failure> {
     let unable = |error| Failure::System("wait for the store", error);
@@ -41,10 +43,30 @@ pub(crate) fn attended<T: Send>(
             signals.sleep(SECOND);
             if let Some(signal) = signals.ending() {
                 drop(line);
+                if let Some(canceller) = canceller {
+                    canceller.cancel();
+                    // Once it is done, the request is gone.
+                    let _ = is_done.recv_timeout(SECOND);
+                }
                 end_by(signal);
             }
         }
         Ok(working.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+/// Asks for locks, attended, and waits for them as this says.
+pub(crate) fn acquire(
+    signals: &mut Signals,
+    line: Option<Line>,
+    acquire: Acquire,
+    wait: Wait,
+) -> Result<lockmgr::Result<LockGuard>, Failure> {
+    let canceller = acquire.canceller();
+    attended(signals, line, Some(canceller), move || match wait {
+        Wait::Not => acquire.try_lock(),
+        Wait::For(bound) => acquire.try_lock_for(bound),
+        Wait::Forever => acquire.lock(),
     })
 }
 

@@ -1,0 +1,375 @@
+//! `Acquire`: what can be asked for, and how.
+
+use crate::ask::Asker;
+use crate::error::Result;
+use crate::guard::LockGuard;
+use crate::held::{Held, OnLost};
+use crate::lock::Lock;
+use crate::manager::{LockManager, valid_names};
+use crate::name::LockName;
+use crate::process::{Binding, Bound};
+use crate::set::GetOptions;
+use crate::timeout::Timeout;
+use crate::wait::Sleeper;
+use crate::waiter::Bounded;
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The lease of locks whose holder's end nobody could prove: renewed as long as it lives.
+const UNPROVEN: Timeout = Timeout::After(Duration::from_secs(60));
+
+/// A request for a set of locks, begun by [`LockManager::acquire`]: all of them or none.
+///
+/// It asks when one of its last four methods is called: [`try_lock`](Self::try_lock) does not wait,
+/// [`try_lock_for`](Self::try_lock_for) and [`try_lock_until`](Self::try_lock_until) wait up to a
+/// bound, [`lock`](Self::lock) waits until the locks are granted.
+///
+/// ```
+/// use std::time::Duration;
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+/// let guard = manager.acquire(["accounts", "ledger"]).try_lock_for(Duration::from_secs(5))?;
+/// assert!(guard.is_held()?);
+/// guard.release()?;
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[must_use = "nothing is asked for until `lock` or one of its siblings is called"]
+pub struct Acquire {
+    manager: LockManager,
+    names: Result<Vec<LockName>>,
+    options: GetOptions,
+    lease: Option<Timeout>,
+    keeps_alive: bool,
+    is_job: bool,
+    on_lost: Option<OnLost>,
+    sleeper: Arc<Sleeper>,
+}
+
+impl fmt::Debug for Acquire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire")
+            .field("names", &self.names)
+            .field("options", &self.options)
+            .field("lease", &self.lease)
+            .field("keeps_alive", &self.keeps_alive)
+            .field("is_job", &self.is_job)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Cancels the wait of one [`Acquire`], from any thread.
+///
+/// ```
+/// use lockmgr::Error;
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+/// let _held = manager.acquire(["a"]).try_lock()?;
+/// let request = manager.acquire(["a"]);
+/// let canceller = request.canceller();
+/// let waiter = std::thread::spawn(move || request.lock());
+/// canceller.cancel();
+/// assert!(matches!(waiter.join().unwrap(), Err(Error::Cancelled)));
+/// # Ok::<(), lockmgr::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Canceller(Arc<Sleeper>);
+
+impl Canceller {
+    /// Ends the wait with [`Error::Cancelled`], or the next one if it has not begun. A wait that
+    /// was granted in this instant keeps its locks. Does not block.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// # let _held = manager.acquire(["a"]).try_lock()?;
+    /// let request = manager.acquire(["a"]);
+    /// request.canceller().cancel();
+    /// assert!(matches!(request.lock(), Err(lockmgr::Error::Cancelled)));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+impl LockManager {
+    /// Begins a request for these locks, all of them or none. A name given twice counts once; an
+    /// invalid name is an error of the call that asks.
+    ///
+    /// ```
+    /// use lockmgr::Error;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a", "b"]).try_lock()?;
+    /// let refused = manager.acquire(["b", "c"]).try_lock();
+    /// assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == "b"));
+    /// drop(guard);
+    /// assert!(!manager.is_locked("b")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn acquire<N: AsRef<str>>(&self, names: impl IntoIterator<Item = N>) -> Acquire {
+        let names = valid_names(names).map(|mut names| {
+            let mut seen = HashSet::new();
+            names.retain(|name| seen.insert(name.clone()));
+            names
+        });
+        Acquire {
+            manager: self.clone(),
+            names,
+            options: GetOptions::new(),
+            lease: None,
+            keeps_alive: true,
+            is_job: false,
+            on_lost: None,
+            sleeper: Arc::default(),
+        }
+    }
+}
+
+impl Acquire {
+    /// Lets others in if the program lives but hangs: the locks expire after this time unless they
+    /// are renewed. The manager renews them at a third of it, on one thread for all of its guards.
+    /// Zero and [`Timeout::Never`] mean no lease. Default: no lease, so the locks are held until
+    /// the guard is dropped or its process ends; where nobody could prove that end, 60 s.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lease = Duration::from_millis(600);
+    /// let guard = manager.acquire(["a"]).lease(lease).try_lock()?;
+    /// std::thread::sleep(2 * lease);
+    /// assert!(guard.is_held()?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn lease(mut self, lease: impl Into<Timeout>) -> Self {
+        self.lease = Some(lease.into());
+        self
+    }
+
+    /// Leaves the renewals of the [`lease`](Self::lease) to the caller, by
+    /// [`LockGuard::renew`]. Default: the manager renews it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lease = Duration::from_millis(100);
+    /// let guard = manager.acquire(["a"]).lease(lease).no_keep_alive().try_lock()?;
+    /// std::thread::sleep(lease);
+    /// assert!(!manager.is_locked("a")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn no_keep_alive(mut self) -> Self {
+        self.keeps_alive = false;
+        self
+    }
+
+    /// Names the holder; see [`GetOptions::locked_by`]. Default: the manager's.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["a"]).locked_by("app-1").try_lock()?;
+    /// assert_eq!(manager.find("a")?.unwrap().locked_by(), "app-1");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn locked_by(mut self, holder: impl Into<String>) -> Self {
+        self.options = self.options.locked_by(holder);
+        self
+    }
+
+    /// Notes a process, for people to read. Default: none; whatever is noted, the locks are bound
+    /// to this process.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["a"]).process_id(4242).try_lock()?;
+    /// assert_eq!(manager.find("a")?.unwrap().process_id(), Some(4242));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn process_id(mut self, process_id: u32) -> Self {
+        self.options = self.options.process_id(process_id);
+        self
+    }
+
+    /// Calls this once for each lock that is found lost, from the thread that finds it: the
+    /// manager's, soon after the lock was forced away, or the caller's. A panic of the call is
+    /// ignored. Default: nobody is called.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let (lost, loser) = mpsc::channel();
+    /// let on_lost = move |lock: &lockmgr::Lock| lost.send(lock.name().clone()).unwrap();
+    /// let _guard = manager.acquire(["a"]).on_lost(on_lost).try_lock()?;
+    /// manager.unlock("a")?;
+    /// assert_eq!(loser.recv().unwrap(), "a");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn on_lost(mut self, call: impl Fn(&Lock) + Send + Sync + 'static) -> Self {
+        self.on_lost = Some(Arc::new(call));
+        self
+    }
+
+    /// Holds the locks for a job: as long as any process has the
+    /// [descriptor](LockGuard::job_descriptor) that the guard opens for it. A child that inherits
+    /// the descriptor keeps the locks when this process ends. Default: the locks are bound to this
+    /// manager.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a"]).job().try_lock()?;
+    /// let bound_to = manager.find("a")?.unwrap().bound_to().unwrap();
+    /// assert_eq!(bound_to.kind(), lockmgr::Bound::Job);
+    /// assert!(guard.leave_to_job()?);
+    /// assert!(!manager.is_locked("a")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn job(mut self) -> Self {
+        self.is_job = true;
+        self
+    }
+
+    /// Returns a handle that cancels the wait from another thread.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let request = manager.acquire(["a"]);
+    /// let canceller = request.canceller();
+    /// let guard = request.lock()?;
+    /// canceller.cancel(); // too late
+    /// assert!(guard.is_held()?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn canceller(&self) -> Canceller {
+        Canceller(Arc::clone(&self.sleeper))
+    }
+
+    /// Takes the locks if all are free now, and does not wait for them. Like every call that
+    /// writes it may wait for other writers of the store, at most for the
+    /// [`busy_timeout`](crate::Builder::busy_timeout); that the locks are held it says without.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    ///
+    /// ```
+    /// # use lockmgr::Error;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a"]).try_lock()?;
+    /// assert!(matches!(manager.acquire(["a"]).try_lock(), Err(Error::Locked(_))));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn try_lock(self) -> Result<LockGuard> {
+        self.ask(Bounded::Never)
+    }
+
+    /// Waits for the locks up to this long, first come, first served; zero does not wait. The wait
+    /// ends at its bound with [`Error::Locked`] or [`Error::Reserved`], whatever keeps the store
+    /// busy, or with [`Error::StoreBusy`] if the locks seem free and the store cannot be written.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    ///
+    /// ```
+    /// # use lockmgr::Error;
+    /// # use std::time::{Duration, Instant};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _held = manager.acquire(["a"]).try_lock()?;
+    /// let began = Instant::now();
+    /// let second = manager.acquire(["a"]).try_lock_for(Duration::from_millis(50));
+    /// assert!(matches!(second, Err(Error::Locked(_))));
+    /// assert!(began.elapsed() >= Duration::from_millis(50));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn try_lock_for(self, bound: Duration) -> Result<LockGuard> {
+        self.ask(Bounded::by(bound))
+    }
+
+    /// Waits for the locks until this instant; otherwise as [`try_lock_for`](Self::try_lock_for).
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    ///
+    /// ```
+    /// # use std::time::{Duration, Instant};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["a"]).try_lock_until(Instant::now() + Duration::from_secs(1))?;
+    /// assert!(guard.is_held()?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn try_lock_until(self, until: Instant) -> Result<LockGuard> {
+        self.ask(Bounded::by(until.saturating_duration_since(Instant::now())))
+    }
+
+    /// Waits until the locks are granted, asleep, first come, first served. A store that others
+    /// keep busy does not end the wait.
+    ///
+    /// The guard holds the locks until it is dropped or this process ends.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] with one of the locks that are held, [`Error::Reserved`] with the request
+    /// that came earlier, [`Error::Cancelled`]; [`Error::InvalidName`], [`Error::InvalidTimeout`];
+    /// those of the store. None of the locks is held then, and no request stays behind. If storage
+    /// fails in the middle of a commit and goes on failing, the manager takes back what was done
+    /// as soon as the storage works again.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let first = manager.acquire(["a"]).lock()?;
+    /// let second = manager.acquire(["a"]);
+    /// let waiter = std::thread::spawn(move || second.lock());
+    /// drop(first);
+    /// assert!(waiter.join().unwrap()?.is_held()?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn lock(self) -> Result<LockGuard> {
+        self.ask(Bounded::Forever)
+    }
+
+    fn ask(self, bounded: Bounded) -> Result<LockGuard> {
+        let names = self.names?;
+        let base = &self.manager.0.base;
+        let now = base.now();
+        let timeout = self.lease.unwrap_or(Timeout::Never);
+        let mut lease =
+            self.options
+                .timeout(timeout)
+                .into_lease(&base.locked_by, base.store.here(), now)?;
+        let (binding, job) = match self.is_job {
+            true => base.store.light_job()?,
+            false => (base.store.binding()?, None),
+        };
+        lease.bound_to = Some(binding);
+        if self.lease.is_none() && !can_be_proven(&binding) {
+            lease.timeout = UNPROVEN;
+        }
+        let asker = Asker {
+            manager: &self.manager,
+            lease: &lease,
+            bounded,
+            is_told: self.on_lost.is_some(),
+            sleeper: &self.sleeper,
+        };
+        let locks = asker.ask(&names)?;
+        let base = Arc::clone(&self.manager.0.base);
+        let held = Held::new(base, lease, job, self.keeps_alive, self.on_lost);
+        Ok(LockGuard::new(self.manager.clone(), Arc::new(held), locks))
+    }
+}
+
+/// Whether every process of the host that shares the store can prove the end of this.
+fn can_be_proven(binding: &Binding) -> bool {
+    let is_process = binding.kind != Bound::Job;
+    binding.file.is_some() || is_process && binding.process.is_in_initial_namespace()
+}

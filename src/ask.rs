@@ -1,0 +1,150 @@
+//! Asks for a set of locks: one transaction takes them or joins the queue.
+
+use crate::beacon::draw_id;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::grant::{apply, create_all, obstacle, plan};
+use crate::lock::{Lease, Lock};
+use crate::manager::LockManager;
+use crate::name::LockName;
+use crate::queue::{Request, TRUST};
+use crate::timeout::{Deadline, Timeout};
+use crate::wait::Sleeper;
+use crate::waiter::{Bounded, Waiter, obstacle_in_sight, take_back};
+use std::sync::Arc;
+
+/// Asks for locks, and waits for them.
+pub(crate) struct Asker<'a> {
+    pub(crate) manager: &'a LockManager,
+    pub(crate) lease: &'a Lease,
+    pub(crate) bounded: Bounded,
+    /// Whether the holder wants to be told if the locks are forced away.
+    pub(crate) is_told: bool,
+    pub(crate) sleeper: &'a Arc<Sleeper>,
+}
+
+/// What asking came to.
+#[derive(Clone)]
+enum Answer {
+    Granted(Vec<Lock>),
+    Queued(Box<Request>),
+}
+
+impl Asker<'_> {
+    pub(crate) fn ask(&self, names: &[LockName]) -> Result<Vec<Lock>> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let store = &self.manager.0.base.store;
+        let mut request = self.request(names)?;
+        if self.bounded == Bounded::Never
+            && let Ok(Some(error)) = obstacle_in_sight(self.manager, &request)
+        {
+            return Err(error);
+        }
+        loop {
+            request.id = draw_id();
+            let asked = match self.bounded {
+                Bounded::Never => self.enqueue(&request),
+                bounded => store.within(bounded.left(), || self.enqueue(&request)),
+            };
+            match asked {
+                Ok(Answer::Granted(locks)) => return Ok(locks),
+                Ok(Answer::Queued(request)) => {
+                    let waiter = Waiter {
+                        manager: self.manager,
+                        request: *request,
+                        bounded: self.bounded,
+                        sleeper: self.sleeper,
+                    };
+                    if let Some(locks) = waiter.wait()? {
+                        return Ok(locks);
+                    }
+                    // Neither a request nor a grant is left: the store was replaced, or the grant
+                    // was forced away before it was seen.
+                }
+                Err(busy @ Error::StoreBusy { .. }) if self.bounded != Bounded::Never => {
+                    if self.sleeper.is_cancelled() {
+                        return Err(Error::Cancelled);
+                    }
+                    if self.bounded.left().is_zero() {
+                        let found = obstacle_in_sight(self.manager, &request);
+                        return Err(found.ok().flatten().unwrap_or(busy));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The request as it would be queued, without a number.
+    fn request(&self, names: &[LockName]) -> Result<Request> {
+        let now = self.manager.0.base.now();
+        let waits = self.bounded != Bounded::Never;
+        let is_proven = self.lease.bound_to.is_some_and(|it| it.file.is_some());
+        Ok(Request {
+            number: 0,
+            id: 0,
+            names: names.to_vec(),
+            lease: self.lease.clone(),
+            asked_at: now.wall,
+            until: self.until(now),
+            trusted_until: match is_proven {
+                true => None,
+                false => TRUST.deadline(now)?,
+            },
+            bell: match waits || self.is_told {
+                true => self.manager.0.base.watcher.bell(),
+                false => None,
+            },
+        })
+    }
+
+    /// When others may take the wait for over. A bound past the calendar is none.
+    fn until(&self, now: Moment) -> Option<Deadline> {
+        match self.bounded {
+            Bounded::Never | Bounded::Forever => None,
+            Bounded::Until(_) => {
+                let left = Timeout::After(self.bounded.left());
+                left.deadline(now).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Takes the locks if it can, and joins the queue if it may wait. What a commit that failed
+    /// may have done all the same is undone.
+    fn enqueue(&self, request: &Request) -> Result<Answer> {
+        let mut done = None;
+        let result = self.manager.0.base.write("lock in", |tx, now| {
+            let plan = plan(tx, &request.names, now)?;
+            let mut in_the_way = None;
+            for name in &request.names {
+                if in_the_way.is_none() {
+                    in_the_way = obstacle(tx, &plan, name, now)?;
+                }
+            }
+            let mut request = request.clone();
+            let answer = match in_the_way {
+                Some(obstacle) if self.bounded == Bounded::Never => return Err(obstacle),
+                Some(obstacle) if self.bounded.left().is_zero() => return Err(obstacle),
+                Some(_) => {
+                    apply(tx, &plan, now)?;
+                    request.number = tx.next_request()?;
+                    tx.put_request(&request)?;
+                    Answer::Queued(Box::new(request.clone()))
+                }
+                None => {
+                    apply(tx, &plan, now)?;
+                    let names = &request.names;
+                    Answer::Granted(create_all(tx, self.lease, names, Some(&request), now)?)
+                }
+            };
+            done = Some(request);
+            Ok(answer)
+        });
+        if let (Err(error), Some(request)) = (&result, done) {
+            take_back(self.manager, request, error);
+        }
+        result
+    }
+}

@@ -1,0 +1,57 @@
+//! What every verb works with: the store, the clock, and the watcher that rings after a commit.
+
+use crate::clock::{Clock, Moment};
+use crate::error::{Error, Result};
+use crate::grant::counted;
+use crate::name::Holder;
+use crate::store::{Store, WriteTx};
+use crate::wait::Watcher;
+
+/// The parts of one manager that its verbs, its guards and its keeper share.
+#[derive(Debug)]
+pub(crate) struct Base {
+    // Dropped in this order: nobody is rung once the store is closed.
+    pub(crate) watcher: Watcher,
+    pub(crate) store: Store,
+    clock: Clock,
+    /// The holder of locks for which nothing else is said.
+    pub(crate) locked_by: Holder,
+}
+
+impl Base {
+    pub(crate) fn new(store: Store, clock: Clock, locked_by: Holder) -> Self {
+        Self {
+            watcher: Watcher::new(store.here()),
+            store,
+            clock,
+            locked_by,
+        }
+    }
+
+    /// Runs `body` as one write transaction, and rings whom the commit concerns.
+    pub(crate) fn write<T>(
+        &self,
+        action: &'static str,
+        body: impl FnOnce(&mut WriteTx<'_>, Moment) -> Result<T>,
+    ) -> Result<T> {
+        let mut rings = Vec::new();
+        let result = self.store.write(action, |tx| {
+            let now = self.now();
+            let value = match body(tx, now) {
+                Err(Error::Locked(lock)) => Err(Error::Locked(counted(tx, lock, now)?)),
+                Err(Error::LockFail(lock)) => Err(Error::LockFail(counted(tx, lock, now)?)),
+                value => value,
+            }?;
+            rings = std::mem::take(&mut tx.rings);
+            Ok(value)
+        });
+        if !self.watcher.ring(&rings) {
+            self.store.touch();
+        }
+        result
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+}

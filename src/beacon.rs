@@ -1,0 +1,138 @@
+//! Beacons: the kernel's proof that a manager or a job lives, across every namespace and user.
+//!
+//! A beacon is an exclusive open-file-description lock on one byte of the store's file, far beyond
+//! its end, on a descriptor of its own. The kernel drops it with the last copy of that descriptor.
+//! So it is never unlocked here: closing is enough, and a copy that a child inherited stays valid.
+//!
+//! The locks are set through redb's public [`FileBackend`], which needs no `unsafe`. redb keeps its
+//! own locks from 2^62 on.
+
+use crate::process::{Binding, Bound, FileId, Process, Standing};
+use redb::StorageBackend;
+use redb::backends::FileBackend;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::ops::Bound::Included;
+use std::time::UNIX_EPOCH;
+
+/// The bytes that beacons lie on: as many from here on as an id has values.
+const FIRST: u64 = 1 << 61;
+const IDS: u64 = 1 << 60;
+
+/// Draws the id of a manager, a job or a request. A fork has the random state of its parent, so
+/// the process and the time are drawn from too.
+pub(crate) fn draw_id() -> u64 {
+    let now = std::time::SystemTime::now();
+    1 + RandomState::new().hash_one((std::process::id(), now)) % (IDS - 1)
+}
+
+/// Sets or asks about the byte of an id.
+fn byte_of(id: u64) -> u64 {
+    FIRST + id % IDS
+}
+
+/// A beacon that this process keeps lit.
+#[derive(Debug)]
+pub(crate) struct Beacon {
+    pub(crate) file_id: FileId,
+    /// Kept open, and never unlocked.
+    pub(crate) file: File,
+}
+
+impl Beacon {
+    /// Lights a beacon on a descriptor of the store's file that nothing else uses. None if the
+    /// file system has no such locks, or if somebody else holds this byte.
+    pub(crate) fn light(id: u64, file: File) -> io::Result<Option<Self>> {
+        let file_id = FileId::of(&file.metadata()?);
+        let byte = Included(byte_of(id));
+        let is_lit = match FileBackend::new(file.try_clone()?) {
+            Ok(backend) => backend.try_lock_range(byte, byte).unwrap_or(false),
+            Err(_) => false,
+        };
+        Ok(is_lit.then_some(Self { file_id, file }))
+    }
+}
+
+impl FileId {
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        let since = |created: std::time::SystemTime| created.duration_since(UNIX_EPOCH).ok();
+        let born = metadata.created().ok().and_then(since);
+        Self {
+            inode,
+            born: born.map_or(0, |it| it.as_nanos() as i64),
+        }
+    }
+}
+
+/// Judges what locks are bound to, from one process and over one open file.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    /// This process.
+    pub(crate) here: Process,
+    /// The id of the manager that asks.
+    manager: u64,
+    /// The open file, to ask about beacons, and its identity.
+    probe: Option<(FileBackend, FileId)>,
+}
+
+impl Judge {
+    /// Judges over an open file of which `probe` is a copy.
+    pub(crate) fn new(here: Process, manager: u64, probe: Option<File>) -> Self {
+        let probe = probe.and_then(|file| {
+            let id = FileId::of(&file.metadata().ok()?);
+            Some((FileBackend::new(file).ok()?, id))
+        });
+        Self {
+            here,
+            manager,
+            probe,
+        }
+    }
+
+    /// The file that it asks about beacons.
+    pub(crate) fn file(&self) -> Option<FileId> {
+        self.probe.as_ref().map(|(_, file)| *file)
+    }
+
+    /// What can be said of the manager, process or job that something is bound to.
+    pub(crate) fn standing(&self, binding: &Binding) -> Standing {
+        let is_own = binding.kind == Bound::Manager && binding.id == self.manager;
+        if is_own {
+            return Standing::Alive;
+        }
+        match (self.is_lit(binding), binding.kind) {
+            (Some(false), _) => Standing::Gone,
+            (Some(true), Bound::Job) => Standing::Alive,
+            // A child that was forked off may keep a copy of the descriptor.
+            (Some(true), _) => match self.here.judge(&binding.process) {
+                Standing::Gone => Standing::Gone,
+                Standing::Alive | Standing::Unknown => Standing::Alive,
+            },
+            // Of a job the first process may be gone while others work on.
+            (None, Bound::Job) => match self.here.judge(&binding.process) {
+                Standing::Alive => Standing::Alive,
+                Standing::Gone | Standing::Unknown => Standing::Unknown,
+            },
+            (None, _) => self.here.judge(&binding.process),
+        }
+    }
+
+    pub(crate) fn is_gone(&self, binding: &Binding) -> bool {
+        self.standing(binding) == Standing::Gone
+    }
+
+    /// Whether its beacon is lit; none if it has none in this file.
+    pub(crate) fn is_lit(&self, binding: &Binding) -> Option<bool> {
+        let (backend, file_id) = self.probe.as_ref()?;
+        if binding.file.as_ref() != Some(file_id) {
+            return None;
+        }
+        let byte = Included(byte_of(binding.id));
+        backend.query_lock_range(byte, byte).ok()
+    }
+}

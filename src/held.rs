@@ -1,0 +1,366 @@
+//! What a guard holds, and what becomes of it: shared by the guard and the keeper's thread.
+//!
+//! Touches a lock only while that bears the token it was given, so never a successor's.
+
+use crate::base::Base;
+use crate::beacon::Beacon;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::grant::settle;
+use crate::lock::{Lease, Lock};
+use crate::name::LockName;
+use crate::store::WriteTx;
+use crate::timeout::Timeout;
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub(crate) type OnLost = Arc<dyn Fn(&Lock) + Send + Sync>;
+
+/// What a guard and its keeper share.
+pub(crate) struct Held {
+    pub(crate) base: Arc<Base>,
+    pub(crate) lease: Lease,
+    keeps_alive: bool,
+    on_lost: Option<OnLost>,
+    /// The beacon of a job, until the job is left to itself.
+    job: Mutex<Option<Beacon>>,
+    state: Mutex<State>,
+    /// Held by the thread that works on the store for this guard, one after the other. What the
+    /// guard knows can be asked meanwhile.
+    work: Mutex<()>,
+}
+
+/// What a guard knows.
+#[derive(Debug, Default)]
+struct State {
+    locks: Vec<Lock>,
+    /// The first lock that was found lost, and its holder then.
+    lost: Option<(Lock, Option<Lock>)>,
+    /// The tokens of those whose release failed. It may be done all the same: then they are gone,
+    /// and not lost.
+    released: Vec<u64>,
+}
+
+/// What became of a lock that was held.
+pub(crate) enum Fate {
+    Held(Lock),
+    Released,
+    /// Its holder now, if it has one.
+    Lost(Option<Lock>),
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held")
+            .field("state", &self.state)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Held {
+    pub(crate) fn new(
+        base: Arc<Base>,
+        lease: Lease,
+        job: Option<Beacon>,
+        keeps_alive: bool,
+        on_lost: Option<OnLost>,
+    ) -> Self {
+        Self {
+            base,
+            lease,
+            keeps_alive,
+            on_lost,
+            job: Mutex::new(job),
+            state: Mutex::default(),
+            work: Mutex::default(),
+        }
+    }
+
+    /// Holds more locks.
+    pub(crate) fn extend(&self, locks: Vec<Lock>) {
+        self.state().locks.extend(locks);
+    }
+
+    /// Whether somebody wants to know of a loss.
+    pub(crate) fn is_told(&self) -> bool {
+        self.on_lost.is_some()
+    }
+
+    /// The lease that the keeper renews.
+    pub(crate) fn renewal(&self) -> Option<Duration> {
+        match self.lease.timeout {
+            Timeout::After(lease) if self.keeps_alive => Some(lease),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) -> MutexGuard<'_, ()> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The locks that it holds, as far as it knows.
+    pub(crate) fn locks(&self) -> Vec<Lock> {
+        self.state().locks.clone()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Lock> {
+        let state = self.state();
+        state.locks.iter().find(|lock| lock.name == *name).cloned()
+    }
+
+    /// Finds out, or decides, what becomes of the locks; notes it, and tells of those lost.
+    pub(crate) fn update(&self, work: impl FnOnce(&[Lock]) -> Result<Vec<Fate>>) -> Result<()> {
+        let working = self.work();
+        let locks = self.locks();
+        let fates = work(&locks)?;
+        let lost = self.note(locks, fates);
+        // The call may be of the guard's owner, who may drop it.
+        drop(working);
+        self.tell(&lost);
+        Ok(())
+    }
+
+    /// Notes what became of locks that are still held, and returns those that were lost.
+    fn note(&self, locks: Vec<Lock>, fates: Vec<Fate>) -> Vec<Lock> {
+        let mut fates: HashMap<u64, Fate> =
+            locks.iter().map(|lock| lock.token).zip(fates).collect();
+        let mut lost = Vec::new();
+        let mut state = self.state();
+        let State {
+            locks,
+            lost: first_lost,
+            released,
+        } = &mut *state;
+        locks.retain_mut(|lock| match fates.remove(&lock.token) {
+            None => true,
+            Some(Fate::Held(now)) => {
+                // A lock that was renewed was not released.
+                if *lock != now {
+                    released.retain(|&token| token != now.token);
+                }
+                *lock = now;
+                true
+            }
+            Some(Fate::Released) => false,
+            Some(Fate::Lost(_)) if released.contains(&lock.token) => false,
+            Some(Fate::Lost(by)) => {
+                lost.push(lock.clone());
+                first_lost.get_or_insert_with(|| (lock.clone(), by));
+                false
+            }
+        });
+        lost
+    }
+
+    /// Calls back for each lost lock. A panic of the call is its own: it ends neither the renewals
+    /// nor the program.
+    fn tell(&self, lost: &[Lock]) {
+        if let Some(call) = &self.on_lost {
+            for lock in lost {
+                let _ = panic::catch_unwind(AssertUnwindSafe(|| call(lock)));
+            }
+        }
+    }
+
+    /// Looks whether all the locks are still there, and notes those that were lost.
+    pub(crate) fn look(&self) -> Result<bool> {
+        let working = self.work();
+        let (locks, released) = {
+            let state = self.state();
+            (state.locks.clone(), state.released.clone())
+        };
+        let mut is_held = true;
+        let mut fates = Vec::with_capacity(locks.len());
+        self.base.store.read("read", |tx| {
+            let now = self.base.now();
+            for lock in &locks {
+                fates.push(match tx.get(&lock.name)? {
+                    Some(row) if row.token == lock.token => {
+                        // A lease that ran out may yet be renewed.
+                        is_held &= !row.is_expired(now) || released.contains(&lock.token);
+                        Fate::Held(lock.clone())
+                    }
+                    by => Fate::Lost(by.and_then(|by| by.if_live(now, tx.judge()))),
+                });
+            }
+            Ok(())
+        })?;
+        let lost = self.note(locks, fates);
+        drop(working);
+        self.tell(&lost);
+        Ok(is_held && self.state().lost.is_none())
+    }
+
+    /// Fails if a lock was lost.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.state().lost {
+            None => Ok(()),
+            Some((lock, by)) => Err(Error::Lost {
+                lock: Box::new(lock.clone()),
+                by: by.clone().map(Box::new),
+            }),
+        }
+    }
+
+    /// Decides in one transaction about every lock that still bears its token; the others are lost.
+    pub(crate) fn change(
+        &self,
+        action: &'static str,
+        mut decide: impl FnMut(&mut WriteTx<'_>, Lock, Moment) -> Result<Fate>,
+    ) -> Result<()> {
+        self.update(|locks| {
+            if locks.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.base.write(action, |tx, now| {
+                settle(tx, locks.iter().map(|lock| &lock.name), now)?;
+                let decide = |lock: &Lock| match tx.get(&lock.name)? {
+                    Some(row) if row.token == lock.token => decide(tx, row, now),
+                    by => Ok(Fate::Lost(by.and_then(|by| by.if_live(now, tx.judge())))),
+                };
+                locks.iter().map(decide).collect()
+            })
+        })
+    }
+
+    /// Releases those of the locks that are chosen, in one transaction.
+    pub(crate) fn release(&self, is_chosen: impl Fn(&Lock) -> bool) -> Result<()> {
+        self.update(|locks| {
+            let is_mine = |lock: &&Lock| is_chosen(lock);
+            let chosen: Vec<Lock> = locks.iter().filter(is_mine).cloned().collect();
+            if chosen.is_empty() {
+                return Ok(locks.iter().cloned().map(Fate::Held).collect());
+            }
+            let removed = remove(&self.base, &chosen);
+            let removed = removed.inspect_err(|_| {
+                let tokens = chosen.iter().map(|lock| lock.token);
+                self.state().released.extend(tokens);
+            });
+            let mut removed = removed?.into_iter();
+            let fate = |lock: &Lock| match is_chosen(lock) {
+                false => Fate::Held(lock.clone()),
+                true if removed.next() == Some(true) => Fate::Released,
+                true => Fate::Lost(None),
+            };
+            Ok(locks.iter().map(fate).collect())
+        })
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn job_descriptor(&self) -> Option<std::os::fd::OwnedFd> {
+        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = job.as_ref()?.file.try_clone().ok()?;
+        Some(file.into())
+    }
+
+    /// Closes this process's copy of the job's descriptor, and says whether there was one.
+    pub(crate) fn close_job(&self) -> bool {
+        let mut job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        job.take().is_some()
+    }
+
+    /// Ends the guard without a release, and returns what it held.
+    pub(crate) fn leave(&self) -> Vec<Lock> {
+        let locks = std::mem::take(&mut self.state().locks);
+        self.strike(&locks);
+        locks
+    }
+
+    fn strike(&self, locks: &[Lock]) {
+        if self.is_told() {
+            let ids = locks.iter().filter_map(|lock| lock.request);
+            ids.for_each(|id| self.base.watcher.strike(id));
+        }
+    }
+
+    /// Gives up every lock whose deadline has passed without a renewal.
+    fn give_up_expired(&self) {
+        let now = self.base.now();
+        let fate = |lock: &Lock| match lock.is_expired(now) {
+            true => Fate::Lost(None),
+            false => Fate::Held(lock.clone()),
+        };
+        // Fails only if its work does, and this has none.
+        let _ = self.update(|locks| Ok(locks.iter().map(fate).collect()));
+    }
+}
+
+/// Removes locks as long as they bear their tokens, and says of each whether it did.
+pub(crate) fn remove(base: &Base, locks: &[Lock]) -> Result<Vec<bool>> {
+    base.write("release locks in", |tx, now| {
+        let mut removed = Vec::with_capacity(locks.len());
+        let mut free: Vec<&LockName> = Vec::with_capacity(locks.len());
+        for lock in locks {
+            let is_there = tx
+                .get(&lock.name)?
+                .is_some_and(|row| row.token == lock.token);
+            if is_there {
+                tx.remove(&lock.name)?;
+                free.push(&lock.name);
+            }
+            removed.push(is_there);
+        }
+        settle(tx, free, now)?;
+        Ok(removed)
+    })
+}
+
+/// Renews the leases of guards of one manager, in one transaction, and says whether that was done.
+/// A guard without a lease only looks. A renewal comes first, also a late one: the lock is lost if
+/// another had it since, or if nobody can find that out before another may have it.
+pub(crate) fn renew_all(guards: &[Arc<Held>]) -> bool {
+    let mut all_renewed = true;
+    let (leased, others): (Vec<_>, Vec<_>) =
+        guards.iter().partition(|held| held.renewal().is_some());
+    others.iter().for_each(|held| drop(held.look()));
+    let Some(first) = leased.first() else {
+        return true;
+    };
+    let working: Vec<_> = leased.iter().map(|held| held.work()).collect();
+    let locks: Vec<Vec<Lock>> = leased.iter().map(|held| held.locks()).collect();
+    let renewed = first.base.write("renew locks in", |tx, now| {
+        let names = locks.iter().flatten().map(|lock| &lock.name);
+        settle(tx, names, now)?;
+        let mut all = Vec::with_capacity(leased.len());
+        for (held, locks) in leased.iter().zip(&locks) {
+            let mut fates = Vec::with_capacity(locks.len());
+            for lock in locks {
+                fates.push(match tx.get(&lock.name)? {
+                    Some(row) if row.token == lock.token => {
+                        let row = row.renewed(held.lease.timeout, now)?;
+                        tx.put(&row)?;
+                        Fate::Held(row)
+                    }
+                    by => Fate::Lost(by.and_then(|by| by.if_live(now, tx.judge()))),
+                });
+            }
+            all.push(fates);
+        }
+        Ok(all)
+    });
+    let mut lost = Vec::new();
+    match renewed {
+        Ok(fates) => {
+            for ((held, locks), fates) in leased.iter().zip(locks).zip(fates) {
+                lost.push(held.note(locks, fates));
+            }
+        }
+        Err(_) => all_renewed = false,
+    }
+    drop(working);
+    for (held, lost) in leased.iter().zip(&lost) {
+        held.tell(lost);
+    }
+    if !all_renewed {
+        leased.iter().for_each(|held| held.give_up_expired());
+    }
+    all_renewed
+}

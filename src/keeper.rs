@@ -1,0 +1,240 @@
+//! Keeping: one thread of a manager renews the leases of its guards, looks after guards whose locks
+//! were forced away, and repeats in the background what a busy store refused.
+//!
+//! It sleeps until something is due. It renews all leases that are due in one transaction.
+
+use crate::base::Base;
+use crate::error::{Error, Result};
+use crate::held::{Held, renew_all};
+use crate::process::Origin;
+use crate::wait::{Sleeper, Woken};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How soon what was refused is tried again, at first and at last.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a guard that nothing else is due for looks whether it lost a lock: a ring says so
+/// sooner.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
+
+/// How long the thread sleeps when nothing is due.
+const NOTHING_DUE: Duration = Duration::from_secs(3600);
+
+type Work = Box<dyn Fn(&Base) -> Result<()> + Send>;
+
+/// The thread that keeps the leases of one manager.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    origin: Origin,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    duties: Mutex<Duties>,
+    sleeper: Arc<Sleeper>,
+}
+
+#[derive(Default)]
+struct Duties {
+    guards: Vec<Kept>,
+    tasks: Vec<Task>,
+    is_over: bool,
+}
+
+/// A guard that is looked after.
+struct Kept {
+    held: Weak<Held>,
+    due: Instant,
+}
+
+/// What is tried until it is done. It keeps the store open.
+struct Task {
+    base: Arc<Base>,
+    work: Work,
+    due: Instant,
+    pause: Duration,
+}
+
+impl std::fmt::Debug for Duties {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Duties")
+            .field("guards", &self.guards.len())
+            .field("tasks", &self.tasks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether an error may pass by itself.
+pub(crate) fn is_passing(error: &Error) -> bool {
+    matches!(error, Error::StoreBusy { .. } | Error::Io { .. })
+}
+
+impl Default for Keeper {
+    fn default() -> Self {
+        Self {
+            shared: Arc::default(),
+            thread: Mutex::default(),
+            origin: Origin::here(),
+        }
+    }
+}
+
+impl Keeper {
+    /// Looks after a guard from now on, until it is dropped.
+    pub(crate) fn keep(&self, held: &Arc<Held>) -> std::io::Result<()> {
+        self.start()?;
+        let due = Instant::now() + interval(held);
+        self.shared.duties().guards.push(Kept {
+            held: Arc::downgrade(held),
+            due,
+        });
+        self.shared.sleeper.poke();
+        Ok(())
+    }
+
+    /// Tells the thread of locks that were forced away, by this sleeper's call.
+    pub(crate) fn sleeper(&self) -> &Arc<Sleeper> {
+        &self.shared.sleeper
+    }
+
+    /// Does something in the background, again and again until that is no longer refused. Without
+    /// a thread it stays undone until the process ends.
+    pub(crate) fn retry(&self, base: &Arc<Base>, work: Work) {
+        if self.start().is_err() {
+            return;
+        }
+        self.shared.duties().tasks.push(Task {
+            base: Arc::clone(base),
+            work,
+            due: Instant::now() + FIRST_PAUSE,
+            pause: FIRST_PAUSE,
+        });
+        self.shared.sleeper.poke();
+    }
+
+    fn start(&self) -> std::io::Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let shared = Arc::clone(&self.shared);
+            let builder = thread::Builder::new().name("lockmgr-keep".into());
+            *thread = Some(builder.spawn(move || shared.run())?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // The thread was not forked along, and another may have held its mutex then.
+        if self.origin.elsewhere().is_some() {
+            return;
+        }
+        let has_tasks = {
+            let mut duties = self.shared.duties();
+            duties.is_over = true;
+            !duties.tasks.is_empty()
+        };
+        self.shared.sleeper.poke();
+        // With tasks left the thread goes on alone, until they are done or the process ends.
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take().filter(|_| !has_tasks) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How long until a guard needs its keeper.
+fn interval(held: &Held) -> Duration {
+    held.renewal().map_or(BETWEEN_LOOKS, |lease| lease / 3)
+}
+
+impl Shared {
+    fn duties(&self) -> MutexGuard<'_, Duties> {
+        self.duties.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        loop {
+            let (next, is_over) = {
+                let duties = self.duties();
+                let guards = duties.guards.iter().map(|kept| kept.due);
+                let next = guards.chain(duties.tasks.iter().map(|task| task.due)).min();
+                (next, duties.is_over && duties.tasks.is_empty())
+            };
+            if is_over {
+                return;
+            }
+            let left = next.map(|next| next.saturating_duration_since(Instant::now()));
+            let woken = self.sleeper.sleep(left.unwrap_or(NOTHING_DUE));
+            self.keep(woken == Woken::Called);
+            self.work();
+        }
+    }
+
+    /// Renews the leases that are due. After a ring, looks at all guards.
+    fn keep(&self, is_rung: bool) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        let mut rung = Vec::new();
+        self.duties().guards.retain(|kept| {
+            let Some(held) = kept.held.upgrade() else {
+                return false;
+            };
+            if kept.due <= now {
+                due.push(held);
+            } else if is_rung && held.is_told() {
+                rung.push(held);
+            }
+            true
+        });
+        // If the store cannot be read, the renewal finds out.
+        rung.iter().for_each(|held| drop(held.look()));
+        if due.is_empty() {
+            return;
+        }
+        let is_renewed = renew_all(&due);
+        let intervals: HashMap<*const Held, Duration> = due
+            .iter()
+            .map(|held| (Arc::as_ptr(held), interval(held)))
+            .collect();
+        let now = Instant::now();
+        for kept in &mut self.duties().guards {
+            if let Some(interval) = intervals.get(&kept.held.as_ptr()) {
+                kept.due = now
+                    + match is_renewed {
+                        true => *interval,
+                        false => (*interval / 8).min(LONGEST_PAUSE),
+                    };
+            }
+        }
+        // A guard may be dropped by now, and its manager with it: not with the duties locked.
+        drop((due, rung));
+    }
+
+    fn work(&self) {
+        let now = Instant::now();
+        let (due, later) = {
+            let tasks = std::mem::take(&mut self.duties().tasks);
+            tasks.into_iter().partition(|task| task.due <= now)
+        };
+        let due: Vec<Task> = due;
+        self.duties().tasks.extend::<Vec<Task>>(later);
+        for mut task in due {
+            let again = (task.work)(&task.base).is_err_and(|error| is_passing(&error));
+            if again {
+                task.pause = (task.pause * 2).min(LONGEST_PAUSE);
+                task.due = Instant::now() + task.pause;
+                self.duties().tasks.push(task);
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! One open file: which it is, and the snapshot that reads share while nothing is committed.
+
+use super::Mode;
+use super::fault::At;
+use super::read::Snapshot;
+use crate::beacon::Judge;
+use crate::clock::coarse_millis;
+use crate::error::Result;
+use redb::{Database, ReadOnlyDatabase, ReadableDatabase, WriteTransaction};
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+pub(super) struct Handle {
+    /// Where no other process writes. Dropped before the database that it is of.
+    pub(super) kept: Option<Kept>,
+    pub(super) database: Opened,
+    /// Which file that is: the one of this name, until somebody deletes or replaces it.
+    pub(super) identity: Option<Identity>,
+    /// When the name was last looked up, in coarse milliseconds.
+    pub(super) seen_at: AtomicU64,
+    /// Whether the rows were looked through, as far as they are.
+    pub(super) is_checked: AtomicBool,
+    /// Judges what the locks in this file are bound to.
+    pub(super) judge: Judge,
+}
+
+pub(super) enum Opened {
+    /// With the open file, to touch it.
+    Writer(Database, File),
+    Reader(ReadOnlyDatabase),
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.database {
+            Opened::Writer(..) => "Writer",
+            Opened::Reader(_) => "Reader",
+        })
+    }
+}
+
+impl Handle {
+    pub(super) fn new(database: Opened, mode: Mode, metadata: &fs::Metadata, judge: Judge) -> Self {
+        Self {
+            kept: (mode == Mode::Exclusive).then(Kept::default),
+            database,
+            identity: Identity::of(metadata),
+            seen_at: AtomicU64::new(coarse_millis()),
+            is_checked: AtomicBool::new(false),
+            judge,
+        }
+    }
+
+    /// The store as it was committed last.
+    pub(super) fn snapshot(&self, at: At<'_>) -> Result<Arc<Snapshot>> {
+        let begin = || {
+            let txn = match &self.database {
+                Opened::Writer(database, _) => database.begin_read(),
+                Opened::Reader(database) => database.begin_read(),
+            };
+            Snapshot::of(txn.map_err(|error| at.failed(error))?, at).map(Arc::new)
+        };
+        match &self.kept {
+            Some(kept) => kept.get_or(begin),
+            None => begin(),
+        }
+    }
+
+    pub(super) fn commit(&self, txn: WriteTransaction) -> Result<(), redb::CommitError> {
+        // Before, as redb uses no page again that a snapshot may still need; and after, for those
+        // who looked meanwhile.
+        self.kept.iter().for_each(Kept::forget);
+        let result = txn.commit();
+        self.kept.iter().for_each(Kept::forget);
+        result
+    }
+
+    /// Whether the name still leads to this file. Looked up at most every so often, by who only
+    /// reads.
+    pub(super) fn is_current(&self, path: &Path, looks: Duration) -> bool {
+        let now = coarse_millis();
+        let unseen = now.saturating_sub(self.seen_at.load(Ordering::Relaxed));
+        if Duration::from_millis(unseen) < looks {
+            return true;
+        }
+        self.seen_at.store(now, Ordering::Relaxed);
+        match fs::metadata(path) {
+            Ok(metadata) => Identity::of(&metadata) == self.identity,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+}
+
+/// The snapshot that was read last, for as long as nothing is committed: to begin another costs
+/// more than to read a row of it.
+#[derive(Default)]
+pub(super) struct Kept(RwLock<Option<Arc<Snapshot>>>);
+
+impl Kept {
+    pub(super) fn get_or(
+        &self,
+        begin: impl FnOnce() -> Result<Arc<Snapshot>>,
+    ) -> Result<Arc<Snapshot>> {
+        let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(snapshot) = &*kept {
+            return Ok(Arc::clone(snapshot));
+        }
+        drop(kept);
+        // One at a time: amid a commit another's could be newer, and reads would go back.
+        let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = match slot.take() {
+            Some(snapshot) => snapshot,
+            None => begin()?,
+        };
+        Ok(Arc::clone(slot.insert(snapshot)))
+    }
+
+    pub(super) fn forget(&self) {
+        let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = slot.take();
+        drop(slot);
+        drop(snapshot);
+    }
+}
+
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+}
+
+impl Identity {
+    #[cfg(unix)]
+    pub(super) fn of(metadata: &fs::Metadata) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn of(_: &fs::Metadata) -> Option<Self> {
+        None
+    }
+}

@@ -1,0 +1,160 @@
+//! Removes dead rows and makes the file smaller. Reclaims space, never correctness.
+
+use super::Store;
+use super::read::decode_named;
+use super::write::WriteTx;
+use crate::clock::Moment;
+use crate::error::Result;
+use crate::lock::Lock;
+use crate::name::LockName;
+use crate::process::Binding;
+use crate::record::{self, Digest};
+use redb::ReadableTable;
+use std::collections::HashMap;
+use std::fs;
+use std::ops::Bound;
+
+/// Rows that housekeeping looks at for each row created. Any factor above one bounds the table:
+/// in one round over a table of N rows at most N / 8 are created, and every row that had expired
+/// when the round began is gone at its end. Four let the file grow beyond twice its largest live
+/// set under bulk churn; sixteen did too, by copying more pages than they freed.
+const SWEPT_PER_CREATED: usize = 8;
+/// Of those, rows bound to a process that has to be judged, which costs as much as all the rest.
+const JUDGED_PER_CREATED: usize = 2;
+
+/// Rows that one transaction of a cleaning looks at: some tens of milliseconds of work.
+pub(crate) const CLEANED_AT_A_TIME: usize = 50_000;
+/// Bytes of a file that are worth a commit to be cut off.
+pub(crate) const MUCH: u64 = 1 << 20;
+
+impl WriteTx<'_> {
+    /// Removes dead rows, from this name on and as many as leave others their turn soon. Returns
+    /// the names that are free now, and where to go on.
+    pub(crate) fn remove_dead(
+        &mut self,
+        from: &str,
+        now: Moment,
+    ) -> Result<(Vec<LockName>, Option<String>)> {
+        let at = self.at;
+        let next = self.name_after(from, CLEANED_AT_A_TIME)?;
+        let to = next.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+
+        let judge = self.judge();
+        let mut removed = Vec::new();
+        let mut bad_row = None;
+        let mut rows = self.state()?.rows;
+        // One manager may have many locks, and to judge it takes system calls.
+        let mut known = HashMap::new();
+        let mut standing = |it: &Binding| *known.entry(*it).or_insert_with(|| judge.standing(it));
+        let keep = |name: &str, row: &[u8]| match record::term(name, row) {
+            Ok(term) if term.is_removable(now, &mut standing) => {
+                removed.extend(LockName::new(name));
+                rows.remove(row);
+                false
+            }
+            Ok(_) => true,
+            Err(bad) => {
+                bad_row = Some(bad);
+                true
+            }
+        };
+        self.locks
+            .retain_in::<&str, _>((Bound::Included(from), to), keep)
+            .map_err(|error| at.failed(error))?;
+        if let Some(bad) = bad_row {
+            return Err(at.bad_row(bad));
+        }
+        self.state()?.rows = rows;
+        Ok((removed, next))
+    }
+
+    /// The name so many rows after this one, if there are as many.
+    pub(super) fn name_after(&self, from: &str, rows: usize) -> Result<Option<String>> {
+        let at = self.at;
+        // Less work than a range, which also looks at its other end after each row.
+        let cursor = self.locks.lower_bound(Bound::Included(from));
+        let mut cursor = cursor.map_err(|error| at.failed(error))?;
+        for _ in 0..rows {
+            if cursor.next().map_err(|error| at.failed(error))?.is_none() {
+                return Ok(None);
+            }
+        }
+        let Some((name, _)) = cursor.peek_next().map_err(|error| at.failed(error))? else {
+            return Ok(None);
+        };
+        // Who goes on from there comes to an end in a damaged file too.
+        if name.value() <= from {
+            return Err(at.corrupted("its rows are not in the order of their names"));
+        }
+        Ok(Some(name.value().to_owned()))
+    }
+
+    /// Removes every row, damaged ones too, and returns those that were live.
+    pub(crate) fn remove_all(&mut self, now: Moment) -> Result<Vec<Lock>> {
+        let (at, judge) = (self.at, self.judge());
+        self.is_changed = true;
+        let mut live = Vec::new();
+        let see = |name: &str, row: &[u8]| {
+            let lock = record::decode_named(name, row).ok();
+            live.extend(lock.and_then(|lock| lock.if_live(now, judge)));
+            false
+        };
+        self.locks.retain(see).map_err(|error| at.failed(error))?;
+        self.state()?.rows = Digest::default();
+        Ok(live)
+    }
+
+    /// Housekeeping of a call that created rows: looks at the next few rows in the order of
+    /// their names, round and round, and removes those that are not live.
+    pub(crate) fn sweep(&mut self, created: usize, now: Moment) -> Result<()> {
+        if created == 0 {
+            return Ok(());
+        }
+        let judge = self.judge();
+        let from = std::mem::take(&mut self.state()?.swept_to);
+        let rest = (Bound::Excluded(from.as_str()), Bound::Unbounded);
+        let rows = self
+            .locks
+            .range::<&str>(rest)
+            .map_err(|error| self.at.failed(error))?;
+        let mut dead = Vec::new();
+        let mut to_look_at = created.saturating_mul(SWEPT_PER_CREATED);
+        let mut to_judge = created.saturating_mul(JUDGED_PER_CREATED);
+        let mut last = String::new();
+        for entry in rows {
+            let (name, row) = entry.map_err(|error| self.at.failed(error))?;
+            let (name, row) = (name.value(), row.value());
+            let term = record::glance(row).map_err(|bad| self.at.bad_row(bad))?;
+            to_judge -= usize::from(term.bound_to.is_some());
+            if term.is_removable(now, |it| judge.standing(it)) {
+                dead.push(decode_named(name, row, self.at)?.name);
+            }
+            to_look_at -= 1;
+            if to_look_at == 0 || to_judge == 0 {
+                last = name.to_owned();
+                break;
+            }
+        }
+        for name in &dead {
+            self.remove(name)?;
+        }
+        // A round that came to its end begins anew.
+        self.state()?.swept_to = last;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Makes a commit that changes nothing, for redb to cut off a half of what is free at the end of
+    /// the file, and says by how many bytes that made it shorter. All that is left is cut off at
+    /// once where the last handle is closed, and others wait for that: 0.2 ms for each MiB.
+    pub(crate) fn cut_off(&self, action: &'static str) -> Result<u64> {
+        let len = || fs::metadata(self.path()).map_or(0, |metadata| metadata.len());
+        let before = len();
+        self.write(action, |tx| {
+            tx.is_changed = true;
+            Ok(())
+        })?;
+        Ok(before.saturating_sub(len()))
+    }
+}

@@ -1,0 +1,272 @@
+//! Reads a snapshot of the store.
+
+use super::fault::At;
+use super::{LOCKS, META, REQUESTS, STATE_KEY, WANTS};
+use crate::beacon::Judge;
+use crate::clock::Moment;
+use crate::error::Result;
+use crate::lock::Lock;
+use crate::name::LockName;
+use crate::queue::Request;
+use crate::record::{self, State};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
+use std::collections::HashSet;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The store as it was after some commit.
+pub(super) struct Snapshot {
+    pub(super) locks: ReadOnlyTable<&'static str, &'static [u8]>,
+    /// Opened when the queue is looked at.
+    pub(super) queue: OnceLock<Queue>,
+    pub(super) txn: ReadTransaction,
+}
+
+impl Snapshot {
+    pub(super) fn of(txn: ReadTransaction, at: At<'_>) -> Result<Self> {
+        Ok(Self {
+            locks: txn.open_table(LOCKS).map_err(|error| at.failed(error))?,
+            queue: OnceLock::new(),
+            txn,
+        })
+    }
+
+    pub(super) fn queue(&self, at: At<'_>) -> Result<&Queue> {
+        if let Some(queue) = self.queue.get() {
+            return Ok(queue);
+        }
+        let requests = self.txn.open_table(REQUESTS);
+        let wants = self.txn.open_table(WANTS);
+        let queue = Queue {
+            requests: requests.map_err(|error| at.failed(error))?,
+            wants: wants.map_err(|error| at.failed(error))?,
+        };
+        Ok(self.queue.get_or_init(|| queue))
+    }
+}
+
+/// The waiting requests, and who wants which name.
+pub(super) struct Queue {
+    requests: ReadOnlyTable<u64, &'static [u8]>,
+    wants: ReadOnlyTable<(&'static str, u64), ()>,
+}
+
+/// A look at a snapshot of the store.
+pub(crate) struct ReadTx<'a> {
+    /// None if there is no file.
+    pub(super) tables: Option<Tables<'a>>,
+    pub(super) judge: &'a Judge,
+    pub(super) at: At<'a>,
+}
+
+pub(super) struct Tables<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) is_checked: &'a AtomicBool,
+}
+
+impl Tables<'_> {
+    /// Before the first answer that a row is absent: whether all are there.
+    pub(super) fn check(&self, at: At<'_>) -> Result<()> {
+        once(self.is_checked, || {
+            let Snapshot { locks, txn, .. } = self.snapshot;
+            let meta = txn.open_table(META).map_err(|error| at.failed(error))?;
+            at.check_rows(locks, state_in(&meta, at)?.rows)
+        })
+    }
+}
+
+/// Does it where it was not done yet.
+pub(super) fn once(is_done: &AtomicBool, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    if !is_done.load(Ordering::Relaxed) {
+        work()?;
+        is_done.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+impl ReadTx<'_> {
+    /// Whether there is a live row of that name.
+    pub(crate) fn is_live(&self, name: &str, now: Moment) -> Result<bool> {
+        let Some(tables) = &self.tables else {
+            return Ok(false);
+        };
+        let row = tables.snapshot.locks.get(name);
+        match row.map_err(|error| self.at.failed(error))? {
+            Some(row) => {
+                let term = record::term(name, row.value());
+                Ok(term
+                    .map_err(|bad| self.at.bad_row(bad))?
+                    .is_live(now, self.judge))
+            }
+            None => tables.check(self.at).map(|()| false),
+        }
+    }
+
+    /// The row of that name, live or not.
+    pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
+        let Some(tables) = &self.tables else {
+            return Ok(None);
+        };
+        let row = get(&tables.snapshot.locks, name, self.at)?;
+        if row.is_none() {
+            tables.check(self.at)?;
+        }
+        Ok(row)
+    }
+
+    /// The rows whose names begin so, live or not, by name.
+    pub(crate) fn with_prefix(&self, prefix: &str) -> Result<Vec<Lock>> {
+        let Some(tables) = &self.tables else {
+            return Ok(Vec::new());
+        };
+        tables.check(self.at)?;
+        let mut found = Vec::new();
+        let locks = &tables.snapshot.locks;
+        for entry in ReadableTable::range(locks, prefix..).map_err(|e| self.at.failed(e))? {
+            let (name, row) = entry.map_err(|error| self.at.failed(error))?;
+            if !name.value().starts_with(prefix) {
+                break;
+            }
+            found.push(decode_named(name.value(), row.value(), self.at)?);
+        }
+        Ok(found)
+    }
+
+    /// Judges what locks are bound to.
+    pub(crate) fn judge(&self) -> &Judge {
+        self.judge
+    }
+
+    /// The request of that number.
+    pub(crate) fn request(&self, number: u64) -> Result<Option<Request>> {
+        match self.queue()? {
+            Some(queue) => request_in(&queue.requests, number, self.at),
+            None => Ok(None),
+        }
+    }
+
+    /// All requests, in their order.
+    pub(crate) fn requests(&self) -> Result<Vec<Request>> {
+        let Some(queue) = self.queue()? else {
+            return Ok(Vec::new());
+        };
+        let rows = queue
+            .requests
+            .iter()
+            .map_err(|error| self.at.failed(error))?;
+        let decoded = rows.map(|entry| {
+            let (number, row) = entry.map_err(|error| self.at.failed(error))?;
+            decode_request(number.value(), row.value(), self.at)
+        });
+        decoded.collect()
+    }
+
+    /// The numbers of those that want this name, the first first.
+    pub(crate) fn wanting(&self, name: &LockName) -> Result<Vec<u64>> {
+        let Some(queue) = self.queue()? else {
+            return Ok(Vec::new());
+        };
+        wanting_in(&queue.wants, name, self.at)
+    }
+
+    /// The request that wants this name and comes right before that number.
+    pub(crate) fn before(&self, name: &LockName, number: u64) -> Result<Option<u64>> {
+        let Some(queue) = self.queue()? else {
+            return Ok(None);
+        };
+        before_in(&queue.wants, name, number, self.at)
+    }
+
+    fn queue(&self) -> Result<Option<&Queue>> {
+        let tables = self.tables.as_ref();
+        let queue = tables.map(|tables| tables.snapshot.queue(self.at));
+        queue.transpose()
+    }
+}
+
+/// The numbers of those that want this name, the first first.
+pub(super) fn wanting_in(
+    wants: &impl ReadableTable<(&'static str, u64), ()>,
+    name: &LockName,
+    at: At<'_>,
+) -> Result<Vec<u64>> {
+    let name = name.as_str();
+    let rows = wants.range((name, 0)..=(name, u64::MAX));
+    let rows = rows.map_err(|error| at.failed(error))?;
+    let numbers = rows.map(|entry| Ok(entry.map_err(|error| at.failed(error))?.0.value().1));
+    numbers.collect()
+}
+
+/// The number of the request that wants this name and comes right before that number.
+pub(super) fn before_in(
+    wants: &impl ReadableTable<(&'static str, u64), ()>,
+    name: &LockName,
+    number: u64,
+    at: At<'_>,
+) -> Result<Option<u64>> {
+    let name = name.as_str();
+    let rows = wants.range((name, 0)..(name, number));
+    let mut rows = rows.map_err(|error| at.failed(error))?;
+    let last = rows.next_back().transpose();
+    let last = last.map_err(|error| at.failed(error))?;
+    Ok(last.map(|(key, _)| key.value().1))
+}
+
+/// The number of the earliest request that wants this name, from a number on and without some.
+pub(super) fn head_in(
+    wants: &impl ReadableTable<(&'static str, u64), ()>,
+    name: &LockName,
+    from: u64,
+    without: &HashSet<u64>,
+    at: At<'_>,
+) -> Result<Option<u64>> {
+    let name = name.as_str();
+    let rows = wants.range((name, from)..=(name, u64::MAX));
+    for entry in rows.map_err(|error| at.failed(error))? {
+        let (key, _) = entry.map_err(|error| at.failed(error))?;
+        let number = key.value().1;
+        if !without.contains(&number) {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
+pub(super) fn state_in(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    at: At<'_>,
+) -> Result<State> {
+    let row = meta
+        .get(STATE_KEY)
+        .map_err(|error| at.failed(error))?
+        .ok_or_else(|| at.corrupted("its own row is missing"))?;
+    record::decode_state(STATE_KEY, row.value()).map_err(|bad| at.bad_row(bad))
+}
+
+pub(super) fn get(
+    locks: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &LockName,
+    at: At<'_>,
+) -> Result<Option<Lock>> {
+    let row = locks.get(name.as_str()).map_err(|error| at.failed(error))?;
+    row.map(|row| record::decode(name, row.value()).map_err(|bad| at.bad_row(bad)))
+        .transpose()
+}
+
+pub(super) fn request_in(
+    requests: &impl ReadableTable<u64, &'static [u8]>,
+    number: u64,
+    at: At<'_>,
+) -> Result<Option<Request>> {
+    let row = requests.get(number).map_err(|error| at.failed(error))?;
+    row.map(|row| decode_request(number, row.value(), at))
+        .transpose()
+}
+
+pub(super) fn decode_named(name: &str, row: &[u8], at: At<'_>) -> Result<Lock> {
+    record::decode_named(name, row).map_err(|bad| at.bad_row(bad))
+}
+
+pub(super) fn decode_request(number: u64, row: &[u8], at: At<'_>) -> Result<Request> {
+    record::decode_request(number, row).map_err(|bad| at.bad_row(bad))
+}

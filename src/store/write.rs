@@ -1,0 +1,325 @@
+//! One write transaction over the store's tables.
+
+use super::fault::{At, caught};
+use super::handle::Handle;
+use super::read::{before_in, get, head_in, once, request_in, state_in, wanting_in};
+use super::{LOCKS, META, REQUESTS, STATE_KEY, WANTS};
+use crate::beacon::Judge;
+use crate::clock::Moment;
+use crate::error::Result;
+use crate::lock::Lock;
+use crate::name::LockName;
+use crate::queue::Request;
+use crate::record::{self, State};
+use crate::wait::Ring;
+use redb::{ReadableTableMetadata, Table, WriteTransaction};
+use std::collections::HashSet;
+
+/// One write transaction.
+pub(crate) struct WriteTx<'a> {
+    pub(super) txn: &'a WriteTransaction,
+    pub(super) locks: Table<'a, &'static str, &'static [u8]>,
+    /// What the store remembers, loaded before the first change, and as it was then.
+    pub(super) state: Option<State>,
+    pub(super) old_state: Option<State>,
+    /// Opened when the queue is looked at.
+    pub(super) wants: Option<Table<'a, (&'static str, u64), ()>>,
+    /// Opened when somebody waits.
+    pub(super) requests: Option<Table<'a, u64, &'static [u8]>>,
+    /// Of the row that was written last.
+    pub(super) buffer: Vec<u8>,
+    pub(super) is_changed: bool,
+    /// Requests and guards that the commit concerns.
+    pub(crate) rings: Vec<Ring>,
+    pub(super) handle: &'a Handle,
+    pub(super) at: At<'a>,
+}
+
+impl<'a> WriteTx<'a> {
+    /// Runs the body, and says whether there is something to commit.
+    pub(super) fn run<T>(
+        txn: &'a WriteTransaction,
+        handle: &'a Handle,
+        at: At<'a>,
+        body: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<(T, bool)> {
+        let mut tx = Self {
+            txn,
+            locks: txn.open_table(LOCKS).map_err(|error| at.failed(error))?,
+            state: None,
+            old_state: None,
+            wants: None,
+            requests: None,
+            buffer: Vec::with_capacity(128),
+            is_changed: false,
+            rings: Vec::new(),
+            handle,
+            at,
+        };
+        let result = caught(at, || {
+            let value = body(&mut tx)?;
+            tx.save_state()?;
+            Ok((value, tx.is_changed))
+        });
+        // A table that redb panicked amid panics when it is dropped, and amid another panic that
+        // would end the process: one by one.
+        let Self {
+            locks,
+            wants,
+            requests,
+            ..
+        } = tx;
+        fn dropped<T>(table: T, at: At<'_>) -> Result<()> {
+            caught(at, || {
+                drop(table);
+                Ok(())
+            })
+        }
+        let dropped = [
+            dropped(locks, at),
+            dropped(wants, at),
+            dropped(requests, at),
+        ];
+        let result = result?;
+        dropped.into_iter().collect::<Result<()>>()?;
+        Ok(result)
+    }
+
+    /// Judges what locks are bound to.
+    pub(crate) fn judge(&self) -> &'a Judge {
+        &self.handle.judge
+    }
+
+    /// The row of that name, live or not.
+    pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
+        let row = get(&self.locks, name, self.at)?;
+        if row.is_none() {
+            self.check()?;
+        }
+        Ok(row)
+    }
+
+    /// Before the first answer that a row is absent: whether all are there.
+    pub(super) fn check(&self) -> Result<()> {
+        once(&self.handle.is_checked, || {
+            let rows = match &self.state {
+                Some(state) => state.rows,
+                None => state_in(&self.meta()?, self.at)?.rows,
+            };
+            self.at.check_rows(&self.locks, rows)
+        })
+    }
+
+    pub(crate) fn put(&mut self, lock: &Lock) -> Result<()> {
+        self.replace(lock, |_| Ok(None)).map(drop)
+    }
+
+    /// Writes the row of a new lock, unless there is a live one of its name: that stays then, and
+    /// is returned, and the token of the new one is not issued.
+    pub(crate) fn put_new(&mut self, lock: &Lock, now: Moment) -> Result<Option<Lock>> {
+        let (at, judge) = (self.at, self.judge());
+        self.check()?;
+        let present = self.replace(lock, |old| {
+            let present = record::decode(&lock.name, old).map_err(|bad| at.bad_row(bad))?;
+            Ok(present.if_live(now, judge))
+        })?;
+        if let Some(present) = &present {
+            self.state()?.last_token -= 1;
+            self.put(present)?;
+        }
+        Ok(present)
+    }
+
+    /// Writes a row in the place of the old one, and returns what `see` made of that.
+    pub(super) fn replace(
+        &mut self,
+        lock: &Lock,
+        see: impl FnOnce(&[u8]) -> Result<Option<Lock>>,
+    ) -> Result<Option<Lock>> {
+        let at = self.at;
+        self.is_changed = true;
+        let mut rows = self.state()?.rows;
+        let row = record::encode(lock, std::mem::take(&mut self.buffer));
+        let old = self.locks.insert(lock.name.as_str(), row.as_slice());
+        let mut seen = None;
+        if let Some(old) = old.map_err(|error| at.failed(error))? {
+            rows.remove(old.value());
+            seen = see(old.value())?;
+        }
+        rows.add(&row);
+        self.buffer = row;
+        self.state()?.rows = rows;
+        Ok(seen)
+    }
+
+    pub(crate) fn remove(&mut self, name: &LockName) -> Result<()> {
+        let at = self.at;
+        self.is_changed = true;
+        self.state()?;
+        let old = self.locks.remove(name.as_str());
+        if let (Some(state), Some(old)) = (&mut self.state, old.map_err(|e| at.failed(e))?) {
+            state.rows.remove(old.value());
+        }
+        Ok(())
+    }
+
+    /// Issues a token above all that were issued before.
+    pub(crate) fn next_token(&mut self) -> Result<u64> {
+        let at = self.at;
+        let state = self.state()?;
+        state.last_token = state
+            .last_token
+            .checked_add(1)
+            .ok_or_else(|| at.corrupted("its token counter is at its end"))?;
+        Ok(state.last_token)
+    }
+
+    /// Whether nobody waits. Opens the queue if somebody does.
+    pub(crate) fn is_queue_empty(&mut self) -> Result<bool> {
+        let at = self.at;
+        let is_empty = self.wants()?.is_empty().map_err(|error| at.failed(error))?;
+        if !is_empty {
+            self.queue()?;
+        }
+        Ok(is_empty)
+    }
+
+    /// The number of the earliest request that wants this name, from a number on and without
+    /// some; in a queue that was found not to be empty.
+    pub(crate) fn head(
+        &self,
+        name: &LockName,
+        from: u64,
+        without: &HashSet<u64>,
+    ) -> Result<Option<u64>> {
+        match &self.wants {
+            Some(wants) => head_in(wants, name, from, without, self.at),
+            None => Ok(None),
+        }
+    }
+
+    /// The numbers of those that want this name, in a queue that was found not to be empty.
+    pub(crate) fn wanting(&self, name: &LockName) -> Result<Vec<u64>> {
+        match &self.wants {
+            Some(wants) => wanting_in(wants, name, self.at),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The number of the request that wants this name and comes right before that number, in such
+    /// a queue.
+    pub(crate) fn before(&self, name: &LockName, number: u64) -> Result<Option<u64>> {
+        match &self.wants {
+            Some(wants) => before_in(wants, name, number, self.at),
+            None => Ok(None),
+        }
+    }
+
+    /// The request of a number that the index names.
+    pub(crate) fn wanted(&self, number: u64) -> Result<Request> {
+        let found = self.requests.as_ref();
+        let found = found.map(|requests| request_in(requests, number, self.at));
+        let found = found.transpose()?.flatten();
+        found.ok_or_else(|| {
+            self.at
+                .corrupted("a request is missing that its index names")
+        })
+    }
+
+    pub(crate) fn request(&mut self, number: u64) -> Result<Option<Request>> {
+        let at = self.at;
+        request_in(self.queue()?, number, at)
+    }
+
+    /// Adds a request to the queue and to its index.
+    pub(crate) fn put_request(&mut self, request: &Request) -> Result<()> {
+        let at = self.at;
+        self.is_changed = true;
+        let row = record::encode_request(request);
+        let put = self.queue()?.insert(request.number, row.as_slice());
+        put.map_err(|error| at.failed(error))?;
+        for name in &request.names {
+            let put = self.wants()?.insert((name.as_str(), request.number), ());
+            put.map_err(|error| at.failed(error))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove_request(&mut self, request: &Request) -> Result<()> {
+        let at = self.at;
+        self.is_changed = true;
+        let removed = self.queue()?.remove(request.number);
+        removed.map_err(|error| at.failed(error))?;
+        for name in &request.names {
+            let removed = self.wants()?.remove((name.as_str(), request.number));
+            removed.map_err(|error| at.failed(error))?;
+        }
+        Ok(())
+    }
+
+    /// Issues a number above those of all earlier requests.
+    pub(crate) fn next_request(&mut self) -> Result<u64> {
+        let at = self.at;
+        let state = self.state()?;
+        state.last_request = state
+            .last_request
+            .checked_add(1)
+            .ok_or_else(|| at.corrupted("its counter of requests is at its end"))?;
+        Ok(state.last_request)
+    }
+
+    fn wants(&mut self) -> Result<&mut Table<'a, (&'static str, u64), ()>> {
+        let wants = match self.wants.take() {
+            Some(wants) => wants,
+            None => {
+                let opened = self.txn.open_table(WANTS);
+                opened.map_err(|error| self.at.failed(error))?
+            }
+        };
+        Ok(self.wants.insert(wants))
+    }
+
+    pub(super) fn queue(&mut self) -> Result<&mut Table<'a, u64, &'static [u8]>> {
+        let requests = match self.requests.take() {
+            Some(requests) => requests,
+            None => {
+                let opened = self.txn.open_table(REQUESTS);
+                opened.map_err(|error| self.at.failed(error))?
+            }
+        };
+        Ok(self.requests.insert(requests))
+    }
+
+    /// What the store remembers, to be changed: every change of a row changes it too.
+    pub(super) fn state(&mut self) -> Result<&mut State> {
+        let state = match self.state.take() {
+            Some(state) => state,
+            None => {
+                let state = state_in(&self.meta()?, self.at)?;
+                self.old_state.insert(state).clone()
+            }
+        };
+        Ok(self.state.insert(state))
+    }
+
+    pub(super) fn save_state(&mut self) -> Result<()> {
+        if self.state != self.old_state
+            && let Some(state) = self.state.take()
+        {
+            self.is_changed = true;
+            self.meta()?
+                .insert(
+                    STATE_KEY,
+                    record::encode_state(STATE_KEY, &state).as_slice(),
+                )
+                .map_err(|error| self.at.failed(error))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn meta(&self) -> Result<Table<'a, &'static str, &'static [u8]>> {
+        self.txn
+            .open_table(META)
+            .map_err(|error| self.at.failed(error))
+    }
+}

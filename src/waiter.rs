@@ -1,0 +1,430 @@
+//! Waiting in the queue: one request, from joining the queue to its grant or its end.
+//!
+//! The head of a queue watches the lock's holder and its deadline; every other request watches the
+//! one right before its own. So each end is noticed by one waiter. Nothing depends on a ring: a
+//! waiter looks by itself, at least every second.
+
+use crate::base::Base;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::grant::{
+    Judged, apply, create_all, drop_dead_before, live, obstacle, plan, reserved, settle, withdraw,
+};
+use crate::lock::Lock;
+use crate::manager::LockManager;
+use crate::process::{Binding, Process};
+use crate::queue::{Request, State, TRUST};
+use crate::store::ReadTx;
+use crate::wait::{Enlisted, LONGEST_SLEEP, Sleeper, Woken};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long giving up may take at the end of a wait, and finding out who is in the way.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// How often the head of a queue looks at a beacon, of whose end the kernel tells nobody: at first,
+/// and once it has waited for [`AT_FIRST`].
+const BETWEEN_LOOKS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(80)];
+const AT_FIRST: Duration = Duration::from_secs(10);
+
+/// How often a waiter looks that nobody can ring.
+const UNRUNG: Duration = Duration::from_millis(50);
+
+/// How often a request that cannot be judged renews the trust in it.
+const BETWEEN_TRUST: Duration = Duration::from_secs(10);
+
+/// The processes that one waiter watches, at most.
+const MOST_WATCHED: usize = 64;
+
+/// What a waiter sees.
+enum View {
+    Granted(Vec<Lock>),
+    /// Neither a request nor a grant is left.
+    Gone,
+    /// All names are free, and this request is the head of each.
+    MyTurn,
+    /// The request before its own is dead.
+    DeadBefore,
+    Waiting(Outlook),
+}
+
+/// What a waiter waits for.
+#[derive(Default)]
+struct Outlook {
+    /// Holders and requests whose end would change something.
+    watched: Vec<Binding>,
+    /// Whether it is the head for a name, and so watches a holder.
+    is_head: bool,
+    /// Whether some name is free, though not for this request.
+    is_some_free: bool,
+    /// The next deadline of a lock that it is the head for.
+    next: Option<Duration>,
+    /// Why the first name that is not free for it is not.
+    in_the_way: Option<Error>,
+}
+
+/// How long a wait goes on at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bounded {
+    /// It does not wait.
+    Never,
+    Until(Instant),
+    Forever,
+}
+
+impl Bounded {
+    pub(crate) fn by(bound: Duration) -> Self {
+        match Instant::now().checked_add(bound) {
+            _ if bound.is_zero() => Self::Never,
+            Some(until) => Self::Until(until),
+            None => Self::Forever,
+        }
+    }
+
+    /// How long it may still wait.
+    pub(crate) fn left(self) -> Duration {
+        match self {
+            Self::Never => Duration::ZERO,
+            Self::Until(until) => until.saturating_duration_since(Instant::now()),
+            Self::Forever => Duration::MAX,
+        }
+    }
+}
+
+/// A request in the queue.
+pub(crate) struct Waiter<'a> {
+    pub(crate) manager: &'a LockManager,
+    pub(crate) request: Request,
+    pub(crate) bounded: Bounded,
+    pub(crate) sleeper: &'a Arc<Sleeper>,
+}
+
+impl Waiter<'_> {
+    fn base(&self) -> &Base {
+        &self.manager.0.base
+    }
+
+    /// Waits until the locks are granted; none if neither a request nor a grant is left. Every
+    /// other end of the wait takes the request back.
+    pub(crate) fn wait(&self) -> Result<Option<Vec<Lock>>> {
+        let manager = self.manager;
+        let mut enlisted = manager.0.base.watcher.enlist(self.request.id, self.sleeper);
+        let waited = self.wait_in_place(&mut enlisted);
+        drop(enlisted);
+        match &waited {
+            Ok(Some(_)) => {}
+            Ok(None) => take_back(manager, self.request.clone(), &Error::Cancelled),
+            // It was taken back before this was found out.
+            Err(Error::Locked(_) | Error::Reserved { .. }) => {}
+            Err(error) => take_back(manager, self.request.clone(), error),
+        }
+        waited
+    }
+
+    fn wait_in_place(&self, enlisted: &mut Enlisted<'_>) -> Result<Option<Vec<Lock>>> {
+        let store = &self.base().store;
+        let began = Instant::now();
+        let mut quiet_since = began;
+        let mut trusted_at = began;
+        let mut in_the_way = None;
+        loop {
+            let now = self.base().now();
+            let left = self.left(now);
+            if self.sleeper.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if self.request.trusted_until.is_some() && trusted_at.elapsed() >= BETWEEN_TRUST {
+                trusted_at = Instant::now();
+                self.try_to(left, || self.renew_trust())?;
+            }
+            let is_quiet = quiet_since.elapsed() >= LONGEST_SLEEP;
+            let looked = store.within(left.saturating_add(GRACE), || {
+                match self.look(now)? {
+                    View::Waiting(outlook) if outlook.is_some_free && is_quiet => {
+                        // An earlier request did not take what is free: it may be stopped.
+                        quiet_since = Instant::now();
+                        self.settle()?;
+                        self.look(now)
+                    }
+                    view => Ok(view),
+                }
+            });
+            let is_done = match &looked {
+                Ok(View::MyTurn) => self.try_to(left, || self.settle())?,
+                Ok(View::DeadBefore) => self.try_to(left, || self.pass_dead())?,
+                _ => false,
+            };
+            if is_done {
+                continue;
+            }
+            let mut outlook = match looked {
+                Ok(View::Granted(locks)) => return self.accept(locks),
+                Ok(View::Gone) => return Ok(None),
+                Ok(View::Waiting(outlook)) => outlook,
+                // Another process keeps the store busy: it is waited for too.
+                Ok(View::MyTurn | View::DeadBefore) | Err(Error::StoreBusy { .. }) => {
+                    Outlook::default()
+                }
+                Err(error) => return Err(error),
+            };
+            in_the_way = outlook.in_the_way.take().or(in_the_way);
+            if left.is_zero() {
+                return self.give_up(in_the_way).map(Some);
+            }
+            let sleep = self.watch(enlisted, &outlook, began.elapsed());
+            match self.sleeper.sleep(sleep.min(left)) {
+                Woken::Called => quiet_since = Instant::now(),
+                Woken::Cancelled => return Err(Error::Cancelled),
+                Woken::Slept => {}
+            }
+        }
+    }
+
+    /// How long it may still wait: by the clock that others judge it by, too.
+    fn left(&self, now: Moment) -> Duration {
+        let left = self.bounded.left();
+        match self.request.until {
+            Some(until) => left.min(until.time_left(now)),
+            None => left,
+        }
+    }
+
+    /// Writes within the rest of the wait, and says whether that was done: a write that the store
+    /// is too busy for is tried again later.
+    fn try_to(&self, left: Duration, write: impl FnOnce() -> Result<()>) -> Result<bool> {
+        let store = &self.base().store;
+        match store.within(left.max(GRACE), write) {
+            Ok(()) => Ok(true),
+            Err(Error::StoreBusy { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Watches what it waits for, and returns how long it may sleep.
+    fn watch(&self, enlisted: &mut Enlisted<'_>, outlook: &Outlook, waited: Duration) -> Duration {
+        let here = self.base().store.here();
+        let processes: Vec<Process> = outlook.watched.iter().map(|it| it.process).collect();
+        let all_watched = enlisted.watch(&processes);
+        // Its own manager ends with it.
+        let is_foreign = |it: &Process| it.namespaces.net != here.namespaces.net;
+        if processes.iter().any(is_foreign) || here.namespaces.net == 0 {
+            enlisted.watch_file(self.base().store.path());
+        }
+        let longest = match self.request.bell {
+            None => UNRUNG,
+            Some(_) if outlook.is_head && !all_watched => {
+                BETWEEN_LOOKS[usize::from(waited >= AT_FIRST)]
+            }
+            Some(_) => LONGEST_SLEEP,
+        };
+        outlook.next.map_or(longest, |next| longest.min(next))
+    }
+
+    fn look(&self, now: Moment) -> Result<View> {
+        let manager = self.manager;
+        manager
+            .0
+            .base
+            .store
+            .read("wait in", |tx| self.view(tx, now))
+    }
+
+    fn view(&self, tx: &ReadTx<'_>, now: Moment) -> Result<View> {
+        let request = tx.request(self.request.number)?;
+        if request.is_none_or(|it| it.id != self.request.id) {
+            return self.granted(tx, now);
+        }
+        let mut outlook = Outlook::default();
+        let mut judged = Judged::default();
+        for name in &self.request.names {
+            let lock = tx.get(name)?.and_then(|lock| lock.if_live(now, tx.judge()));
+            let before = tx.before(name, self.request.number)?;
+            let before = before
+                .map(|number| tx.request(number))
+                .transpose()?
+                .flatten();
+            if let Some(before) = &before {
+                if judged.state(tx.judge(), before, now) == State::Dead {
+                    return Ok(View::DeadBefore);
+                }
+                outlook.watched.extend(before.lease.bound_to);
+                outlook.is_some_free |= lock.is_none();
+            } else if let Some(lock) = &lock {
+                outlook.is_head = true;
+                outlook.watched.extend(lock.bound_to);
+                let next = lock.time_left(now);
+                outlook.next = outlook.next.into_iter().chain(next).min();
+            }
+            if outlook.in_the_way.is_none() {
+                let locked = lock.map(|lock| Error::Locked(Box::new(lock)));
+                outlook.in_the_way = locked.or_else(|| Some(reserved(name, before.as_ref()?)));
+            }
+        }
+        if outlook.in_the_way.is_none() {
+            return Ok(View::MyTurn);
+        }
+        outlook.watched.dedup();
+        outlook.watched.truncate(MOST_WATCHED);
+        Ok(View::Waiting(outlook))
+    }
+
+    fn granted(&self, tx: &ReadTx<'_>, now: Moment) -> Result<View> {
+        let mut locks = Vec::new();
+        for name in &self.request.names {
+            let lock = tx.get(name)?.filter(|lock| self.is_granted(lock));
+            match lock.and_then(|lock| lock.if_live(now, tx.judge())) {
+                Some(lock) => locks.push(lock),
+                None => return Ok(View::Gone),
+            }
+        }
+        Ok(View::Granted(locks))
+    }
+
+    fn is_granted(&self, lock: &Lock) -> bool {
+        lock.request == Some(self.request.id)
+    }
+
+    fn settle(&self) -> Result<()> {
+        let names = &self.request.names;
+        let manager = self.manager;
+        manager
+            .0
+            .base
+            .write("lock in", |tx, now| settle(tx, names, now))
+    }
+
+    fn pass_dead(&self) -> Result<()> {
+        let manager = self.manager;
+        manager.0.base.write("lock in", |tx, now| {
+            drop_dead_before(tx, &self.request, now)
+        })
+    }
+
+    fn renew_trust(&self) -> Result<()> {
+        let manager = self.manager;
+        manager.0.base.write("wait in", |tx, now| {
+            let request = tx.request(self.request.number)?;
+            if let Some(mut request) = request.filter(|it| it.id == self.request.id) {
+                request.trusted_until = TRUST.deadline(now)?;
+                tx.put_request(&request)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Leaves the queue at the end of its wait, and says what is in the way. What is granted by
+    /// now is taken all the same.
+    fn give_up(&self, in_the_way: Option<Error>) -> Result<Vec<Lock>> {
+        let (manager, names) = (self.manager, &self.request.names);
+        let left = manager.0.base.store.within(GRACE, || {
+            manager.0.base.write("stop waiting in", |tx, now| {
+                let request = tx.request(self.request.number)?;
+                if let Some(request) = request.filter(|it| it.id == self.request.id) {
+                    withdraw(tx, &request, now)?;
+                } else {
+                    let mut granted = Vec::new();
+                    for name in names {
+                        granted.extend(live(tx, name, now)?.filter(|lock| self.is_granted(lock)));
+                    }
+                    if granted.len() == names.len() {
+                        return Ok(Ok(granted));
+                    }
+                    for lock in &granted {
+                        tx.remove(&lock.name)?;
+                    }
+                    settle(tx, names, now)?;
+                }
+                let plan = plan(tx, names, now)?;
+                for name in names {
+                    if let Some(obstacle) = obstacle(tx, &plan, name, now)? {
+                        return Ok(Err(obstacle));
+                    }
+                }
+                apply(tx, &plan, now)?;
+                create_all(tx, &self.request.lease, names, Some(&self.request), now).map(Ok)
+            })
+        });
+        match (left, in_the_way) {
+            (Ok(answer), _) => answer,
+            (Err(error @ Error::StoreBusy { .. }), Some(in_the_way)) => {
+                take_back(manager, self.request.clone(), &error);
+                Err(in_the_way)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Takes over what was granted. A request that is only trusted gets its locks for a short
+    /// time, and the whole lease now; none if they are gone already.
+    fn accept(&self, locks: Vec<Lock>) -> Result<Option<Vec<Lock>>> {
+        if self.request.trusted_until.is_none() {
+            return Ok(Some(locks));
+        }
+        self.base().write("lock in", |tx, now| {
+            let mut kept = Vec::with_capacity(locks.len());
+            for name in &self.request.names {
+                let lock = tx.get(name)?.filter(|lock| self.is_granted(lock));
+                let Some(lock) = lock else {
+                    return Ok(None);
+                };
+                kept.push(lock.renewed(self.request.lease.timeout, now)?);
+            }
+            kept.iter().try_for_each(|lock| tx.put(lock))?;
+            Ok(Some(kept))
+        })
+    }
+}
+
+/// What is in the way of a request, found without waiting for a writer.
+pub(crate) fn obstacle_in_sight(manager: &LockManager, request: &Request) -> Result<Option<Error>> {
+    let store = &manager.0.base.store;
+    let look = || {
+        store.read("read", |tx| {
+            let now = manager.0.base.now();
+            let mut judged = Judged::default();
+            for name in &request.names {
+                let lock = tx.get(name)?.and_then(|lock| lock.if_live(now, tx.judge()));
+                let mut waiting = Vec::new();
+                for number in tx.wanting(name)? {
+                    waiting.extend(tx.request(number)?);
+                }
+                waiting.retain(|it| judged.state(tx.judge(), it, now) != State::Dead);
+                if let Some(mut lock) = lock {
+                    lock.waiting = waiting.len();
+                    return Ok(Some(Error::Locked(Box::new(lock))));
+                }
+                if let Some(first) = waiting.first() {
+                    return Ok(Some(reserved(name, first)));
+                }
+            }
+            Ok(None)
+        })
+    };
+    store.within(GRACE, look)
+}
+
+/// Takes back a request after an error, and what is granted to it by now, so that nothing stays
+/// behind. If the store is busy or full the manager tries again in the background.
+pub(crate) fn take_back(manager: &LockManager, request: Request, error: &Error) {
+    let work = move |base: &Base| {
+        base.write("stop waiting in", |tx, now| {
+            let found = match request.number {
+                0 => None,
+                number => tx.request(number)?,
+            };
+            if let Some(found) = found.filter(|it| it.id == request.id) {
+                withdraw(tx, &found, now)?;
+            }
+            for name in &request.names {
+                let is_granted = |lock: Lock| lock.request == Some(request.id);
+                if tx.get(name)?.is_some_and(is_granted) {
+                    tx.remove(name)?;
+                }
+            }
+            settle(tx, &request.names, now)
+        })
+    };
+    // A call that found the store busy has waited its bound.
+    let has_waited = matches!(error, Error::StoreBusy { .. });
+    manager.undo(has_waited, work);
+}
