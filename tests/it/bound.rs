@@ -1,6 +1,8 @@
 //! Locks bound to a process: gone at once when it has provably ended, and not before.
 
-use crate::holding_support::{DONE, Kept, LOCK_FAIL, NO, USAGE, millis, secs, until, until_queued};
+use crate::holding_support::{
+    DONE, Kept, LOCK_FAIL, NO, USAGE, bound_pid, millis, secs, until, until_queued,
+};
 use crate::support::{Home, chmod, is_root, run, skip, works};
 use chrono::Utc;
 use lockmgr::{Error, GetOptions, LockManager, ManualClock, SetOptions};
@@ -59,8 +61,8 @@ fn a_lock_of_get_goes_when_its_process_ends_and_not_before() {
     assert_eq!(lock["locked_until"], json!(null));
     assert_eq!(home.json(["find", "x"]).1["bound_to"], alive(process.pid()));
     assert_eq!(home.json(["list"]).1[0]["bound_to"], alive(process.pid()));
-    let bound_to = manager.find("x").unwrap().unwrap().bound_to();
-    assert_eq!(bound_to, Some(process.pid()));
+    let x = manager.find("x").unwrap().unwrap();
+    assert_eq!(bound_pid(&x), Some(process.pid()));
     assert_eq!(home.json(["get", "x"]).0, NO);
 
     // A zombie has ended.
@@ -221,7 +223,7 @@ fn a_killed_holder_makes_nobody_wait_for_its_lease() {
     let holder = Kept::holder(&home, &["--lease", "3600", "x"]);
     thread::scope(|scope| {
         let waiter = scope.spawn(|| {
-            let guard = manager.acquire(["x"]).wait(secs(25)).lock().unwrap();
+            let guard = manager.acquire(["x"]).try_lock_for(secs(25)).unwrap();
             (guard.tokens(), Instant::now())
         });
         until_queued(&manager, "x", 1);
@@ -291,7 +293,7 @@ fn a_holder_in_another_pid_namespace_is_left_to_its_lease() {
     let mut holder = Kept::start_open(&mut elsewhere(&home, &args));
     assert_eq!(holder.line(), "held");
     // A process of that number is here too, and is another.
-    assert_eq!(manager.find("x").unwrap().unwrap().bound_to(), Some(1));
+    assert_eq!(bound_pid(&manager.find("x").unwrap().unwrap()), Some(1));
     assert_eq!(home.json(["get", "x"]).0, NO);
     assert_eq!(home.json(["clean"]).1, json!({ "removed": 0 }));
     thread::sleep(millis(2_100));
@@ -303,7 +305,7 @@ fn a_holder_in_another_pid_namespace_is_left_to_its_lease() {
     holder.child().wait().unwrap();
     let is_locked = manager.is_locked("x").unwrap();
     assert!(is_locked || Utc::now() >= until_at);
-    let guard = manager.acquire(["x"]).wait(secs(20)).lock().unwrap();
+    let guard = manager.acquire(["x"]).try_lock_for(secs(20)).unwrap();
     assert!(Utc::now() >= until_at);
     guard.release().unwrap();
 }
@@ -338,20 +340,20 @@ fn a_living_waiter_in_another_pid_namespace_is_granted_its_turn_and_keeps_it() {
     }
     let home = Home::new();
     let manager = home.open();
-    let held = manager.acquire(["x"]).lock().unwrap();
+    let held = manager.acquire(["x"]).try_lock().unwrap();
     let mut there = elsewhere(&home, &["run", "x", "-c", "echo held; exec cat"]);
     let mut there = Kept::start_open(&mut there);
     until_queued(&manager, "x", 1);
     thread::scope(|scope| {
         let next = scope.spawn(|| {
-            let guard = manager.acquire(["x"]).wait(secs(25)).lock().unwrap();
+            let guard = manager.acquire(["x"]).try_lock_for(secs(25)).unwrap();
             guard.tokens()
         });
         until_queued(&manager, "x", 2);
         held.release().unwrap();
         assert_eq!(there.line(), "held");
         let lock = manager.find("x").unwrap().unwrap();
-        assert_eq!((lock.bound_to(), lock.waiting()), (Some(1), 1));
+        assert_eq!((bound_pid(&lock), lock.waiting()), (Some(1), 1));
         // For the whole of its lease, as it gave word.
         let lease = lock.locked_until().unwrap() - lock.updated_at();
         assert_eq!(lease.num_seconds(), 60);
@@ -383,7 +385,7 @@ fn a_waiter_that_died_in_another_pid_namespace_is_in_the_way_of_nobody_for_ever(
     // By a clock that makes minutes pass at once.
     let home = Home::new();
     let (clock, later) = by_a_clock(&home);
-    let _y = home.open().acquire(["y"]).lock().unwrap();
+    let _y = home.open().acquire(["y"]).try_lock().unwrap();
     leave_a_dead_waiter(&home, &later);
     for minutes in 0.. {
         if later.get_lock("x", GetOptions::new()).is_ok() {
@@ -401,7 +403,7 @@ fn a_waiter_that_died_in_another_pid_namespace_is_found_out_by_whoever_writes() 
     }
     let home = Home::new();
     let (clock, later) = by_a_clock(&home);
-    let _y = home.open().acquire(["y"]).lock().unwrap();
+    let _y = home.open().acquire(["y"]).try_lock().unwrap();
     leave_a_dead_waiter(&home, &later);
     assert!(later.get_lock("x", GetOptions::new()).is_err());
     for name in ["one", "two"] {
@@ -419,7 +421,7 @@ fn waiters_that_died_in_another_pid_namespace_are_passed_over_after_30_s() {
     }
     let home = Home::new();
     let (clock, later) = by_a_clock(&home);
-    let _y = home.open().acquire(["y"]).lock().unwrap();
+    let _y = home.open().acquire(["y"]).try_lock().unwrap();
     leave_a_dead_waiter(&home, &later);
     leave_a_dead_waiter(&home, &later);
     // By now they have given their word for the last time.
@@ -442,7 +444,7 @@ fn what_a_waiter_that_died_in_another_pid_namespace_is_granted_is_free_after_30_
     }
     let home = Home::new();
     let (clock, later) = by_a_clock(&home);
-    let _y = home.open().acquire(["y"]).lock().unwrap();
+    let _y = home.open().acquire(["y"]).try_lock().unwrap();
     leave_a_dead_waiter(&home, &later);
     let died_at = Utc::now();
     let asked_at = later.requests("x").unwrap()[0].asked_at();
@@ -451,7 +453,7 @@ fn what_a_waiter_that_died_in_another_pid_namespace_is_granted_is_free_after_30_
     clock.advance(secs(15) - MICROSECOND);
     assert!(later.unlock("y").unwrap());
     let granted = later.find("x").unwrap().unwrap();
-    assert_eq!(granted.bound_to(), Some(1));
+    assert_eq!(bound_pid(&granted), Some(1));
     clock.advance(secs(15) - MICROSECOND);
     let refused = later.get_lock("x", GetOptions::new());
     assert!(matches!(refused, Err(Error::Locked(lock)) if *lock == granted));
@@ -473,20 +475,20 @@ fn a_waiter_that_died_in_another_pid_namespace_delays_nobody_for_long() {
     let manager = home.open();
     // 30 s, and what it takes a loaded machine to look.
     let longest = millis(31_500);
-    let held = manager.acquire(["y"]).lock().unwrap();
+    let held = manager.acquire(["y"]).try_lock().unwrap();
     leave_a_dead_waiter(&home, &manager);
     // One that wants a name that is free, and one that comes when all are free.
     let began = Instant::now();
-    let partly = manager.acquire(["x"]).wait(2 * longest).lock();
+    let partly = manager.acquire(["x"]).try_lock_for(2 * longest);
     let took = began.elapsed();
     drop(partly.unwrap());
     held.release().unwrap();
 
-    let held = manager.acquire(["x", "y"]).lock().unwrap();
+    let held = manager.acquire(["x", "y"]).try_lock().unwrap();
     leave_a_dead_waiter(&home, &manager);
     let began = Instant::now();
     held.release().unwrap();
-    let wholly = manager.acquire(["x"]).wait(2 * longest).lock();
+    let wholly = manager.acquire(["x"]).try_lock_for(2 * longest);
     let times = [took, began.elapsed()];
     drop(wholly.unwrap());
     assert!(times.iter().all(|&took| took < longest), "{times:?}");

@@ -289,7 +289,7 @@ const SCRIPT: &[Step] = &[
         Ok(it.noted(&lock))
     }),
     ("guard", |it| {
-        it.guard = Some(it.manager().acquire(["g", "h"]).lock()?);
+        it.guard = Some(it.manager().acquire(["g", "h"]).try_lock()?);
         Ok(it.noted_guard())
     }),
     ("add to the guard", |it| {
@@ -510,7 +510,7 @@ fn a_guard_whose_renewals_fail_for_its_lease_tells_its_owner() {
     let (_home, storage, manager) = failing();
     let (lost, losses) = mpsc::channel();
     let lease = Duration::from_millis(400);
-    let guard = manager.acquire(["a"]).timeout(lease).keep_alive();
+    let guard = manager.acquire(["a"]).lease(lease);
     let on_lost = move |lock: &Lock| lost.send(lock.name().to_string()).unwrap();
     let mut guard = guard.on_lost(on_lost).lock().unwrap();
     assert!(guard.is_held().unwrap());
@@ -532,7 +532,7 @@ fn a_guard_whose_renewals_fail_for_its_lease_tells_its_owner() {
 fn a_guard_outlives_a_renewal_that_failed() {
     let (_home, storage, manager) = failing();
     let lease = Duration::from_millis(900);
-    let guard = manager.acquire(["a"]).timeout(lease).keep_alive();
+    let guard = manager.acquire(["a"]).lease(lease);
     let guard = guard.on_lost(|lock| panic!("{lock:?} was lost")).lock();
     let guard = guard.unwrap();
     let first = guard.deadline();
@@ -550,7 +550,7 @@ fn a_guard_that_cannot_be_released_frees_its_locks_with_its_lease() {
     let (others, clock) = home.open_with_clock();
     let builder = LockManager::builder().clock(clock.clone());
     let failing = builder.storage_hook(storage.hook()).open(home.db());
-    let guard = failing.unwrap().acquire(["a"]).lock().unwrap();
+    let guard = failing.unwrap().acquire(["a"]).try_lock().unwrap();
     storage.fail(NO_SPACE);
     drop(guard);
     assert_ne!(storage.failed(), 0);
@@ -566,14 +566,15 @@ fn waits_with(fault: Fault) -> (usize, bool) {
     let _context = Context(format!("{fault:?}"));
     let (home, storage, waiting) = failing();
     let others = home.open();
-    let held = others.acquire(["a"]).lock().unwrap();
+    let held = others.acquire(["a"]).try_lock().unwrap();
     storage.fail(fault);
     let result = thread::scope(|scope| {
         // What is granted to one that failed, and cannot say so, goes with its lease.
         let acquire = waiting
             .acquire(["a", "b"])
-            .timeout(Duration::from_millis(1_500));
-        let waiter = scope.spawn(|| acquire.wait(HANG).lock());
+            .lease(Duration::from_millis(1_500))
+            .no_keep_alive();
+        let waiter = scope.spawn(|| acquire.try_lock_for(HANG));
         until("the waiter is queued, or has failed", || {
             !others.requests("").unwrap().is_empty() || waiter.is_finished()
         });
@@ -596,7 +597,7 @@ fn waits_with(fault: Fault) -> (usize, bool) {
     until("nothing stays", || {
         others.requests("").unwrap().is_empty() && others.locks("").unwrap().is_empty()
     });
-    let second = others.acquire(["a", "b"]).lock().unwrap();
+    let second = others.acquire(["a", "b"]).try_lock().unwrap();
     second.release().unwrap();
     drop(waiting);
     storage.until_let_go();
@@ -636,7 +637,7 @@ fn a_full_disk_is_told_by_the_library_and_loses_nothing() {
     let mut refusals = 0;
     for free in (0..16).map(|pages| pages * 4096) {
         let manager = LockManager::open(disk.db_from_outside()).unwrap();
-        let mut guard = manager.acquire(["guarded"]).lock().unwrap();
+        let mut guard = manager.acquire(["guarded"]).try_lock().unwrap();
         let mut acknowledged = vec![manager.find("guarded").unwrap().unwrap()];
         disk.shell("cat /dev/zero > filler");
         assert!(disk.shell(&format!("truncate -s -{free} filler")));

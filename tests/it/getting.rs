@@ -83,7 +83,7 @@ fn get_that_is_killed_at_its_grant_leaves_no_lock_that_its_caller_never_heard_of
     let pid = caller.pid().to_string();
     let mut dice = Dice(7);
     for _ in 0..30 {
-        let held = manager.acquire(["x"]).lock().unwrap();
+        let held = manager.acquire(["x"]).try_lock().unwrap();
         let mut command = home.command();
         command.args(["get", "x", "--while", &pid, "-w", "forever"]);
         let getter = Kept::start(&mut command);
@@ -131,4 +131,22 @@ fn set_binds_only_what_it_creates() {
     assert_eq!(exit, DONE);
     assert_eq!(set["locks"][0]["bound_to"]["pid"], process.pid());
     assert!(set["locks"][0]["locked_until"].is_null());
+}
+
+#[test]
+fn renewal_binds_to_another_process() {
+    let home = Home::new();
+    let (old, new) = (Kept::idle(), Kept::idle());
+    let [old_pid, new_pid] = [&old, &new].map(|process| process.pid().to_string());
+    let (_, lock) = home.json(["get", "x", "--while", &old_pid]);
+    let token = lock["token"].to_string();
+    let args = ["renew", "x", "--token", &token, "--while", &new_pid];
+    let (exit, renewed) = home.json(args);
+    assert_eq!((exit, &renewed["token"]), (DONE, &lock["token"]));
+    assert_eq!(renewed["bound_to"]["pid"], new.pid());
+    assert!(renewed["locked_until"].is_null());
+    drop(old);
+    assert_eq!(home.json(["is-locked", "x"]).0, DONE);
+    new.kill_into_zombie();
+    assert_eq!(home.json(["is-locked", "x"]).0, NO);
 }

@@ -1,9 +1,9 @@
 //! Guards: what holds locks gives them back, whatever happens, and tells when it lost them.
 
-use crate::holding_support::{DONE, Kept, NO, millis, secs, until, until_queued};
+use crate::holding_support::{DONE, Kept, NO, bound_pid, millis, secs, until, until_queued};
 use crate::support::{Home, noon};
 use chrono::{DateTime, TimeDelta, Utc};
-use lockmgr::{Acquire, Error, GetOptions, Lock, LockGuard, LockManager, LockRef, Timeout};
+use lockmgr::{Acquire, Bound, Error, GetOptions, Lock, LockGuard, LockManager, LockRef, Timeout};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -35,7 +35,7 @@ fn lost<T: std::fmt::Debug>(result: Result<T, Error>) -> (Lock, Option<Lock>) {
 struct Losses(Arc<Mutex<Vec<(String, u64)>>>);
 
 impl Losses {
-    fn tell<'a>(&self, acquire: Acquire<'a>) -> Acquire<'a> {
+    fn tell(&self, acquire: Acquire) -> Acquire {
         let losses = self.clone();
         acquire.on_lost(move |lock| {
             let loss = (lock.name().to_string(), lock.token());
@@ -57,12 +57,12 @@ fn a_guard_holds_all_its_names_or_none() {
     let home = Home::new();
     let manager = home.open();
     let b = manager.get_lock("b", get()).unwrap();
-    let refused = manager.acquire(["a", "b", "c"]).lock().unwrap_err();
+    let refused = manager.acquire(["a", "b", "c"]).try_lock().unwrap_err();
     assert!(matches!(refused, Error::Locked(held) if *held == b));
     assert_eq!(locked(&manager), ["b"]);
 
     manager.unlock("b").unwrap();
-    let guard = manager.acquire(["a", "b", "c"]).lock().unwrap();
+    let guard = manager.acquire(["a", "b", "c"]).try_lock().unwrap();
     assert_eq!(locked(&manager), ["a", "b", "c"]);
     assert!(guard.is_held().unwrap());
     assert_eq!(home.json(["get", "c"]).0, NO);
@@ -72,39 +72,42 @@ fn a_guard_holds_all_its_names_or_none() {
 fn a_guard_bears_its_options() {
     let home = Home::new();
     let (manager, _) = home.open_with_clock();
-    let guard = manager.acquire(["a"]).lock().unwrap();
+    let guard = manager.acquire(["a"]).try_lock().unwrap();
     let a = manager.find("a").unwrap().unwrap();
     assert_eq!(a.locked_by(), "app");
-    assert_eq!(a.locked_until(), after(secs(600)));
+    assert_eq!(a.locked_until(), None);
+    assert_eq!((guard.deadline(), guard.time_left()), (None, None));
+    assert_eq!(a.process_id(), None);
+    let bound_to = a.bound_to().unwrap();
+    assert_eq!(bound_to.process_id(), std::process::id());
     assert_eq!(
-        (a.process_id(), a.bound_to()),
-        (None, Some(std::process::id()))
+        (bound_to.kind(), bound_to.is_alive()),
+        (Bound::Manager, Some(true))
     );
     drop(guard);
 
-    let acquire = manager.acquire(["a"]).timeout(secs(7));
-    let mut guard = acquire.locked_by("x").process_id(42).lock().unwrap();
+    let acquire = manager.acquire(["a"]).lease(secs(7)).no_keep_alive();
+    let mut guard = acquire.locked_by("x").process_id(42).try_lock().unwrap();
     guard.lock("b").unwrap();
     for lock in manager.locks("").unwrap() {
         assert_eq!(lock.locked_by(), "x");
         assert_eq!(lock.locked_until(), after(secs(7)));
-        assert_eq!(
-            (lock.process_id(), lock.bound_to()),
-            (Some(42), Some(std::process::id()))
-        );
+        assert_eq!(lock.process_id(), Some(42));
+        assert_eq!(bound_pid(&lock), Some(std::process::id()));
     }
     drop(guard);
 
-    let guard = manager.acquire(["a"]).timeout(Timeout::Never);
-    let guard = guard.lock().unwrap();
-    assert_eq!((guard.deadline(), guard.time_left()), (None, None));
+    for lease in [Timeout::Never, Duration::ZERO.into()] {
+        let guard = manager.acquire(["a"]).lease(lease).try_lock().unwrap();
+        assert_eq!((guard.deadline(), guard.time_left()), (None, None));
+    }
 }
 
 #[test]
 fn a_guard_releases_its_locks_when_it_is_dropped_released_or_unwound() {
     let home = Home::new();
     let manager = home.open();
-    let hold = || manager.acquire(["a", "b"]).keep_alive().lock().unwrap();
+    let hold = || manager.acquire(["a", "b"]).try_lock().unwrap();
 
     let guard = hold();
     assert_eq!(locked(&manager), ["a", "b"]);
@@ -128,7 +131,7 @@ fn a_guard_may_go_to_another_thread() {
     fn may_be_shared<T: Send + Sync>(_: &T) {}
     let home = Home::new();
     let manager = home.open();
-    let guard = manager.acquire(["a"]).keep_alive().lock().unwrap();
+    let guard = manager.acquire(["a"]).try_lock().unwrap();
     may_be_shared(&guard);
     thread::spawn(move || drop(guard)).join().unwrap();
     assert!(locked(&manager).is_empty());
@@ -137,7 +140,7 @@ fn a_guard_may_go_to_another_thread() {
 #[test]
 fn a_guard_outlives_every_other_handle_of_its_manager() {
     let home = Home::new();
-    let guard = home.open().acquire(["a"]).lock().unwrap();
+    let guard = home.open().acquire(["a"]).try_lock().unwrap();
     assert!(guard.is_held().unwrap());
     drop(guard);
     assert!(!home.open().is_locked("a").unwrap());
@@ -158,9 +161,13 @@ fn a_guard_never_touches_a_successors_lock() {
     for end in ends {
         for keeps in [false, true] {
             // The first lock was forced open by name, and now another has it.
-            let acquire = manager.acquire(["a", "b"]).timeout(secs(60));
-            let acquire = if keeps { acquire.keep_alive() } else { acquire };
-            let guard = acquire.lock().unwrap();
+            let acquire = manager.acquire(["a", "b"]).lease(secs(60));
+            let acquire = if keeps {
+                acquire
+            } else {
+                acquire.no_keep_alive()
+            };
+            let guard = acquire.try_lock().unwrap();
             assert!(manager.unlock("a").unwrap());
             let successor = manager.get_lock("a", get()).unwrap();
             end(guard);
@@ -176,8 +183,11 @@ fn a_lease_that_ran_out_and_was_taken_is_told_in_every_way() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let losses = Losses::default();
-    let acquire = losses.tell(manager.acquire(["a"])).timeout(secs(10));
-    let mut guard = acquire.lock().unwrap();
+    let acquire = losses
+        .tell(manager.acquire(["a"]))
+        .lease(secs(10))
+        .no_keep_alive();
+    let mut guard = acquire.try_lock().unwrap();
     assert!(guard.is_held().unwrap());
     let a = manager.find("a").unwrap().unwrap();
 
@@ -222,7 +232,7 @@ fn a_lock_that_was_forced_away_is_told_in_every_way() {
     ];
     for (what, call) in calls {
         let losses = Losses::default();
-        let mut guard = losses.tell(manager.acquire(["a"])).lock().unwrap();
+        let mut guard = losses.tell(manager.acquire(["a"])).try_lock().unwrap();
         let a = manager.find("a").unwrap().unwrap();
         // Somebody else had it meanwhile.
         manager.unlock("a").unwrap();
@@ -245,7 +255,7 @@ fn every_lost_lock_is_told_of_once() {
     let manager = home.open();
     let losses = Losses::default();
     let guard = losses.tell(manager.acquire(["a", "b", "c"]));
-    let guard = guard.lock().unwrap();
+    let guard = guard.try_lock().unwrap();
     manager.unlock("c").unwrap();
     assert!(!guard.is_held().unwrap());
     manager.unlock("a").unwrap();
@@ -263,7 +273,7 @@ fn a_release_in_vain_takes_no_longer_than_its_bound() {
     let (home, bound) = (Home::new(), secs(2));
     let manager = LockManager::builder().busy_timeout(bound);
     let manager = manager.open(home.db()).unwrap();
-    let guard = manager.acquire(["a"]).lock().unwrap();
+    let guard = manager.acquire(["a"]).try_lock().unwrap();
     let mut other = redb::Builder::new();
     other.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
     let other = other.open(home.db()).unwrap();
@@ -286,7 +296,7 @@ fn a_loss_found_by_the_release_is_told_too() {
         drop,
     ] {
         let losses = Losses::default();
-        let guard = losses.tell(manager.acquire(["a"])).lock().unwrap();
+        let guard = losses.tell(manager.acquire(["a"])).try_lock().unwrap();
         let tokens = guard.tokens();
         manager.unlock("a").unwrap();
         end(guard);
@@ -300,13 +310,13 @@ fn a_kept_lease_finds_its_loss_by_itself_and_its_callback_may_use_the_locks() {
     let manager = home.open();
     let found = Arc::new(Mutex::new(None));
     let (in_callback, note) = (manager.clone(), Arc::clone(&found));
-    let acquire = manager.acquire(["a"]).timeout(millis(900)).keep_alive();
+    let acquire = manager.acquire(["a"]).lease(millis(900));
     let acquire = acquire.on_lost(move |lock| {
         let again = in_callback.get_lock("found", GetOptions::new());
         let by = thread::current().name().map(str::to_owned);
         *note.lock().unwrap() = Some((lock.token(), again.is_ok(), by));
     });
-    let guard = acquire.lock().unwrap();
+    let guard = acquire.try_lock().unwrap();
     manager.unlock("a").unwrap();
     until("the loss is found", || found.lock().unwrap().is_some());
     let (token, could_lock, by) = found.lock().unwrap().take().unwrap();
@@ -320,8 +330,8 @@ fn a_kept_lease_finds_its_loss_by_itself_and_its_callback_may_use_the_locks() {
 fn a_renewal_adds_two_minutes() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
-    let acquire = manager.acquire(["a", "b"]).timeout(secs(60));
-    let mut guard = acquire.lock().unwrap();
+    let acquire = manager.acquire(["a", "b"]).lease(secs(60)).no_keep_alive();
+    let mut guard = acquire.try_lock().unwrap();
     guard.renew().unwrap();
     assert_eq!(guard.deadline(), after(secs(180)));
     clock.advance(secs(100));
@@ -349,7 +359,12 @@ fn a_renewal_adds_two_minutes() {
 fn a_renewal_begins_a_lease_that_ran_out_anew() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
-    let mut guard = manager.acquire(["a"]).timeout(secs(10)).lock().unwrap();
+    let mut guard = manager
+        .acquire(["a"])
+        .lease(secs(10))
+        .no_keep_alive()
+        .try_lock()
+        .unwrap();
     clock.advance(secs(1_000));
     assert!(!guard.is_held().unwrap());
     guard.renew().unwrap();
@@ -357,7 +372,7 @@ fn a_renewal_begins_a_lease_that_ran_out_anew() {
     assert_eq!(guard.time_left(), Some(secs(120)));
     let now = manager.find("a").unwrap().unwrap();
     assert_eq!(guard.tokens(), [token("a", now.token())]);
-    assert_eq!(now.bound_to(), Some(std::process::id()));
+    assert_eq!(bound_pid(&now), Some(std::process::id()));
 }
 
 #[test]
@@ -365,8 +380,11 @@ fn to_ask_for_a_lease_that_ran_out_and_was_swept_does_not_lose_it() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let losses = Losses::default();
-    let acquire = losses.tell(manager.acquire(["a"])).timeout(secs(10));
-    let mut guard = acquire.lock().unwrap();
+    let acquire = losses
+        .tell(manager.acquire(["a"]))
+        .lease(secs(10))
+        .no_keep_alive();
+    let mut guard = acquire.try_lock().unwrap();
     clock.advance(secs(10));
     // Whether a row is still there is never visible.
     assert_eq!(manager.clean_locks().unwrap(), 1);
@@ -380,7 +398,12 @@ fn to_ask_for_a_lease_that_ran_out_and_was_swept_does_not_lose_it() {
 fn a_lease_that_ran_out_and_was_swept_begins_anew() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
-    let mut guard = manager.acquire(["a"]).timeout(secs(10)).lock().unwrap();
+    let mut guard = manager
+        .acquire(["a"])
+        .lease(secs(10))
+        .no_keep_alive()
+        .try_lock()
+        .unwrap();
     clock.advance(secs(10));
     assert_eq!(manager.clean_locks().unwrap(), 1);
     guard.renew().unwrap();
@@ -394,8 +417,8 @@ fn a_lease_that_ran_out_and_was_swept_begins_anew() {
 fn a_renewal_does_not_take_what_somebody_else_has_or_waits_for() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
-    let acquire = manager.acquire(["a", "b"]).timeout(secs(10));
-    let mut guard = acquire.lock().unwrap();
+    let acquire = manager.acquire(["a", "b"]).lease(secs(10)).no_keep_alive();
+    let mut guard = acquire.try_lock().unwrap();
     clock.advance(secs(10));
     let other = manager.get_lock("a", get()).unwrap();
     assert_eq!(lost(guard.renew()).1, Some(other.clone()));
@@ -406,9 +429,14 @@ fn a_renewal_does_not_take_what_somebody_else_has_or_waits_for() {
     drop(guard);
     manager.unlock(&other).unwrap();
 
-    let mut guard = manager.acquire(["a"]).timeout(secs(10)).lock().unwrap();
+    let mut guard = manager
+        .acquire(["a"])
+        .lease(secs(10))
+        .no_keep_alive()
+        .try_lock()
+        .unwrap();
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| manager.acquire(["a"]).wait_forever().lock().unwrap());
+        let waiter = scope.spawn(|| manager.acquire(["a"]).lock().unwrap());
         until_queued(&manager, "a", 1);
         clock.advance(secs(10));
         lost(guard.renew());
@@ -423,9 +451,14 @@ fn a_kept_lease_outlives_its_time_and_another_does_not() {
     let manager = home.open();
     let lease = millis(1_500);
     let began = Instant::now();
-    let kept = manager.acquire(["kept"]).timeout(lease).keep_alive();
+    let kept = manager.acquire(["kept"]).lease(lease);
     let kept = kept.lock().unwrap();
-    let unkept = manager.acquire(["unkept"]).timeout(lease).lock().unwrap();
+    let unkept = manager
+        .acquire(["unkept"])
+        .lease(lease)
+        .no_keep_alive()
+        .try_lock()
+        .unwrap();
     let first = (kept.deadline(), unkept.deadline());
     thread::sleep(lease);
     until("the lease of nobody's care ends", || {
@@ -446,7 +479,12 @@ fn a_kept_lease_outlives_its_time_and_another_does_not() {
 fn a_guard_adds_and_gives_back_single_locks() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
-    let mut guard = manager.acquire(["a"]).timeout(secs(10)).lock().unwrap();
+    let mut guard = manager
+        .acquire(["a"])
+        .lease(secs(10))
+        .no_keep_alive()
+        .try_lock()
+        .unwrap();
     clock.advance(secs(4));
     guard.lock("b").unwrap();
     guard.try_lock("c").unwrap();
@@ -464,9 +502,8 @@ fn a_guard_adds_and_gives_back_single_locks() {
         assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == own));
     }
     let d = manager.get_lock("d", get()).unwrap();
-    for refused in [guard.lock("d"), guard.try_lock("d")] {
-        assert!(matches!(refused, Err(Error::Locked(lock)) if *lock == d));
-    }
+    let refused = guard.try_lock("d");
+    assert!(matches!(refused, Err(Error::Locked(lock)) if *lock == d));
     assert_eq!(guard.tokens(), tokens);
 
     assert!(guard.unlock("a").unwrap());
@@ -483,10 +520,10 @@ fn a_guard_adds_and_gives_back_single_locks() {
 fn a_guard_that_gave_all_back_holds_nothing_and_may_lock_again() {
     let home = Home::new();
     let manager = home.open();
-    let mut guard = manager.acquire(["a"]).lock().unwrap();
+    let mut guard = manager.acquire(["a"]).try_lock().unwrap();
     assert!(guard.unlock("a").unwrap());
     assert_eq!((guard.tokens(), guard.deadline()), (vec![], None));
-    let other = manager.acquire(["a"]).lock().unwrap();
+    let other = manager.acquire(["a"]).try_lock().unwrap();
     guard.renew().unwrap();
     assert!(other.is_held().unwrap());
     drop(other);
@@ -497,15 +534,11 @@ fn a_guard_that_gave_all_back_holds_nothing_and_may_lock_again() {
 }
 
 #[test]
-fn a_lock_to_add_is_waited_for_as_the_first_was() {
+fn lock_to_add_is_waited_for_by_lock_and_not_by_try_lock() {
     let home = Home::new();
     let manager = home.open();
-    let b = manager.acquire(["b"]).lock().unwrap();
-    let mut hasty = manager.acquire(["a"]).lock().unwrap();
-    assert!(matches!(hasty.lock("b"), Err(Error::Locked(_))));
-    drop(hasty);
-
-    let mut patient = manager.acquire(["a"]).wait_forever().lock().unwrap();
+    let b = manager.acquire(["b"]).try_lock().unwrap();
+    let mut patient = manager.acquire(["a"]).try_lock().unwrap();
     assert!(matches!(patient.try_lock("b"), Err(Error::Locked(_))));
     assert!(manager.requests("").unwrap().is_empty());
     thread::scope(|scope| {
@@ -524,9 +557,9 @@ fn a_lock_to_add_is_waited_for_as_the_first_was() {
 fn a_kept_guard_keeps_what_it_waits_with() {
     let home = Home::new();
     let manager = home.open();
-    let b = manager.acquire(["b"]).lock().unwrap();
-    let acquire = manager.acquire(["a"]).timeout(millis(1_200));
-    let mut guard = acquire.wait_forever().keep_alive().lock().unwrap();
+    let b = manager.acquire(["b"]).try_lock().unwrap();
+    let acquire = manager.acquire(["a"]).lease(millis(1_200));
+    let mut guard = acquire.lock().unwrap();
     let first = guard.deadline().unwrap();
     thread::scope(|scope| {
         let waiter = scope.spawn(|| guard.lock("b").map(|()| guard.is_held()));
@@ -543,7 +576,7 @@ fn a_kept_guard_keeps_what_it_waits_with() {
 fn tokens_are_in_the_order_of_the_names_and_those_of_the_store() {
     let home = Home::new();
     let manager = home.open();
-    let guard = manager.acquire(["b", "c", "a"]).lock().unwrap();
+    let guard = manager.acquire(["b", "c", "a"]).try_lock().unwrap();
     assert_eq!(
         guard.tokens(),
         [token("b", 1), token("c", 2), token("a", 3)]
@@ -552,7 +585,7 @@ fn tokens_are_in_the_order_of_the_names_and_those_of_the_store() {
         assert_eq!(manager.find(&name).unwrap().unwrap().token(), token);
     }
     drop(guard);
-    let guard = manager.acquire(["a"]).lock().unwrap();
+    let guard = manager.acquire(["a"]).try_lock().unwrap();
     assert_eq!(guard.tokens(), [token("a", 4)]);
 }
 
@@ -560,7 +593,7 @@ fn tokens_are_in_the_order_of_the_names_and_those_of_the_store() {
 fn a_guard_that_is_forgotten_releases_nothing() {
     let home = Home::new();
     let manager = home.open();
-    std::mem::forget(manager.acquire(["a"]).lock().unwrap());
+    std::mem::forget(manager.acquire(["a"]).try_lock().unwrap());
     assert!(manager.is_locked("a").unwrap());
     drop(manager);
     assert_eq!(home.json(["is-locked", "a"]).0, DONE);
@@ -572,10 +605,10 @@ fn a_guard_that_is_forgotten_releases_nothing() {
 fn a_name_given_twice_counts_once() {
     let home = Home::new();
     let manager = home.open();
-    let guard = manager.acquire(["a", "b", "a", "a"]).lock().unwrap();
+    let guard = manager.acquire(["a", "b", "a", "a"]).try_lock().unwrap();
     assert_eq!(guard.tokens(), [token("a", 1), token("b", 2)]);
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| manager.acquire(["a", "a"]).wait_forever().lock().unwrap());
+        let waiter = scope.spawn(|| manager.acquire(["a", "a"]).lock().unwrap());
         until_queued(&manager, "", 1);
         assert_eq!(manager.requests("").unwrap()[0].names(), ["a"]);
         assert_eq!(manager.find("a").unwrap().unwrap().waiting(), 1);
@@ -591,7 +624,7 @@ fn no_names_are_held_without_the_store() {
     let manager = home.open();
     let before = home.bytes();
     let none: [&str; 0] = [];
-    let mut guard = manager.acquire(none).wait_forever().lock().unwrap();
+    let mut guard = manager.acquire(none).lock().unwrap();
     assert!(guard.is_held().unwrap());
     assert_eq!((guard.tokens(), guard.deadline()), (vec![], None));
     guard.renew().unwrap();
@@ -600,7 +633,7 @@ fn no_names_are_held_without_the_store() {
     guard.lock("a").unwrap();
     assert_eq!(locked(&manager), ["a"]);
     guard.release().unwrap();
-    let kept = manager.acquire(none).timeout(millis(30)).keep_alive();
+    let kept = manager.acquire(none).lease(millis(30));
     assert!(kept.lock().unwrap().detach().unwrap().is_empty());
 }
 
@@ -609,7 +642,7 @@ fn a_guard_holds_ten_thousand_names() {
     let home = Home::new();
     let manager = home.open();
     let names: Vec<String> = (0..10_000).map(|i| format!("lock {i:05}")).collect();
-    let mut guard = manager.acquire(&names).lock().unwrap();
+    let mut guard = manager.acquire(&names).try_lock().unwrap();
     assert_eq!(guard.tokens().len(), names.len());
     assert!(guard.is_held().unwrap());
     guard.renew().unwrap();
@@ -626,16 +659,20 @@ fn what_is_invalid_is_refused_before_anything_is_asked() {
     let before = home.bytes();
     let long = "x".repeat(256);
     for name in ["", "a\nb", "\u{7f}", &long] {
-        let refused = manager.acquire(["a", name]).wait_forever().lock();
+        let refused = manager.acquire(["a", name]).lock();
         assert!(matches!(refused, Err(Error::InvalidName(_))), "{refused:?}");
-        let refused = manager.acquire(["a"]).locked_by(name).lock();
+        let refused = manager.acquire(["a"]).locked_by(name).try_lock();
         assert!(matches!(refused, Err(Error::InvalidName(_))), "{refused:?}");
     }
-    let refused = manager.acquire(["a"]).timeout(Duration::MAX).lock();
+    let refused = manager
+        .acquire(["a"])
+        .lease(Duration::MAX)
+        .no_keep_alive()
+        .try_lock();
     assert!(matches!(refused, Err(Error::InvalidTimeout(_))));
     assert_eq!(home.bytes(), before);
 
-    let mut guard = manager.acquire(["a"]).wait_forever().lock().unwrap();
+    let mut guard = manager.acquire(["a"]).lock().unwrap();
     for name in ["", "a\nb", &long] {
         assert!(matches!(guard.lock(name), Err(Error::InvalidName(_))));
         assert!(matches!(guard.try_lock(name), Err(Error::InvalidName(_))));
@@ -648,7 +685,7 @@ fn what_is_invalid_is_refused_before_anything_is_asked() {
 fn detached_locks_are_left_to_their_lease() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
-    let guard = manager.acquire(["b", "a"]).timeout(secs(10)).keep_alive();
+    let guard = manager.acquire(["b", "a"]).lease(secs(10));
     let locks = guard.lock().unwrap().detach().unwrap();
     let names: Vec<&str> = locks.iter().map(|lock| lock.name().as_str()).collect();
     assert_eq!(names, ["b", "a"]);
@@ -665,9 +702,9 @@ fn locks_detached_to_a_process_go_with_it() {
     let home = Home::new();
     let manager = home.open();
     let process = Kept::idle();
-    let guard = manager.acquire(["a"]).timeout(Timeout::Never);
+    let guard = manager.acquire(["a"]).lease(Timeout::Never);
     let locks = guard.lock().unwrap().detach_to(process.pid()).unwrap();
-    assert_eq!(locks[0].bound_to(), Some(process.pid()));
+    assert_eq!(bound_pid(&locks[0]), Some(process.pid()));
     assert!(manager.is_locked("a").unwrap());
     process.kill_into_zombie();
     assert!(!manager.is_locked("a").unwrap());
@@ -678,12 +715,12 @@ fn locks_detached_to_a_process_go_with_it() {
 fn locks_are_released_that_cannot_be_detached() {
     let home = Home::new();
     let manager = home.open();
-    let guard = manager.acquire(["a"]).lock().unwrap();
+    let guard = manager.acquire(["a"]).try_lock().unwrap();
     let refused = guard.detach_to(u32::MAX);
     assert!(matches!(refused, Err(Error::NoSuchProcess { pid }) if pid == u32::MAX));
     assert!(locked(&manager).is_empty());
 
-    let guard = manager.acquire(["a", "b"]).lock().unwrap();
+    let guard = manager.acquire(["a", "b"]).try_lock().unwrap();
     manager.unlock("a").unwrap();
     assert_eq!(lost(guard.detach()).0.name(), "a");
     assert!(locked(&manager).is_empty());
@@ -693,8 +730,8 @@ fn locks_are_released_that_cannot_be_detached() {
 fn a_lock_that_is_added_while_the_lease_is_renewed_stays() {
     let home = Home::new();
     let manager = home.open();
-    let acquire = manager.acquire(["a"]).timeout(millis(600)).keep_alive();
-    let mut guard = acquire.lock().unwrap();
+    let acquire = manager.acquire(["a"]).lease(millis(600));
+    let mut guard = acquire.try_lock().unwrap();
     let began = Instant::now();
     // Eight renewals, at each third of the lease.
     while began.elapsed() < millis(1_600) {
@@ -711,8 +748,8 @@ fn a_lock_that_is_added_while_the_lease_is_renewed_stays() {
 fn a_lost_lock_is_known_while_a_renewal_waits_for_another_process() {
     let home = Home::new();
     let manager = home.open();
-    let acquire = manager.acquire(["a"]).timeout(millis(900)).keep_alive();
-    let guard = acquire.lock().unwrap();
+    let acquire = manager.acquire(["a"]).lease(millis(900));
+    let guard = acquire.try_lock().unwrap();
     manager.unlock("a").unwrap();
     let mut builder = redb::Builder::new();
     builder.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
@@ -728,7 +765,7 @@ fn a_lost_lock_is_known_while_a_renewal_waits_for_another_process() {
 fn a_renewal_does_not_take_back_what_was_forced_away() {
     let home = Home::new();
     let manager = home.open();
-    let mut guard = manager.acquire(["a"]).lock().unwrap();
+    let mut guard = manager.acquire(["a"]).try_lock().unwrap();
     manager.unlock("a").unwrap();
     assert_eq!(lost(guard.renew()).0.name(), "a");
     assert!(locked(&manager).is_empty());
@@ -738,10 +775,15 @@ fn a_renewal_does_not_take_back_what_was_forced_away() {
 fn a_lease_that_ran_out_is_not_renewed_before_who_waits() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
-    let mut guard = manager.acquire(["a"]).timeout(secs(5)).lock().unwrap();
+    let mut guard = manager
+        .acquire(["a"])
+        .lease(secs(5))
+        .no_keep_alive()
+        .try_lock()
+        .unwrap();
     let b = manager.get_lock("b", get()).unwrap();
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| manager.acquire(["a", "b"]).wait_forever().lock());
+        let waiter = scope.spawn(|| manager.acquire(["a", "b"]).lock());
         until_queued(&manager, "a", 1);
         clock.advance(secs(5));
         assert_eq!(lost(guard.renew()).0.name(), "a");
@@ -755,7 +797,10 @@ fn a_guard_cannot_be_kept_from_its_owner_by_a_call_that_panics() {
     let home = Home::new();
     let manager = home.open();
     let acquire = manager.acquire(["a", "b"]);
-    let guard = acquire.on_lost(|_| panic!("on purpose")).lock().unwrap();
+    let guard = acquire
+        .on_lost(|_| panic!("on purpose"))
+        .try_lock()
+        .unwrap();
     manager.unlock("a").unwrap();
     assert!(!guard.is_held().unwrap());
     drop(guard);
@@ -766,11 +811,11 @@ fn a_guard_cannot_be_kept_from_its_owner_by_a_call_that_panics() {
 fn a_lease_that_would_end_past_the_calendar_when_it_is_granted_harms_nobody_else() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
-    let held = manager.acquire(["a"]).lock().unwrap();
+    let held = manager.acquire(["a"]).try_lock().unwrap();
     let last: DateTime<Utc> = "9999-12-31T23:59:59Z".parse().unwrap();
     let lease = (last - noon()).to_std().unwrap();
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| manager.acquire(["a"]).timeout(lease).wait_forever().lock());
+        let waiter = scope.spawn(|| manager.acquire(["a"]).lease(lease).no_keep_alive().lock());
         until_queued(&manager, "a", 1);
         clock.advance(secs(60));
         held.release().unwrap();

@@ -2,7 +2,7 @@
 //! waiting for a fact instead of for a time.
 
 use crate::support::{Home, Ran, finish, spawn};
-use lockmgr::LockManager;
+use lockmgr::{Lock, LockManager};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -43,6 +43,11 @@ pub(crate) fn until_queued(manager: &LockManager, prefix: &str, count: usize) {
     });
 }
 
+/// The process that a lock is bound to.
+pub(crate) fn bound_pid(lock: &Lock) -> Option<u32> {
+    Some(lock.bound_to()?.process_id())
+}
+
 /// A process of a test, killed and waited for with it.
 #[derive(Debug)]
 pub(crate) struct Kept(Option<Child>);
@@ -80,7 +85,7 @@ impl Kept {
         let me = Some(holder.pid());
         until("a process holds its locks", || {
             let locks = manager.locks("").unwrap();
-            locks.iter().any(|lock| lock.bound_to() == me)
+            locks.iter().any(|lock| bound_pid(lock) == me)
         });
         holder
     }

@@ -1,7 +1,9 @@
 //! `lockmgr run`: what flock(1) offers, beside the real one; the command's life, its signals and
 //! its end, and what becomes of it without its locks.
 
-use crate::holding_support::{DONE, Kept, NO, USAGE, lines, millis, secs, until, until_queued};
+use crate::holding_support::{
+    DONE, Kept, NO, USAGE, bound_pid, lines, millis, secs, until, until_queued,
+};
 use crate::support::{Home, Ran, chmod, run, through, works};
 use lockmgr::{GetOptions, LockManager, StorageCall};
 use rustix::process::{Pid, Signal, kill_process};
@@ -227,7 +229,7 @@ fn without_a_fork_it_becomes_the_command_as_flock_does() {
         let mut ours = Kept::start_open(&mut pair.ours(&[option], &command));
         assert_eq!(ours.line(), ours.pid().to_string());
         let lock = pair.home.open().find("x").unwrap().unwrap();
-        assert_eq!(lock.bound_to(), Some(ours.pid()));
+        assert_eq!(bound_pid(&lock), Some(ours.pid()));
         assert_eq!(lock.locked_until(), None);
         assert_eq!(pair.home.json(["get", "x"]).0, NO);
         ours.kill_into_zombie();
@@ -660,7 +662,7 @@ fn a_command_whose_lock_went_while_run_was_stopped_is_ended_when_that_goes_on() 
     let mut run = Kept::start(command.args(["run", "--lease", "1", "x", "-c", script]));
     assert_eq!(run.line(), "ready");
     run.stop();
-    let other = manager.acquire(["x"]).wait(secs(20)).lock().unwrap();
+    let other = manager.acquire(["x"]).try_lock_for(secs(20)).unwrap();
     run.signal(Signal::CONT);
     let (ran, took) = until_all_gone(run);
     assert_eq!(ran.shell_status(), Some(143), "{ran:?}");
@@ -711,7 +713,7 @@ fn the_holder_of_a_run_may_be_named() {
     let holder = Kept::holder(&home, &["--locked-by", "edge 7", "x"]);
     let lock = home.open().find("x").unwrap().unwrap();
     assert_eq!(lock.locked_by(), "edge 7");
-    assert_eq!(lock.bound_to(), Some(holder.pid()));
+    assert_eq!(bound_pid(&lock), Some(holder.pid()));
     let lease = lock.locked_until().unwrap() - lock.updated_at();
     assert_eq!(lease.num_seconds(), 60);
     assert_eq!(holder.end().status, DONE);
@@ -789,23 +791,21 @@ fn want_of_processes_is_75() {
         "--regid=54321",
         "--clear-groups",
     ];
-    let may = |count: u32| format!("ulimit -u {count}; exec \"$@\"");
-    if !works(&[&user[..], &["bash", "-c", &may(1), "bash"]].concat()) {
+    const MAY_ONE: &str = "ulimit -u 1; exec \"$@\"";
+    if !works(&[&user[..], &["bash", "-c", MAY_ONE, "bash"]].concat()) {
         return;
     }
     let home = Home::new();
     chmod(home.path(), 0o777);
     let this = home.join("lockmgr");
     fs::copy(env!("CARGO_BIN_EXE_lockmgr"), &this).unwrap();
-    for count in [1, 2] {
-        let mut command = Command::new(user[0]);
-        command
-            .args(&user[1..])
-            .args(["bash", "-c", &may(count), "bash"]);
-        command.arg(&this).arg("--db").arg(home.db());
-        let ran = run(command.args(["run", "-n", "x", "--", "true"]));
-        assert_eq!(ran.status, Some(75), "{ran:?}");
-    }
+    let mut command = Command::new(user[0]);
+    command
+        .args(&user[1..])
+        .args(["bash", "-c", MAY_ONE, "bash"]);
+    command.arg(&this).arg("--db").arg(home.db());
+    let ran = run(command.args(["run", "-n", "x", "--", "true"]));
+    assert_eq!(ran.status, Some(75), "{ran:?}");
 }
 
 /// A store on which a writer stands still as long as this says.
@@ -884,6 +884,25 @@ fn renewal_that_is_late_is_no_loss() {
         let now = manager.find("x").unwrap().expect("it is held");
         now.updated_at() > first.updated_at()
     });
+    let ran = run.end();
+    assert_eq!((ran.status, ran.stderr.as_str()), (DONE, ""));
+}
+
+#[test]
+fn job_that_was_stopped_past_its_lease_goes_on_if_nobody_wants_the_lock() {
+    let home = Home::new();
+    let mut command = home.command();
+    command.args(["run", "--lease", "1", "x", "--", "cat"]);
+    let run = Kept::start_open(&mut command);
+    let manager = home.open();
+    until("it holds", || manager.is_locked("x").unwrap());
+    let token = manager.find("x").unwrap().unwrap().token();
+    run.stop();
+    thread::sleep(millis(1700));
+    assert!(!manager.is_locked("x").unwrap());
+    run.signal(Signal::CONT);
+    until("it is renewed", || manager.is_locked("x").unwrap());
+    assert_eq!(manager.find("x").unwrap().unwrap().token(), token);
     let ran = run.end();
     assert_eq!((ran.status, ran.stderr.as_str()), (DONE, ""));
 }

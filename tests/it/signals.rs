@@ -172,6 +172,8 @@ fn waiter_that_is_process_1_of_a_container_ends_by_term() {
         until_queued(&home.open(), "x", 1);
         kill(15, &inside);
         assert_eq!(waiter.ended().shell_status(), Some(143), "{args:?}");
+        // Out here nobody could tell that it is gone: it has left the queue.
+        assert!(home.open().requests("x").unwrap().is_empty(), "{args:?}");
     }
 }
 

@@ -1,7 +1,9 @@
 //! Waiting: first come, first served, across threads and processes, and nobody is in the way who
 //! no longer waits.
 
-use crate::holding_support::{DONE, Dice, Kept, LOCK_FAIL, NO, lines, millis, secs, until_queued};
+use crate::holding_support::{
+    DONE, Dice, Kept, LOCK_FAIL, NO, bound_pid, lines, millis, secs, until_queued,
+};
 use crate::support::{Home, Ran};
 use chrono::Utc;
 use lockmgr::{
@@ -65,7 +67,7 @@ fn ten_waiting_threads_and_processes_are_served_as_they_came() {
     for round in 0..3 {
         let home = Home::new();
         let manager = home.open();
-        let first = manager.acquire(["x"]).lock().unwrap();
+        let first = manager.acquire(["x"]).try_lock().unwrap();
         let history_file = home.join("history");
         thread::scope(|scope| {
             let mut processes = Vec::new();
@@ -75,7 +77,7 @@ fn ten_waiting_threads_and_processes_are_served_as_they_came() {
                 } else {
                     let (manager, history_file) = (&manager, &history_file);
                     scope.spawn(move || {
-                        let guard = manager.acquire(["x"]).wait_forever().lock().unwrap();
+                        let guard = manager.acquire(["x"]).lock().unwrap();
                         let (_, token) = guard.tokens()[0].clone();
                         note(history_file, &format!("{i} {token}"));
                     });
@@ -108,7 +110,7 @@ fn nobody_is_granted_before_an_earlier_request_for_one_of_its_names() {
     let manager = home.open();
     let mut dice = Dice(7);
     let sets: Vec<Vec<&str>> = (0..WAITERS).map(|_| dice.some_of(&NAMES)).collect();
-    let all = manager.acquire(NAMES).lock().unwrap();
+    let all = manager.acquire(NAMES).try_lock().unwrap();
     let history_file = home.join("history");
     let is_held = NAMES.map(|name| (name, AtomicBool::new(false)));
     thread::scope(|scope| {
@@ -119,7 +121,7 @@ fn nobody_is_granted_before_an_earlier_request_for_one_of_its_names() {
             } else {
                 let (manager, history_file, is_held) = (&manager, &history_file, &is_held);
                 scope.spawn(move || {
-                    let guard = manager.acquire(names).wait_forever().lock().unwrap();
+                    let guard = manager.acquire(names).lock().unwrap();
                     let mine = is_held.iter().filter(|(name, _)| names.contains(name));
                     for (_, is_held) in mine.clone() {
                         assert!(!is_held.swap(true, Ordering::SeqCst));
@@ -175,7 +177,7 @@ fn arrival_decides_amid_constant_coming_and_going() {
                     let grant = |turn: usize| {
                         let who = format!("{worker}/{turn}");
                         let acquire = manager.acquire(dice.some_of(&NAMES)).locked_by(&who);
-                        let guard = acquire.wait_forever().lock().unwrap();
+                        let guard = acquire.lock().unwrap();
                         (who, guard.tokens()[0].1)
                     };
                     let grants: Vec<_> = (0..20).map(grant).collect();
@@ -216,18 +218,20 @@ fn arrival_decides_amid_constant_coming_and_going() {
 fn nobody_slips_in_before_one_who_waits_for_a_free_name_and_another() {
     let home = Home::new();
     let manager = home.open();
-    let b = manager.acquire(["b"]).lock().unwrap();
+    let b = manager.acquire(["b"]).try_lock().unwrap();
     thread::scope(|scope| {
         let acquire = manager.acquire(["a", "b"]).locked_by("first");
-        let waiter = scope.spawn(|| acquire.wait(PATIENCE).lock().unwrap());
+        let waiter = scope.spawn(|| acquire.try_lock_for(PATIENCE).unwrap());
         until_queued(&manager, "", 1);
         let is_reserved = |error: Error| {
             matches!(&error, Error::Reserved { name, request }
                 if name == "a" && request.locked_by() == "first" && request.names() == ["a", "b"])
         };
         assert!(is_reserved(manager.get_lock("a", get()).unwrap_err()));
-        assert!(is_reserved(manager.acquire(["a"]).lock().unwrap_err()));
-        assert!(is_reserved(manager.acquire(["c", "a"]).lock().unwrap_err()));
+        assert!(is_reserved(manager.acquire(["a"]).try_lock().unwrap_err()));
+        assert!(is_reserved(
+            manager.acquire(["c", "a"]).try_lock().unwrap_err()
+        ));
         let create = RenewOptions::new().create();
         assert!(is_reserved(manager.renew_lock("a", create).unwrap_err()));
         let fail = SetOptions::new().fail();
@@ -272,10 +276,10 @@ fn nobody_slips_in_before_one_who_waits_for_a_free_name_and_another() {
 fn a_newcomer_for_other_names_is_not_held_up() {
     let home = Home::new();
     let manager = home.open();
-    let _b = manager.acquire(["b"]).lock().unwrap();
+    let _b = manager.acquire(["b"]).try_lock().unwrap();
     let waiter = Kept::start(home.command().args(["run", "a", "b", "--", "true"]));
     until_queued(&manager, "", 1);
-    let c = manager.acquire(["c"]).lock().unwrap();
+    let c = manager.acquire(["c"]).try_lock().unwrap();
     assert_eq!(home.json(["get", "d"]).0, DONE);
     drop(waiter);
     until_queued(&manager, "", 0);
@@ -298,7 +302,7 @@ fn sets_asked_for_in_opposite_order_cannot_deadlock() {
         let workers: Vec<_> = (0..4)
             .map(|i| {
                 let (manager, set) = (&managers[i / 2], sets[i % 2]);
-                let grant = move |_: &u32| manager.acquire(set).wait(secs(20)).lock().is_ok();
+                let grant = move |_: &u32| manager.acquire(set).try_lock_for(secs(20)).is_ok();
                 scope.spawn(move || (0..25).filter(grant).count())
             })
             .collect();
@@ -328,10 +332,14 @@ fn assert_ends_at_its_bound(bound: Duration, wait: impl Fn()) {
 fn a_wait_ends_at_its_bound_and_leaves_the_queue() {
     let home = Home::new();
     let manager = home.open();
-    let _held = manager.acquire(["x"]).locked_by("holder").lock().unwrap();
+    let _held = manager
+        .acquire(["x"])
+        .locked_by("holder")
+        .try_lock()
+        .unwrap();
     let bound = millis(300);
     assert_ends_at_its_bound(bound, || {
-        let refused = manager.acquire(["y", "x"]).wait(bound).lock();
+        let refused = manager.acquire(["y", "x"]).try_lock_for(bound);
         assert!(matches!(refused, Err(Error::Locked(lock)) if lock.locked_by() == "holder"));
         assert!(manager.requests("").unwrap().is_empty());
     });
@@ -353,9 +361,9 @@ fn a_wait_ends_at_its_bound_and_leaves_the_queue() {
 fn a_bound_of_zero_does_not_wait() {
     let home = Home::new();
     let manager = home.open();
-    let _held = manager.acquire(["x"]).lock().unwrap();
+    let _held = manager.acquire(["x"]).try_lock().unwrap();
     let before = home.bytes();
-    let refused = manager.acquire(["x"]).wait(Duration::ZERO).lock();
+    let refused = manager.acquire(["x"]).try_lock_for(Duration::ZERO);
     assert!(matches!(refused, Err(Error::Locked(_))));
     assert_eq!(home.bytes(), before);
     assert_eq!(home.json(["get", "x", "-w", "0"]).0, NO);
@@ -364,20 +372,20 @@ fn a_bound_of_zero_does_not_wait() {
         NO
     );
     // A bound past the calendar is as good as none.
-    drop(manager.acquire(["y"]).wait(Duration::MAX).lock().unwrap());
+    drop(manager.acquire(["y"]).try_lock_for(Duration::MAX).unwrap());
 }
 
 #[test]
 fn an_end_of_the_wait_lets_those_behind_go_on() {
     let home = Home::new();
     let manager = home.open();
-    let b = manager.acquire(["b"]).lock().unwrap();
+    let b = manager.acquire(["b"]).try_lock().unwrap();
     thread::scope(|scope| {
-        let acquire = manager.acquire(["a", "b"]).wait(millis(400));
-        let first = scope.spawn(|| acquire.lock().map(drop));
+        let acquire = manager.acquire(["a", "b"]);
+        let first = scope.spawn(|| acquire.try_lock_for(millis(400)).map(drop));
         until_queued(&manager, "", 1);
         // The name is free, but promised.
-        let second = scope.spawn(|| manager.acquire(["a"]).wait(PATIENCE).lock().unwrap());
+        let second = scope.spawn(|| manager.acquire(["a"]).try_lock_for(PATIENCE).unwrap());
         assert!(matches!(first.join().unwrap(), Err(Error::Locked(_))));
         assert!(second.join().unwrap().is_held().unwrap());
     });
@@ -389,7 +397,7 @@ fn assert_prompt(manager: &LockManager, free: impl FnOnce()) {
     thread::scope(|scope| {
         let before = manager.requests("x").unwrap().len();
         let waiter = scope.spawn(|| {
-            let guard = manager.acquire(["x"]).wait(PATIENCE).lock().unwrap();
+            let guard = manager.acquire(["x"]).try_lock_for(PATIENCE).unwrap();
             assert!(guard.is_held().unwrap());
             Instant::now()
         });
@@ -406,7 +414,7 @@ fn a_killed_waiter_delays_nobody() {
     let home = Home::new();
     let manager = home.open();
     for is_reaped in [false, true] {
-        let held = manager.acquire(["x"]).lock().unwrap();
+        let held = manager.acquire(["x"]).try_lock().unwrap();
         let mut dead = Kept::start(home.command().args(["run", "x", "y", "--", "true"]));
         until_queued(&manager, "x", 1);
         dead.kill_into_zombie();
@@ -424,7 +432,7 @@ fn a_killed_waiter_delays_nobody() {
 fn a_waiter_killed_at_the_head_frees_what_was_kept_for_it() {
     let home = Home::new();
     let manager = home.open();
-    let _y = manager.acquire(["y"]).lock().unwrap();
+    let _y = manager.acquire(["y"]).try_lock().unwrap();
     let head = Kept::start(home.command().args(["run", "x", "y", "--", "true"]));
     until_queued(&manager, "x", 1);
     // The name is free, but nobody will come to say that its claimant is no more.
@@ -435,7 +443,7 @@ fn a_waiter_killed_at_the_head_frees_what_was_kept_for_it() {
 fn a_stopped_waiter_has_its_turn_and_its_lease_and_no_more() {
     let home = Home::new();
     let manager = home.open();
-    let held = manager.acquire(["x"]).lock().unwrap();
+    let held = manager.acquire(["x"]).try_lock().unwrap();
     let witness = home.join("witness");
     let mut command = home.command();
     command.args(["run", "--lease", "1", "x", "--", "touch"]);
@@ -444,14 +452,14 @@ fn a_stopped_waiter_has_its_turn_and_its_lease_and_no_more() {
     stopped.stop();
     thread::scope(|scope| {
         let next = scope.spawn(|| {
-            let guard = manager.acquire(["x"]).wait(PATIENCE).lock().unwrap();
+            let guard = manager.acquire(["x"]).try_lock_for(PATIENCE).unwrap();
             (guard, Instant::now())
         });
         until_queued(&manager, "x", 2);
         let began = Instant::now();
         held.release().unwrap();
         let granted = manager.find("x").unwrap().unwrap();
-        assert_eq!(granted.bound_to(), Some(stopped.pid()));
+        assert_eq!(bound_pid(&granted), Some(stopped.pid()));
         assert_eq!(granted.waiting(), 1);
         let (next, at) = next.join().unwrap();
         let took = at - began;
@@ -495,7 +503,7 @@ fn a_stopped_waiter_keeps_what_ran_out_from_nobody_for_ever() {
 fn a_signal_ends_a_wait() {
     let home = Home::new();
     let manager = home.open();
-    let held = manager.acquire(["x"]).lock().unwrap();
+    let held = manager.acquire(["x"]).try_lock().unwrap();
     for (signal, number) in [
         (Signal::INT, 2),
         (Signal::TERM, 15),
@@ -522,7 +530,7 @@ fn the_end_of_a_lease_hands_over() {
     let lease = secs(1);
     let began = Instant::now();
     let expiring = manager.get_lock("x", get().timeout(lease)).unwrap();
-    let by_thread = manager.acquire(["x"]).wait(secs(20)).lock().unwrap();
+    let by_thread = manager.acquire(["x"]).try_lock_for(secs(20)).unwrap();
     let took = began.elapsed();
     assert!(took >= lease && took < lease + secs(1), "{took:?}");
     assert!(by_thread.tokens()[0].1 > expiring.token());
@@ -543,7 +551,7 @@ fn assert_hands_over(manager: &LockManager, what: &str, free: impl FnOnce()) {
         let (finish, is_finished) = mpsc::channel::<()>();
         let acquire = manager.acquire(["x"]).locked_by("waiter");
         let waiter = scope.spawn(move || {
-            let guard = acquire.wait(PATIENCE).lock().unwrap();
+            let guard = acquire.try_lock_for(PATIENCE).unwrap();
             assert!(is_finished.recv().is_err());
             guard.release().unwrap();
         });
@@ -551,7 +559,7 @@ fn assert_hands_over(manager: &LockManager, what: &str, free: impl FnOnce()) {
         free();
         let granted = manager.find("x").unwrap().expect(what);
         assert_eq!(granted.locked_by(), "waiter", "{what}");
-        assert_eq!(granted.bound_to(), Some(std::process::id()), "{what}");
+        assert_eq!(bound_pid(&granted), Some(std::process::id()), "{what}");
         assert!(manager.requests("").unwrap().is_empty(), "{what}");
         drop(finish);
         waiter.join().unwrap();
@@ -563,8 +571,8 @@ fn whatever_frees_a_lock_hands_it_over() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let hold = || {
-        let acquire = manager.acquire(["x", "y"]).timeout(secs(10));
-        acquire.lock().unwrap()
+        let acquire = manager.acquire(["x", "y"]).lease(secs(10)).no_keep_alive();
+        acquire.try_lock().unwrap()
     };
     type Free<'a> = &'a dyn Fn();
     let by_name: [(&str, Free<'_>); 5] = [
@@ -613,8 +621,8 @@ fn who_is_refused_at_the_end_of_a_lease_learns_of_a_lock_that_is_there() {
         }),
     ];
     for (what, ask) in asks {
-        let acquire = manager.acquire(["x"]).timeout(secs(10));
-        let held = acquire.lock().unwrap();
+        let acquire = manager.acquire(["x"]).lease(secs(10)).no_keep_alive();
+        let held = acquire.try_lock().unwrap();
         assert_hands_over(&manager, what, || {
             clock.advance(secs(10));
             let (Error::Locked(by) | Error::LockFail(by)) = ask() else {
@@ -734,7 +742,7 @@ fn names_of_those_who_wait_are_never_printed_raw() {
     let home = Home::new();
     let manager = home.open();
     let name = "a\u{202e}b";
-    let _held = manager.acquire([name]).lock().unwrap();
+    let _held = manager.acquire([name]).try_lock().unwrap();
     let mut command = home.command();
     command.args(["run", "-v", name, "--locked-by", name]);
     let waiter = Kept::start(command.args(["--", "true"]));
@@ -757,7 +765,7 @@ fn requests_are_listed_by_any_of_their_names_in_order() {
     let manager = &manager;
     thread::scope(|scope| {
         for (i, &set) in sets.iter().enumerate() {
-            scope.spawn(move || manager.acquire(set).wait(PATIENCE).lock().map(drop));
+            scope.spawn(move || manager.acquire(set).try_lock_for(PATIENCE).map(drop));
             until_queued(manager, "", i + 1);
         }
         let listed = |prefix: &str| -> Vec<Vec<String>> {
@@ -785,7 +793,7 @@ fn a_wait_goes_on_in_the_new_file_where_the_store_is_deleted() {
     until_queued(&manager, "x", 1);
     thread::scope(|scope| {
         let mine = home.open();
-        let thread = scope.spawn(move || mine.acquire(["x"]).wait(secs(20)).lock().map(drop));
+        let thread = scope.spawn(move || mine.acquire(["x"]).try_lock_for(secs(20)).map(drop));
         until_queued(&manager, "x", 2);
         fs::remove_file(home.db()).unwrap();
         assert_eq!(process.end().status, DONE);
@@ -822,8 +830,9 @@ fn who_waited_in_a_deleted_store_does_not_take_anothers_request_in_the_new_one_f
     let wait = |manager: LockManager, who: &'static str| {
         let tell = tell.clone();
         move || {
-            let request = manager.acquire(["x"]).locked_by(who).wait(PATIENCE);
-            tell.send((who, request.lock().unwrap())).unwrap();
+            let request = manager.acquire(["x"]).locked_by(who);
+            tell.send((who, request.try_lock_for(PATIENCE).unwrap()))
+                .unwrap();
         }
     };
     let waiting = || -> Vec<(u64, String)> {
@@ -869,7 +878,7 @@ fn who_waits_takes_what_a_copy_of_the_store_that_replaces_it_granted_it() {
     thread::scope(|scope| {
         let mine = home.open();
         let waiter = scope.spawn(move || {
-            let guard = mine.acquire(["x"]).wait(PATIENCE).lock().unwrap();
+            let guard = mine.acquire(["x"]).try_lock_for(PATIENCE).unwrap();
             let tokens = guard.tokens();
             guard.release().unwrap();
             tokens
@@ -888,10 +897,10 @@ fn who_waits_takes_what_a_copy_of_the_store_that_replaces_it_granted_it() {
 fn threads_wait_for_each_other_in_an_exclusive_store_too() {
     let home = Home::new();
     let manager = LockManager::builder().exclusive().open(home.db()).unwrap();
-    let held = manager.acquire(["x"]).lock().unwrap();
+    let held = manager.acquire(["x"]).try_lock().unwrap();
     assert_prompt(&manager, || held.release().unwrap());
-    let other = manager.acquire(["y"]).lock().unwrap();
-    let in_vain = manager.acquire(["y"]).wait(millis(50)).lock();
+    let other = manager.acquire(["y"]).try_lock().unwrap();
+    let in_vain = manager.acquire(["y"]).try_lock_for(millis(50));
     assert!(matches!(in_vain, Err(Error::Locked(_))));
     assert!(other.is_held().unwrap());
 }
@@ -899,10 +908,10 @@ fn threads_wait_for_each_other_in_an_exclusive_store_too() {
 #[test]
 fn nobody_waits_in_a_store_that_is_only_read() {
     let home = Home::new();
-    let held = home.open().acquire(["x"]).lock().unwrap();
+    let held = home.open().acquire(["x"]).try_lock().unwrap();
     let reader = LockManager::builder().read_only().open(home.db()).unwrap();
     for name in ["x", "y"] {
-        let refused = reader.acquire([name]).wait(PATIENCE).lock();
+        let refused = reader.acquire([name]).try_lock_for(PATIENCE);
         assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
     }
     assert!(reader.requests("").unwrap().is_empty());
@@ -913,7 +922,7 @@ fn nobody_waits_in_a_store_that_is_only_read() {
 fn who_was_granted_and_lost_a_part_of_it_unseen_asks_anew_and_not_behind_itself() {
     let home = Home::new();
     let manager = home.open();
-    let held = manager.acquire(["a"]).lock().unwrap();
+    let held = manager.acquire(["a"]).try_lock().unwrap();
     let waiter = Kept::start(
         home.command()
             .args(["run", "-w", "20", "a", "b", "--", "true"]),
@@ -934,7 +943,7 @@ fn who_was_granted_and_lost_a_part_of_it_unseen_asks_anew_and_not_behind_itself(
 fn requests_of_the_dead_do_not_pile_up_behind_a_lock_that_stays() {
     let home = Home::new();
     let manager = home.open();
-    let _held = manager.acquire(["a"]).lock().unwrap();
+    let _held = manager.acquire(["a"]).try_lock().unwrap();
     for _ in 0..12 {
         let waiter = Kept::start(home.command().args(["run", "a", "--", "true"]));
         until_queued(&manager, "a", 1);
@@ -962,12 +971,12 @@ fn rows_of_requests(home: &Home) -> u64 {
 fn a_wait_ends_at_its_bound_while_another_process_keeps_the_store_busy() {
     let home = Home::new();
     let manager = home.open();
-    let _held = manager.acquire(["x"]).lock().unwrap();
+    let _held = manager.acquire(["x"]).try_lock().unwrap();
     let bound = millis(700);
     thread::scope(|scope| {
         let waiter = scope.spawn(|| {
             let began = Instant::now();
-            let refused = manager.acquire(["x"]).wait(bound).lock();
+            let refused = manager.acquire(["x"]).try_lock_for(bound);
             (refused.map(drop), began.elapsed())
         });
         until_queued(&manager, "x", 1);

@@ -284,15 +284,14 @@ impl Worker {
             ..ask("acquire", names)
         };
         let acquire = |manager: &LockManager| {
-            let mut acquire = manager.acquire(names).timeout(lease).locked_by(who);
-            acquire = match wait {
-                Some(bound) => acquire.wait(bound),
-                None => acquire.wait_forever(),
-            };
-            if keeps_alive {
-                acquire = acquire.keep_alive();
+            let mut acquire = manager.acquire(names).lease(lease).locked_by(who);
+            if !keeps_alive {
+                acquire = acquire.no_keep_alive();
             }
-            acquire.lock()
+            match wait {
+                Some(bound) => acquire.try_lock_for(bound),
+                None => acquire.lock(),
+            }
         };
         self.call(asked, acquire, |_, guard| held(guard, &[]))
     }
