@@ -441,39 +441,61 @@ fn the_command_gets_what_is_read_and_written() {
 }
 
 #[test]
-fn the_command_inherits_no_descriptor() {
+fn command_inherits_one_descriptor_and_none_with_close() {
     let home = Home::new();
     let list = ["ls", "-l", "/proc/self/fd"];
     let shown = |ran: Ran| {
         assert_eq!(ran.status, DONE, "{ran:?}");
-        let mut numbers = Vec::new();
-        for line in ran.stdout.lines().filter(|line| line.contains(" -> ")) {
-            let (before, target) = line.split_once(" -> ").unwrap();
-            numbers.push(before.rsplit(' ').next().unwrap().to_owned());
-            assert!(!target.contains("redb") && !target.contains("anon_inode"));
-        }
-        numbers
+        let links = ran.stdout.lines().filter(|line| line.contains(" -> "));
+        assert!(!ran.stdout.contains("anon_inode") && !ran.stdout.contains("socket"));
+        links.count()
     };
     let plain = shown(run(Command::new(list[0]).args(&list[1..])));
-    for options in [&[][..], &["-F"], &["-w", "5"]] {
+    for (options, more) in [(&[][..], 1), (&["-F"], 1), (&["-w", "5"], 1), (&["-o"], 0)] {
         let args = [&["run"], options, &["x", "--"], &list].concat();
-        assert_eq!(shown(home.lockmgr(args)), plain, "{options:?}");
+        assert_eq!(shown(home.lockmgr(args)), plain + more, "{options:?}");
     }
 }
 
 #[test]
-fn a_daemon_left_behind_holds_nothing() {
+fn daemon_left_behind_holds_the_lock_as_long_as_it_lives_and_not_with_close() {
     let home = Home::new();
+    let manager = home.open();
     let script = "setsid sleep 60 </dev/null >/dev/null 2>&1 & echo $!";
-    let ran = home.lockmgr(["run", "x", "-c", script]);
-    assert_eq!(ran.status, DONE);
-    let daemon: i32 = ran.stdout.trim_end().parse().unwrap();
-    let is_locked = home.open().is_locked("x").unwrap();
-    let again = home.lockmgr(["run", "-n", "x", "--", "true"]);
-    // It lives.
-    kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
-    assert!(!is_locked);
-    assert_eq!(again.status, DONE);
+    for (option, holds) in [("-n", true), ("-o", false)] {
+        let ran = home.lockmgr(["run", option, "x", "-c", script]);
+        assert_eq!(ran.status, DONE);
+        let daemon: i32 = ran.stdout.trim_end().parse().unwrap();
+        let is_locked = manager.is_locked("x").unwrap();
+        let again = home.lockmgr(["run", "-n", "x", "--", "true"]);
+        // It lives.
+        kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
+        assert_eq!(
+            (is_locked, again.status),
+            (holds, if holds { NO } else { DONE })
+        );
+        until("the lock is free", || !manager.is_locked("x").unwrap());
+    }
+}
+
+#[test]
+fn job_keeps_the_lock_however_run_ends() {
+    let home = Home::new();
+    let manager = home.open();
+    for signal in [Signal::TERM, Signal::HUP, Signal::KILL] {
+        let script = "trap 'exit 0' TERM HUP; (trap '' TERM HUP; echo ready; exec cat) <&3 & \
+            wait; exit 0";
+        let script = format!("exec 3<&0; {script}");
+        let mut command = home.command();
+        let mut run = Kept::start_open(command.args(["run", "x", "-c", &script]));
+        assert_eq!(run.line(), "ready");
+        run.signal(signal);
+        until("run ends", || run.child().try_wait().unwrap().is_some());
+        assert!(manager.is_locked("x").unwrap());
+        assert_eq!(home.lockmgr(["run", "-n", "x", "--", "true"]).status, NO);
+        run.close();
+        until("the lock is free", || !manager.is_locked("x").unwrap());
+    }
 }
 
 /// A command that notes each signal it gets, until a file tells it to end with 5.
@@ -592,13 +614,13 @@ fn until_all_gone(run: Kept) -> (Ran, Duration) {
 }
 
 #[test]
-fn the_command_dies_with_run() {
+fn command_of_close_dies_with_run() {
     let home = Home::new();
     let manager = home.open();
     let script = "trap '' TERM HUP INT; echo ready; exec sleep 60";
     let mut run = Kept::start(
         home.command()
-            .args(["run", "--lease", "3600", "x", "-c", script]),
+            .args(["run", "-o", "--lease", "3600", "x", "-c", script]),
     );
     assert_eq!(run.line(), "ready");
     run.kill_into_zombie();
@@ -714,8 +736,7 @@ fn the_holder_of_a_run_may_be_named() {
     let lock = home.open().find("x").unwrap().unwrap();
     assert_eq!(lock.locked_by(), "edge 7");
     assert_eq!(bound_pid(&lock), Some(holder.pid()));
-    let lease = lock.locked_until().unwrap() - lock.updated_at();
-    assert_eq!(lease.num_seconds(), 60);
+    assert_eq!(lock.locked_until(), None);
     assert_eq!(holder.end().status, DONE);
 }
 
@@ -752,7 +773,13 @@ fn run_does_without_proc_and_what_needs_it_names_it() {
         let mut command = through(&wrapper);
         run(command.arg("--db").arg(home.db()).args(args))
     };
-    for options in [&[][..], &["-o"], &["-v", "--on-lost", "kill"], &["-w", "1"]] {
+    for options in [
+        &[][..],
+        &["-o"],
+        &["-F"],
+        &["-v", "--on-lost", "kill"],
+        &["-w", "1"],
+    ] {
         let words = [
             &["run"],
             options,
@@ -770,8 +797,7 @@ fn run_does_without_proc_and_what_needs_it_names_it() {
     let missing = without_proc(&["run", "x", "--", "no-such-command"]);
     assert_eq!(missing.status, Some(127), "{missing:?}");
     for args in [
-        &["run", "-F", "x", "--", "true"][..],
-        &["get", "x", "--while", "1"],
+        &["get", "x", "--while", "1"][..],
         &["set", "-n", "x", "--while", "parent"],
     ] {
         let ran = without_proc(args);

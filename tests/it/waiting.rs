@@ -677,7 +677,7 @@ fn everybody_is_told_who_holds_and_who_waits() {
     let refused = manager.get_lock("x", get()).unwrap_err().to_string();
     let since = since.format("%Y-%m-%dT%H:%M:%SZ");
     let expected = format!(
-        "cannot lock \"x\": edge 7 (process {}) holds it since {since} until ",
+        "cannot lock \"x\": edge 7 (process {}) holds it since {since}, without a deadline",
         holder.pid()
     );
     assert!(refused.starts_with(&expected), "{refused}");
@@ -730,8 +730,8 @@ fn everybody_is_told_who_holds_and_who_waits() {
     let holder_pid = holder.pid();
     assert_eq!(holder.end().status, DONE);
     let said = [first, second].map(|waiter| waiter.end().stderr);
-    for (stderr, ahead) in said.iter().zip(["Z\n", "Z; 1 ahead\n"]) {
-        let of = format!("\"x\": edge 7 (process {holder_pid}) holds it since {since} until 20");
+    for (stderr, ahead) in said.iter().zip(["deadline\n", "deadline; 1 ahead\n"]) {
+        let of = format!("\"x\": edge 7 (process {holder_pid}) holds it since {since}, without a");
         assert!(stderr.starts_with("lockmgr: waiting "), "{stderr}");
         assert!(stderr.contains(&of) && stderr.ends_with(ahead), "{stderr}");
     }

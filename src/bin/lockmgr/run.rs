@@ -3,7 +3,6 @@
 mod job;
 mod supervise;
 
-use crate::commands::need_proc;
 use crate::duration::{self, Wait};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -17,13 +16,8 @@ use lockmgr::{Error, Lock, LockGuard, LockManager, LockName, Timeout};
 use rustix::process::WaitStatus;
 use std::env;
 use std::ffi::OsString;
-use std::process;
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
 use supervise::Supervisor;
-
-/// The lease of a command that said nothing else.
-const LEASE: Duration = Duration::from_secs(60);
 
 /// The options, checked before the store is touched.
 #[derive(Debug)]
@@ -32,7 +26,7 @@ struct Plan<'a> {
     /// The command's words; the first is the program.
     command: Vec<OsString>,
     wait: Wait,
-    lease: Timeout,
+    lease: Option<Timeout>,
     locked_by: Option<&'a str>,
     on_lost: OnLost,
     close: bool,
@@ -43,9 +37,6 @@ struct Plan<'a> {
 pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure> {
     let mut signals = Signals::catch().map_err(unable)?;
     let plan = Plan::of(run)?;
-    if run.no_fork {
-        need_proc("leave out --no-fork")?;
-    }
     let manager = waiting::attended(&mut signals, None, None, || place.to_write())??;
     let (guard, lost) = acquire(place, &manager, &plan, run.no_fork, &mut signals)?;
     if let Some(signal) = signals.ending() {
@@ -53,9 +44,9 @@ pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure>
         end_by(signal);
     }
     if run.no_fork {
-        return become_holder(place, manager, guard, &plan);
+        return become_holder(place, guard, &plan);
     }
-    let job = match Job::start(place, &plan, guard.tokens()) {
+    let job = match Job::start(place, &plan, &guard) {
         Ok(job) => job,
         Err(not_started) => return Ok(not_started),
     };
@@ -87,11 +78,7 @@ impl<'a> Plan<'a> {
                 Some(wait) => duration::wait(wait)?,
                 None => Wait::Forever,
             },
-            lease: match &run.lease {
-                Some(lease) => duration::duration(lease)?,
-                None if run.no_fork => Timeout::Never,
-                None => LEASE.into(),
-            },
+            lease: run.lease.as_deref().map(duration::duration).transpose()?,
             locked_by: run.locked_by.as_deref().map(holder).transpose()?,
             on_lost: run.on_lost,
             close: run.close,
@@ -110,7 +97,13 @@ fn acquire(
     signals: &mut Signals,
 ) -> Result<(LockGuard, Receiver<Lock>), Failure> {
     let (losses, lost) = mpsc::channel();
-    let mut acquire = manager.acquire(&plan.names).lease(plan.lease);
+    let mut acquire = manager.acquire(&plan.names);
+    if let Some(lease) = plan.lease {
+        acquire = acquire.lease(lease);
+    }
+    if !plan.close {
+        acquire = acquire.job();
+    }
     if let Some(by) = plan.locked_by {
         acquire = acquire.locked_by(by);
     }
@@ -139,18 +132,12 @@ fn acquire(
     Ok((guard, lost))
 }
 
-/// Becomes the command, with the locks bound to this process, whatever it becomes.
-fn become_holder(
-    place: &Place,
-    manager: LockManager,
-    guard: LockGuard,
-    plan: &Plan<'_>,
-) -> Result<ExitCode, Failure> {
-    let tokens = guard.tokens();
-    let locks = guard.detach_to(process::id())?;
-    drop(manager);
-    let code = job::become_it(place, plan, tokens);
-    place.to_write()?.unlock_all(&locks)?;
+/// Becomes the command, which gets the descriptor that the locks hang on.
+fn become_holder(place: &Place, guard: LockGuard, plan: &Plan<'_>) -> Result<ExitCode, Failure> {
+    let inherited = job::inheritable(&guard).map_err(unable)?;
+    let code = job::become_it(place, plan, guard.tokens());
+    drop(inherited);
+    guard.release()?;
     Ok(code)
 }
 

@@ -43,10 +43,10 @@ pub(crate) struct Run {
     )]
     pub(crate) command_string: Option<OsString>,
     /// The lease, renewed at a third while the command runs. If lockmgr hangs, others get the locks
-    /// after this time [default: 60; with --no-fork, for ever]
+    /// after this time [default: none, the locks are held as long as any process of the job lives]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) lease: Option<String>,
-    /// Become the command: the locks go when its process ends
+    /// Become the command; with --lease, until a fixed deadline
     #[arg(short = 'F', long)]
     pub(crate) no_fork: bool,
     /// What to do with the command if its locks are lost

@@ -7,7 +7,8 @@ use crate::failure::is_short_of_means;
 use crate::place::{Place, shown};
 use crate::processes::{Kin, children, descendants, kin};
 use crate::signals::{Caught, stop};
-use rustix::io::Errno;
+use lockmgr::LockGuard;
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, wait};
 use shared_child::SharedChild;
 use shared_child::unix::SharedChildExt;
@@ -18,6 +19,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
@@ -53,38 +55,41 @@ impl Job {
     /// Starts the command. Without a terminal it gets a process group of its own, so that a signal to
     /// the group of `run` reaches it once, by `run`. With one it shares the group, as the terminal's
     /// keys go to that.
+    ///
+    /// The command inherits the descriptor that the locks hang on, and so does all that it starts.
+    /// With `--close` it does not: then the kernel kills it if this process is killed.
     pub(super) fn start(
         place: &Place,
         plan: &Plan<'_>,
-        tokens: Vec<(String, u64)>,
+        guard: &LockGuard,
     ) -> Result<Self, ExitCode> {
         // Processes that the command leaves behind become children of this one.
         #[cfg(target_os = "linux")]
         let _ = rustix::process::set_child_subreaper(Some(getpid()));
         let others = children();
-        let mut command = match this_program() {
-            Some(this) => {
-                let mut command = Command::new(this);
-                command.arg0("lockmgr");
-                command.args([EXEC, &process::id().to_string()]);
-                command.args(&plan.command);
-                command
-            }
-            None => {
-                if plan.close || plan.verbose {
-                    say("the command will outlive lockmgr if that is killed: there is no /proc");
+        let mut command = Command::new(&plan.command[0]);
+        command.args(&plan.command[1..]);
+        if plan.close {
+            match this_program() {
+                Some(this) => {
+                    command = Command::new(this);
+                    command.arg0("lockmgr");
+                    command.args([EXEC, &process::id().to_string()]);
+                    command.args(&plan.command);
                 }
-                let mut command = Command::new(&plan.command[0]);
-                command.args(&plan.command[1..]);
-                command
+                None => {
+                    say("the command will outlive lockmgr if that is killed: there is no /proc")
+                }
             }
-        };
+        }
+        let inherited = inheritable(guard).map_err(|error| not_run(&plan.command[0], &error))?;
         let shares_group = File::open("/dev/tty").is_ok();
         if !shares_group {
             command.process_group(0);
         }
-        tell(&mut command, &place.path, tokens);
+        tell(&mut command, &place.path, guard.tokens());
         let spawned = retried(&mut command, plan.verbose, SharedChild::spawn);
+        drop(inherited);
         let command = spawned.map_err(|error| not_run(&plan.command[0], &error))?;
         let pid = i32::try_from(command.id()).ok().and_then(Pid::from_raw);
         Ok(Self {
@@ -187,6 +192,16 @@ fn send(process: Kin, signal: Signal) {
         }
     }
     let _ = kill_process(pid, signal);
+}
+
+/// A descriptor that the locks of a job hang on, for the processes that are started while it is
+/// open.
+pub(super) fn inheritable(guard: &LockGuard) -> io::Result<Option<OwnedFd>> {
+    let descriptor = guard.job_descriptor();
+    if let Some(descriptor) = &descriptor {
+        fcntl_setfd(descriptor, FdFlags::empty())?;
+    }
+    Ok(descriptor)
 }
 
 /// This program's file, to start it again: by /proc, or as it was called.

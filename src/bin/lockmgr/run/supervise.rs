@@ -68,7 +68,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Runs the command to its end, whatever happens to it and to its locks, and releases them.
+    /// Runs the command to its end, whatever happens to it and to its locks, and releases them, or
+    /// leaves them to the processes that the command left behind.
     pub(super) fn run(mut self) -> Option<WaitStatus> {
         let status = loop {
             self.job.reap();
@@ -81,7 +82,12 @@ impl<'a> Supervisor<'a> {
             }
             self.look();
         };
-        if let Err(error) = self.guard.release()
+        // Processes that the command left behind keep the locks, as they have the descriptor.
+        let released = match self.plan.close {
+            true => self.guard.release(),
+            false => self.guard.leave_to_job().map(drop),
+        };
+        if let Err(error) = released
             && !self.is_told
         {
             say(&Failure::from(error).message());
@@ -102,7 +108,7 @@ impl<'a> Supervisor<'a> {
 
     fn next_look(&self) -> Duration {
         match (self.ending, self.plan.lease) {
-            (Ending::Not, Timeout::After(lease)) if !self.is_told => {
+            (Ending::Not, Some(Timeout::After(lease))) if !self.is_told => {
                 (lease / 24).clamp(Duration::from_millis(1), SECOND)
             }
             (Ending::Not, _) => SECOND,
@@ -138,7 +144,7 @@ impl<'a> Supervisor<'a> {
         let since = now.duration_since(self.looked_at).min(2 * self.next_look());
         self.looked_at = now;
         match (self.plan.lease, self.guard.time_left()) {
-            (Timeout::After(lease), Some(left)) if left < lease / 3 => {
+            (Some(Timeout::After(lease)), Some(left)) if left < lease / 3 => {
                 self.overdue += since;
                 self.overdue > lease / 6
             }
