@@ -4,7 +4,7 @@ use crate::ask::Asker;
 use crate::error::Result;
 use crate::guard::LockGuard;
 use crate::held::{Held, OnLost};
-use crate::lock::Lock;
+use crate::lock::{Lease, Lock};
 use crate::manager::{LockManager, valid_names};
 use crate::name::LockName;
 use crate::process::{Binding, Bound};
@@ -340,28 +340,33 @@ impl Acquire {
     fn ask(self, bounded: Bounded) -> Result<LockGuard> {
         let names = self.names?;
         let base = &self.manager.0.base;
-        let now = base.now();
         let timeout = self.lease.unwrap_or(Timeout::Never);
-        let mut lease =
-            self.options
-                .timeout(timeout)
-                .into_lease(&base.locked_by, base.store.here(), now)?;
-        let (binding, job) = match self.is_job {
-            true => base.store.light_job()?,
-            false => (base.store.binding()?, None),
+        let options = self.options.timeout(timeout);
+        let mut lease = options.into_lease(&base.locked_by, base.store.here(), base.now())?;
+        let mut job = None;
+        // Bound again whenever it asks again: the store may be another file by then.
+        let bind = |lease: &mut Lease| {
+            let binding = match self.is_job {
+                true => {
+                    let (binding, beacon) = base.store.light_job()?;
+                    job = beacon;
+                    binding
+                }
+                false => base.store.binding()?,
+            };
+            lease.bound_to = Some(binding);
+            if self.lease.is_none() && !can_be_proven(&binding) {
+                lease.timeout = UNPROVEN;
+            }
+            Ok(())
         };
-        lease.bound_to = Some(binding);
-        if self.lease.is_none() && !can_be_proven(&binding) {
-            lease.timeout = UNPROVEN;
-        }
         let asker = Asker {
             manager: &self.manager,
-            lease: &lease,
             bounded,
             is_told: self.on_lost.is_some(),
             sleeper: &self.sleeper,
         };
-        let locks = asker.ask(&names)?;
+        let locks = asker.ask(&names, &mut lease, bind)?;
         let base = Arc::clone(&self.manager.0.base);
         let held = Held::new(base, lease, job, self.keeps_alive, self.on_lost);
         Ok(LockGuard::new(self.manager.clone(), Arc::new(held), locks))

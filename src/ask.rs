@@ -16,7 +16,6 @@ use std::sync::Arc;
 /// Asks for locks, and waits for them.
 pub(crate) struct Asker<'a> {
     pub(crate) manager: &'a LockManager,
-    pub(crate) lease: &'a Lease,
     pub(crate) bounded: Bounded,
     /// Whether the holder wants to be told if the locks are forced away.
     pub(crate) is_told: bool,
@@ -31,12 +30,19 @@ enum Answer {
 }
 
 impl Asker<'_> {
-    pub(crate) fn ask(&self, names: &[LockName]) -> Result<Vec<Lock>> {
+    /// Asks, and waits if it may. The lease is bound before it is asked for.
+    pub(crate) fn ask(
+        &self,
+        names: &[LockName],
+        lease: &mut Lease,
+        mut bind: impl FnMut(&mut Lease) -> Result<()>,
+    ) -> Result<Vec<Lock>> {
+        bind(lease)?;
         if names.is_empty() {
             return Ok(Vec::new());
         }
         let store = &self.manager.0.base.store;
-        let mut request = self.request(names)?;
+        let mut request = self.request(names, lease)?;
         if self.bounded == Bounded::Never
             && let Ok(Some(error)) = obstacle_in_sight(self.manager, &request)
         {
@@ -50,10 +56,10 @@ impl Asker<'_> {
             };
             match asked {
                 Ok(Answer::Granted(locks)) => return Ok(locks),
-                Ok(Answer::Queued(request)) => {
+                Ok(Answer::Queued(queued)) => {
                     let waiter = Waiter {
                         manager: self.manager,
-                        request: *request,
+                        request: *queued,
                         bounded: self.bounded,
                         sleeper: self.sleeper,
                     };
@@ -62,6 +68,8 @@ impl Asker<'_> {
                     }
                     // Neither a request nor a grant is left: the store was replaced, or the grant
                     // was forced away before it was seen.
+                    bind(lease)?;
+                    request.lease = lease.clone();
                 }
                 Err(busy @ Error::StoreBusy { .. }) if self.bounded != Bounded::Never => {
                     if self.sleeper.is_cancelled() {
@@ -78,15 +86,15 @@ impl Asker<'_> {
     }
 
     /// The request as it would be queued, without a number.
-    fn request(&self, names: &[LockName]) -> Result<Request> {
+    fn request(&self, names: &[LockName], lease: &Lease) -> Result<Request> {
         let now = self.manager.0.base.now();
         let waits = self.bounded != Bounded::Never;
-        let is_proven = self.lease.bound_to.is_some_and(|it| it.file.is_some());
+        let is_proven = lease.bound_to.is_some_and(|it| it.file.is_some());
         Ok(Request {
             number: 0,
             id: 0,
             names: names.to_vec(),
-            lease: self.lease.clone(),
+            lease: lease.clone(),
             asked_at: now.wall,
             until: self.until(now),
             trusted_until: match is_proven {
@@ -136,7 +144,7 @@ impl Asker<'_> {
                 None => {
                     apply(tx, &plan, now)?;
                     let names = &request.names;
-                    Answer::Granted(create_all(tx, self.lease, names, Some(&request), now)?)
+                    Answer::Granted(create_all(tx, &request.lease, names, Some(&request), now)?)
                 }
             };
             done = Some(request);

@@ -122,6 +122,11 @@ impl Judge {
         }
     }
 
+    /// Whether the process number of a binding is one of this pid namespace.
+    pub(crate) fn sees(&self, binding: &Binding) -> bool {
+        self.here.namespaces.pid == binding.process.namespaces.pid
+    }
+
     pub(crate) fn is_gone(&self, binding: &Binding) -> bool {
         self.standing(binding) == Standing::Gone
     }

@@ -138,12 +138,12 @@ impl LockGuard {
         }
         let asker = Asker {
             manager: &self.manager,
-            lease: &self.held.lease,
             bounded,
             is_told: self.held.is_told(),
             sleeper: &Arc::default(),
         };
-        self.extend(asker.ask(&[name])?);
+        let mut lease = self.held.lease.clone();
+        self.extend(asker.ask(&[name], &mut lease, |_| Ok(()))?);
         Ok(())
     }
 

@@ -55,6 +55,7 @@ impl Term {
 pub struct BoundTo {
     kind: Bound,
     pid: u32,
+    is_here: bool,
     is_alive: Option<bool>,
 }
 
@@ -73,8 +74,8 @@ impl BoundTo {
         self.kind
     }
 
-    /// Returns the process: the one that was named, or the one that asked for the lock. In another
-    /// pid namespace this number means another process, or none.
+    /// Returns the process: the one that was named, or the one that asked for the lock. Unless it
+    /// [is here](Self::is_here), this number means another process, or none.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -86,6 +87,20 @@ impl BoundTo {
     /// ```
     pub fn process_id(&self) -> u32 {
         self.pid
+    }
+
+    /// Tells whether the process number is one of this process's pid namespace.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["hello"]).lock()?;
+    /// let bound_to = manager.find("hello")?.unwrap().bound_to().unwrap();
+    /// assert!(bound_to.is_here());
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn is_here(&self) -> bool {
+        self.is_here
     }
 
     /// Tells whether it lived when the lock was read; none if that cannot be judged from here.
@@ -132,6 +147,8 @@ pub struct Lock {
     /// How many requests wait for it, and what is known of what it is bound to: as it was read.
     pub(crate) waiting: usize,
     pub(crate) is_alive: Option<bool>,
+    /// Whether the number of that process is one of this pid namespace.
+    pub(crate) is_here: bool,
 }
 
 impl PartialEq for Lock {
@@ -258,6 +275,7 @@ impl Lock {
         self.bound_to.map(|binding| BoundTo {
             kind: binding.kind,
             pid: binding.process.pid,
+            is_here: self.is_here,
             is_alive: self.is_alive,
         })
     }
@@ -282,6 +300,7 @@ impl Lock {
             return None;
         }
         self.is_alive = (standing == Some(Standing::Alive)).then_some(true);
+        self.is_here = self.bound_to.is_some_and(|binding| judge.sees(&binding));
         Some(self)
     }
 
@@ -353,6 +372,7 @@ impl Lease {
             bell: None,
             waiting: 0,
             is_alive: self.bound_to.is_some().then_some(true),
+            is_here: true,
         })
     }
 }
@@ -530,6 +550,7 @@ mod tests {
             bell: None,
             waiting: 0,
             is_alive: None,
+            is_here: true,
         }
     }
 

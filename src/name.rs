@@ -165,24 +165,73 @@ impl Holder {
     }
 }
 
-/// Shows text from outside so that it cannot steer a terminal: control characters, bidirectional
-/// overrides and the like appear as their Rust escapes.
+/// Shows text from outside so that it cannot steer a terminal, nor hide anything from a reader:
+/// control characters, bidirectional overrides and characters without a shape appear as their Rust
+/// escapes. Marks that combine with a letter and joined emoji are shown as they are.
 ///
 /// ```
 /// assert_eq!(lockmgr::Printable("a\u{1b}[2Jb\u{202e}é").to_string(), r"a\u{1b}[2Jb\u{202e}é");
+/// assert_eq!(lockmgr::Printable("e\u{301} 👩‍🚀").to_string(), "e\u{301} 👩‍🚀");
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<'a>(pub &'a str);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '"' | '\'' => fmt::Write::write_char(f, c)?,
-                _ => write!(f, "{}", c.escape_debug())?,
+        let mut chars = self.0.chars().peekable();
+        // What was last shown as it is.
+        let mut last = None;
+        while let Some(c) = chars.next() {
+            let is_shown = match c {
+                '"' | '\'' => true,
+                JOINER => {
+                    last.is_some_and(is_of_emoji) && chars.peek().copied().is_some_and(is_of_emoji)
+                }
+                EMOJI_STYLE => last.is_some_and(is_of_emoji) || chars.peek() == Some(&KEYCAP),
+                _ => is_visible(last, c),
+            };
+            let is_escaped = c.escape_debug().count() > 1;
+            match (is_shown, is_escaped) {
+                (true, _) => fmt::Write::write_char(f, c)?,
+                (false, true) => write!(f, "{}", c.escape_debug())?,
+                (false, false) => write!(f, "{}", c.escape_unicode())?,
             }
+            last = is_shown.then_some(c);
         }
         Ok(())
+    }
+}
+
+/// Makes one emoji of several.
+const JOINER: char = '\u{200d}';
+
+/// Says that what precedes is meant as an emoji.
+const EMOJI_STYLE: char = '\u{fe0f}';
+
+/// Draws a key around what precedes.
+const KEYCAP: char = '\u{20e3}';
+
+/// Whether it is an emoji, or one of its parts.
+fn is_of_emoji(c: char) -> bool {
+    matches!(c, '\u{a9}' | '\u{ae}' | '\u{203c}' | '\u{2049}' | '\u{2122}' | '\u{2139}'
+        | '\u{2190}'..='\u{21ff}' | '\u{2300}'..='\u{27bf}' | '\u{2900}'..='\u{2bff}'
+        | '\u{3030}' | '\u{303d}' | '\u{3297}' | '\u{3299}' | '\u{1f000}'..='\u{1faff}'
+        | EMOJI_STYLE)
+}
+
+/// Whether a reader sees it. A mark needs a character to combine with.
+fn is_visible(last: Option<char>, c: char) -> bool {
+    // Letters and marks without a shape.
+    let is_blank = matches!(c, '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}'
+        | '\u{e0100}'..='\u{e01ef}');
+    // Of a whole text, marks are escaped at its beginning alone.
+    let combines = || String::from_iter(['x', c]).escape_debug().count() == 2;
+    match last {
+        _ if is_blank => false,
+        _ if c.escape_debug().count() == 1 => true,
+        Some(last) => last != ' ' && combines(),
+        None => false,
     }
 }
 
@@ -207,6 +256,42 @@ mod serialise {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_and_emoji_are_shown_and_what_has_no_shape_is_escaped() {
+        for shown in [
+            "naïve",
+            "nai\u{308}ve",
+            "日本語",
+            "👩‍🚀",
+            "👩🏽‍🚀",
+            "❤\u{fe0f}",
+            "1\u{fe0f}\u{20e3}",
+            "🏳️‍🌈",
+            "नमस्ते",
+            "\"it's\"",
+        ] {
+            assert_eq!(Printable(shown).to_string(), shown);
+        }
+        for (text, shown) in [
+            ("a\u{200d}b", r"a\u{200d}b"),
+            ("👩\u{200d}", r"👩\u{200d}"),
+            ("a\u{200b}b", r"a\u{200b}b"),
+            ("a\u{200c}b", r"a\u{200c}b"),
+            ("a\u{feff}", r"a\u{feff}"),
+            ("a\u{fe0f}b", r"a\u{fe0f}b"),
+            ("a\u{e0100}b", r"a\u{e0100}b"),
+            ("a\u{34f}b", r"a\u{34f}b"),
+            ("a\u{3164}b", r"a\u{3164}b"),
+            ("\u{301}a", r"\u{301}a"),
+            ("a \u{301}", r"a \u{301}"),
+            ("a\u{2066}b", r"a\u{2066}b"),
+            ("a\tb", r"a\tb"),
+            (r"a\b", r"a\\b"),
+        ] {
+            assert_eq!(Printable(text).to_string(), shown);
+        }
+    }
 
     #[test]
     fn any_hostname_makes_a_holder() {

@@ -474,7 +474,7 @@ mod tests {
             without: &HashSet<u64>,
         ) -> Result<Option<u64>, Infallible> {
             let range = (name.clone(), from)..=(name.clone(), u64::MAX);
-            let mut wanting = self.wants.range(range);
+            let wanting = self.wants.range(range);
             Ok(wanting
                 .map(|(_, number)| *number)
                 .find(|it| !without.contains(it)))

@@ -55,6 +55,7 @@ pub(crate) fn decode(name: &LockName, row: &[u8]) -> Result<Lock, BadRow> {
         locked_by: holder(rest.0)?,
         waiting: 0,
         is_alive: None,
+        is_here: false,
     })
 }
 
@@ -499,6 +500,7 @@ mod tests {
                     bell,
                     waiting: 0,
                     is_alive: None,
+                    is_here: false,
                 },
             )
     }

@@ -17,6 +17,10 @@
 
 #[path = "../../src/bin/lockmgr/args.rs"]
 mod args;
+#[path = "../../src/bin/lockmgr/duration.rs"]
+mod duration;
+#[path = "../../src/bin/lockmgr/run_args.rs"]
+mod run_args;
 
 use args::Cli;
 use clap::Parser;
@@ -63,6 +67,7 @@ const WORDS: &[&[&str]] = &[
     &["help"],
     &["__exec"],
     &["--json"],
+    &["-q"],
     &["--db"],
     &["--db="],
     &["--busy-timeout"],
@@ -80,6 +85,11 @@ const WORDS: &[&[&str]] = &[
     &["--pid"],
     &["--process-id"],
     &["--while"],
+    &["parent"],
+    &["--lease"],
+    &["-o"],
+    &["-u"],
+    &["-s"],
     &["-w"],
     &["--token"],
     &["--add-time"],
@@ -146,13 +156,16 @@ const COMMANDS: &[(&[&str], &[i32])] = &[
 const STATUSES: [i32; 9] = [0, 1, 2, 64, 65, 73, 74, 75, 77];
 
 /// The kinds of errors, and how the command ends with them.
-const KINDS: [(&str, &[i32]); 11] = [
+const KINDS: [(&str, &[i32]); 14] = [
     ("Usage", &[64]),
     ("InvalidName", &[64]),
     ("InvalidTimeout", &[64]),
     ("Locked", &[1]),
+    ("Reserved", &[1, 2]),
     ("LockFail", &[2]),
     ("LockNotFound", &[1]),
+    ("Lost", &[1]),
+    ("Unsupported", &[64]),
     ("StoreBusy", &[75]),
     ("Corrupted", &[65]),
     ("NotAStore", &[65]),
@@ -170,6 +183,8 @@ struct Line {
 impl Line {
     fn of(parts: &[&[u8]]) -> Self {
         let mut arguments: Vec<OsString> = parts.iter().flat_map(|part| words(part)).collect();
+        // The store of the host is none of its own.
+        arguments.retain(|argument| argument != "--system");
         let mut ends = Vec::new();
         // What becomes a command: all after the separator, and after the secret verb.
         let separator = arguments.iter().position(|argument| argument == "--");
@@ -204,6 +219,13 @@ impl Line {
 
     fn wants_json(&self) -> bool {
         self.has(|option| option == b"--json")
+    }
+
+    /// Whether it may say nothing.
+    fn may_be_quiet(&self) -> bool {
+        self.has(|option| {
+            option == b"--quiet" || option.starts_with(b"-") && option.contains(&b'q')
+        })
     }
 
     /// Whether it may run a command.
@@ -427,7 +449,7 @@ fn parse(arguments: &[OsString]) -> Asks {
     let all = [OsStr::new("lockmgr")].into_iter();
     let all = all.chain(arguments.iter().map(OsString::as_os_str));
     match Cli::try_parse_from(all) {
-        Ok(cli) if args::span(&cli.busy_timeout).is_ok() => Asks::Right,
+        Ok(cli) if duration::span(&cli.busy_timeout).is_ok() => Asks::Right,
         Err(error) if !error.use_stderr() => Asks::ForHelp,
         _ => Asks::Wrong,
     }
@@ -457,7 +479,7 @@ fn check(line: &Line, asks: Asks, outcome: &Outcome, is_full: bool) -> Result<()
         return Err("not the exit status of wrong usage, or of help");
     }
     let stdout = str::from_utf8(&outcome.stdout);
-    if stderr.contains("panicked") || stderr.contains("internal error") {
+    if stderr.contains("panicked") || stderr.contains("a fault of lockmgr") {
         return Err("a panic");
     }
     let steers = |c: char| c.is_control() && c != '\n' || ('\u{202a}'..='\u{202e}').contains(&c);
@@ -474,6 +496,9 @@ fn check(line: &Line, asks: Asks, outcome: &Outcome, is_full: bool) -> Result<()
             true => Err("output that steers a terminal"),
             false => Ok(()),
         };
+    }
+    if stdout.is_empty() && line.may_be_quiet() {
+        return Ok(());
     }
     let document: Value = serde_json::from_str(stdout).map_err(|_| "no JSON document")?;
     let Some(error) = document.get("error") else {

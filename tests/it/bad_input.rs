@@ -154,7 +154,7 @@ fn wrong_usage_is_refused() {
         (&["frobnicate"], "frobnicate"),
         (&["set"], "NAME"),
         (&["get"], "NAME"),
-        (&["get", "a", "b"], "'b'"),
+        (&["set", "a", "--while", "1"], "--no-renew"),
         (&["list", "a", "b"], "'b'"),
         (&["is-locked"], "NAME"),
         (&["set", "a", "--pid", "-1"], "-1"),

@@ -1,6 +1,8 @@
 //! Locks bound to a process: gone at once when it has provably ended, and not before.
 
-use crate::holding_support::{DONE, Kept, NO, USAGE, bound_pid, secs, until, until_queued};
+use crate::holding_support::{
+    DONE, Kept, LOCK_FAIL, NO, USAGE, bound_pid, secs, until, until_queued,
+};
 use crate::support::{Home, chmod, is_root, run, skip, works};
 use lockmgr::{Error, GetOptions, SetOptions};
 use rustix::process::Signal;
@@ -82,7 +84,7 @@ fn the_locks_of_set_and_of_a_wait_go_with_their_process_too() {
     let manager = home.open();
     let process = Kept::idle();
     let pid = process.pid().to_string();
-    let (exit, result) = home.json(["set", "a", "b", "-k", "--while", &pid]);
+    let (exit, result) = home.json(["set", "-n", "a", "b", "-k", "--while", &pid]);
     assert_eq!(exit, DONE);
     for lock in result["locks"].as_array().unwrap() {
         assert_eq!(lock["bound_to"], alive(process.pid()));
@@ -110,8 +112,15 @@ fn a_renewal_leaves_a_lock_bound_as_it_is() {
     let pid = process.pid().to_string();
     home.json(["get", "x", "--while", &pid]);
     let other = std::process::id().to_string();
-    let (_, result) = home.json(["set", "x", "--while", &other]);
+    // It would renew the lock, and bind nothing.
+    assert_eq!(home.json(["set", "x", "--while", &other]).0, USAGE);
+    let (_, result) = home.json(["set", "-n", "x", "--while", &other]);
+    assert_eq!(result["counts"]["skip_renew"], 1);
     assert_eq!(result["locks"][0]["bound_to"], alive(process.pid()));
+    assert_eq!(
+        home.json(["set", "-e", "x", "--while", &other]).0,
+        LOCK_FAIL
+    );
     assert_eq!(home.json(["renew", "x"]).0, DONE);
     process.kill_into_zombie();
     assert!(!manager.is_locked("x").unwrap());
@@ -136,7 +145,11 @@ fn a_process_that_is_not_there_is_refused() {
     process.kill_into_zombie();
     let zombie = process.pid().to_string();
     for pid in ["0", "4294967295", "4194305", &zombie] {
-        for args in [&["get", "x"][..], &["set", "x"], &["get", "x", "-w", "1"]] {
+        for args in [
+            &["get", "x"][..],
+            &["set", "-n", "x"],
+            &["get", "x", "-w", "1"],
+        ] {
             let args = [args, &["--while", pid]].concat();
             let (exit, refused) = home.json(&args);
             assert_eq!(exit, USAGE, "{args:?}");
@@ -204,7 +217,7 @@ fn a_shell_script_holds_locks_as_long_as_it_lives() {
 fn a_killed_holder_makes_nobody_wait_for_its_lease() {
     let home = Home::new();
     let manager = home.open();
-    let holder = Kept::holder(&home, &["-t", "3600", "x"]);
+    let holder = Kept::holder(&home, &["-o", "--lease", "3600", "x"]);
     thread::scope(|scope| {
         let waiter = scope.spawn(|| {
             let guard = manager.acquire(["x"]).try_lock_for(secs(25)).unwrap();
@@ -224,7 +237,7 @@ fn clean_removes_what_was_bound_to_a_process_that_is_gone() {
     let home = Home::new();
     let process = Kept::idle();
     let pid = process.pid().to_string();
-    home.json(["set", "a", "b", "-k", "--while", &pid]);
+    home.json(["set", "-n", "a", "b", "-k", "--while", &pid]);
     home.json(["get", "c"]);
     drop(process);
     assert_eq!(home.json(["clean"]).1, json!({ "removed": 2 }));
@@ -310,8 +323,7 @@ fn a_living_waiter_in_another_pid_namespace_is_granted_its_turn_and_keeps_it() {
         assert_eq!(there.line(), "held");
         let lock = manager.find("x").unwrap().unwrap();
         assert_eq!((bound_pid(&lock), lock.waiting()), (Some(1), 1));
-        let lease = lock.locked_until().unwrap() - lock.updated_at();
-        assert_eq!(lease.num_seconds(), 60);
+        assert_eq!(lock.locked_until(), None);
         assert_eq!(there.end().status, DONE);
         assert_eq!(next.join().unwrap(), [("x".to_owned(), 3)]);
     });

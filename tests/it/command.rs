@@ -342,7 +342,8 @@ fn questions_are_answered_by_the_exit_status_too() {
     };
     assert_eq!(answer(["is-locked", "a"]), (DONE, "true\n".into()));
     assert_eq!(answer(["is-locked", "b"]), (NO, "false\n".into()));
-    assert_eq!(answer(["find", "b"]), (NO, "b: not locked\n".into()));
+    let not_locked = format!("b: not locked in {}\n", home.db().display());
+    assert_eq!(answer(["find", "b"]), (NO, not_locked));
     let (exit, table) = answer(["find", "a"]);
     assert_eq!((exit, table.lines().count()), (DONE, 2));
 }
@@ -366,7 +367,8 @@ fn list_prints_the_locks_by_name() {
     assert!(rows[0].starts_with("NAME") && rows[0].ends_with("WAITING"));
     assert!(rows[1].starts_with("job:10 ") && rows[1].ends_with("for ever   0"));
     assert!(rows[2].starts_with("job:2 "));
-    assert_eq!(home.lockmgr(["list", "z"]).stdout, "no locks\n");
+    let none = format!("no locks beginning with \"z\" in {}\n", home.db().display());
+    assert_eq!(home.lockmgr(["list", "z"]).stdout, none);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The integration tests, a module per subject. They know the public API and the command alone.
 
-mod after_a_crash;
 mod acting;
+mod after_a_crash;
 mod bad_input;
 mod bound;
 mod command;
@@ -9,15 +9,20 @@ mod containers;
 mod crashes;
 mod errors;
 mod failing_storage;
+mod flock;
 mod forks;
+mod getting;
 mod guards;
 mod holding_support;
 mod hostile;
 mod model;
+mod places;
 mod processes;
 mod run;
+mod signals;
 mod soak;
 mod support;
+mod terminal;
 mod tidy;
 mod users;
 mod verbs;

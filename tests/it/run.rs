@@ -4,14 +4,16 @@
 use crate::holding_support::{
     DONE, Kept, NO, USAGE, bound_pid, lines, millis, secs, until, until_queued,
 };
-use crate::support::{Home, Ran, chmod, run, works};
-use lockmgr::GetOptions;
+use crate::support::{Home, Ran, chmod, run, through, works};
+use lockmgr::{GetOptions, LockManager, StorageCall};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -86,9 +88,9 @@ impl Pair {
     #[track_caller]
     fn assert_both(&self, options: &[&str], command: &[&str], status: i32) -> Ran {
         let (ours, flock) = self.both(options, command);
-        assert_eq!(ours.status, Some(status), "{options:?}: {ours:?}");
+        assert_eq!(ours.shell_status(), Some(status), "{options:?}: {ours:?}");
         if let Some(flock) = flock {
-            assert_eq!(flock.status, Some(status), "{options:?}: {flock:?}");
+            assert_eq!(flock.shell_status(), Some(status), "{options:?}: {flock:?}");
         }
         ours
     }
@@ -117,18 +119,21 @@ fn the_exit_status_is_the_commands_as_with_flock() {
 }
 
 #[test]
-fn a_signal_that_ends_the_command_is_128_and_its_number_as_with_flock() {
+fn signal_that_ends_the_command_ends_run_as_a_shell_sees_it_with_flock() {
     let pair = Pair::free();
-    for signal in [1, 2, 9, 10, 15] {
+    for signal in [1, 2, 3, 6, 9, 10, 11, 13, 15, 16, 24, 29, 30, 34, 64] {
         let suicide = format!("kill -{signal} $$");
-        pair.assert_both(&[], &["sh", "-c", &suicide], 128 + signal);
+        let ours = pair.assert_both(&[], &["sh", "-c", &suicide], 128 + signal);
+        assert_eq!(ours.signal, Some(signal), "{ours:?}");
+        assert_eq!(ours.stderr, "");
+        assert!(!pair.home.open().is_locked("x").unwrap());
     }
 }
 
 #[test]
 fn nonblock_does_not_wait_as_with_flock() {
     let pair = Pair::held();
-    for option in ["-n", "--nonblock", "--nb"] {
+    for option in ["-n", "--nonblock", "--nonblocking", "--nb"] {
         let ours = pair.assert_both(&[option], &["true"], 1);
         assert!(ours.stderr.starts_with("lockmgr: cannot lock \"x\": "));
         assert_eq!(ours.stdout, "");
@@ -141,7 +146,7 @@ fn nonblock_does_not_wait_as_with_flock() {
 #[test]
 fn wait_waits_so_long_as_with_flock() {
     let pair = Pair::held();
-    for option in ["-w", "--wait"] {
+    for option in ["-w", "--wait", "--timeout"] {
         let began = Instant::now();
         pair.assert_both(&[option, "0.2"], &["true"], 1);
         let floor = if pair.has_flock { 400 } else { 200 };
@@ -236,7 +241,7 @@ fn without_a_fork_it_becomes_the_command_as_flock_does() {
 #[test]
 fn without_a_fork_a_lease_may_be_given_and_the_lock_goes_with_the_end() {
     let home = Home::new();
-    let command = ["run", "-F", "-t", "1h", "a", "b", "--", "cat"];
+    let command = ["run", "-F", "--lease", "1h", "a", "b", "--", "cat"];
     let holder = Kept::start_open(home.command().args(command));
     let manager = home.open();
     until("it holds", || manager.locks("").unwrap().len() == 2);
@@ -284,7 +289,7 @@ fn wrong_usage_is_64() {
         &["run", "x", "--"],
         &["run", "--", "true"],
         &["run", "-w", "soon", "x", "--", "true"],
-        &["run", "-t", "-1", "x", "--", "true"],
+        &["run", "--lease", "-1", "x", "--", "true"],
         &["run", "-E", "many", "x", "--", "true"],
         &["run", "-c", "true", "x", "--", "true"],
         &["run", "-F", "--on-lost", "kill", "x", "--", "true"],
@@ -409,7 +414,7 @@ fn the_locks_are_held_while_the_command_runs_and_free_after() {
 fn the_lease_is_kept_while_the_command_runs() {
     let home = Home::new();
     let manager = home.open();
-    let holder = Kept::holder(&home, &["-t", "1.2", "x"]);
+    let holder = Kept::holder(&home, &["--lease", "1.2", "x"]);
     let first = manager.find("x").unwrap().unwrap();
     until("the lease is renewed", || {
         let now = manager.find("x").unwrap().expect("it is held");
@@ -436,39 +441,61 @@ fn the_command_gets_what_is_read_and_written() {
 }
 
 #[test]
-fn the_command_inherits_no_descriptor() {
+fn command_inherits_one_descriptor_and_none_with_close() {
     let home = Home::new();
     let list = ["ls", "-l", "/proc/self/fd"];
     let shown = |ran: Ran| {
         assert_eq!(ran.status, DONE, "{ran:?}");
-        let mut numbers = Vec::new();
-        for line in ran.stdout.lines().filter(|line| line.contains(" -> ")) {
-            let (before, target) = line.split_once(" -> ").unwrap();
-            numbers.push(before.rsplit(' ').next().unwrap().to_owned());
-            assert!(!target.contains("redb") && !target.contains("anon_inode"));
-        }
-        numbers
+        let links = ran.stdout.lines().filter(|line| line.contains(" -> "));
+        assert!(!ran.stdout.contains("anon_inode") && !ran.stdout.contains("socket"));
+        links.count()
     };
     let plain = shown(run(Command::new(list[0]).args(&list[1..])));
-    for options in [&[][..], &["-F"], &["-w", "5"]] {
+    for (options, more) in [(&[][..], 1), (&["-F"], 1), (&["-w", "5"], 1), (&["-o"], 0)] {
         let args = [&["run"], options, &["x", "--"], &list].concat();
-        assert_eq!(shown(home.lockmgr(args)), plain, "{options:?}");
+        assert_eq!(shown(home.lockmgr(args)), plain + more, "{options:?}");
     }
 }
 
 #[test]
-fn a_daemon_left_behind_holds_nothing() {
+fn daemon_left_behind_holds_the_lock_as_long_as_it_lives_and_not_with_close() {
     let home = Home::new();
+    let manager = home.open();
     let script = "setsid sleep 60 </dev/null >/dev/null 2>&1 & echo $!";
-    let ran = home.lockmgr(["run", "x", "-c", script]);
-    assert_eq!(ran.status, DONE);
-    let daemon: i32 = ran.stdout.trim_end().parse().unwrap();
-    let is_locked = home.open().is_locked("x").unwrap();
-    let again = home.lockmgr(["run", "-n", "x", "--", "true"]);
-    // It lives.
-    kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
-    assert!(!is_locked);
-    assert_eq!(again.status, DONE);
+    for (option, holds) in [("-n", true), ("-o", false)] {
+        let ran = home.lockmgr(["run", option, "x", "-c", script]);
+        assert_eq!(ran.status, DONE);
+        let daemon: i32 = ran.stdout.trim_end().parse().unwrap();
+        let is_locked = manager.is_locked("x").unwrap();
+        let again = home.lockmgr(["run", "-n", "x", "--", "true"]);
+        // It lives.
+        kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
+        assert_eq!(
+            (is_locked, again.status),
+            (holds, if holds { NO } else { DONE })
+        );
+        until("the lock is free", || !manager.is_locked("x").unwrap());
+    }
+}
+
+#[test]
+fn job_keeps_the_lock_however_run_ends() {
+    let home = Home::new();
+    let manager = home.open();
+    for signal in [Signal::TERM, Signal::HUP, Signal::KILL] {
+        let script = "trap 'exit 0' TERM HUP; (trap '' TERM HUP; echo ready; exec cat) <&3 & \
+            wait; exit 0";
+        let script = format!("exec 3<&0; {script}");
+        let mut command = home.command();
+        let mut run = Kept::start_open(command.args(["run", "x", "-c", &script]));
+        assert_eq!(run.line(), "ready");
+        run.signal(signal);
+        until("run ends", || run.child().try_wait().unwrap().is_some());
+        assert!(manager.is_locked("x").unwrap());
+        assert_eq!(home.lockmgr(["run", "-n", "x", "--", "true"]).status, NO);
+        run.close();
+        until("the lock is free", || !manager.is_locked("x").unwrap());
+    }
 }
 
 /// A command that notes each signal it gets, until a file tells it to end with 5.
@@ -540,7 +567,7 @@ fn a_signal_sent_to_run_ends_a_command_that_does_not_care() {
         let mut run = Kept::start_open(command.args(["run", "x", "-c", "echo ready; exec cat"]));
         assert_eq!(run.line(), "ready");
         run.signal(signal);
-        assert_eq!(run.ended().status, Some(status));
+        assert_eq!(run.ended().shell_status(), Some(status));
         assert!(!home.open().is_locked("x").unwrap());
     }
 }
@@ -587,13 +614,13 @@ fn until_all_gone(run: Kept) -> (Ran, Duration) {
 }
 
 #[test]
-fn the_command_dies_with_run() {
+fn command_of_close_dies_with_run() {
     let home = Home::new();
     let manager = home.open();
     let script = "trap '' TERM HUP INT; echo ready; exec sleep 60";
     let mut run = Kept::start(
         home.command()
-            .args(["run", "-t", "3600", "x", "-c", script]),
+            .args(["run", "-o", "--lease", "3600", "x", "-c", script]),
     );
     assert_eq!(run.line(), "ready");
     run.kill_into_zombie();
@@ -617,16 +644,16 @@ fn a_command_whose_lock_was_forced_away_is_ended() {
         ),
     ] {
         let mut command = home.command();
-        let mut run = Kept::start(command.args(["run", "-t", "1.5", "x", "y", "-c", &script]));
+        let mut run = Kept::start(command.args(["run", "--lease", "1.5", "x", "y", "-c", &script]));
         assert_eq!(run.line(), "ready");
         assert!(manager.unlock("x").unwrap());
         let other = manager.get_lock("x", GetOptions::new()).unwrap();
         let (ran, took) = until_all_gone(run);
-        assert_eq!(ran.status, Some(status), "{ran:?}");
+        assert_eq!(ran.shell_status(), Some(status), "{ran:?}");
         // A third of the lease, and the grace of a command that does not end by itself.
-        assert!(took < secs(2), "{took:?}");
+        assert!(took < secs(3), "{took:?}");
         assert!(ran.stderr.starts_with("lockmgr: lost \"x\" (token "));
-        assert!(ran.stderr.ends_with("; ending the command\n"));
+        assert!(ran.stderr.contains("; ending the command\n"));
         assert_eq!(manager.locks("").unwrap(), std::slice::from_ref(&other));
         manager.unlock(&other).unwrap();
     }
@@ -645,7 +672,7 @@ fn a_command_whose_lock_was_forced_away_is_ended_soon_whatever_the_lease() {
         assert!(began.elapsed() < secs(4), "somebody else may have it");
         thread::sleep(millis(3));
     }
-    assert_eq!(run.end().status, Some(143));
+    assert_eq!(run.end().shell_status(), Some(143));
 }
 
 #[test]
@@ -654,13 +681,13 @@ fn a_command_whose_lock_went_while_run_was_stopped_is_ended_when_that_goes_on() 
     let manager = home.open();
     let mut command = home.command();
     let script = "echo ready; exec sleep 60";
-    let mut run = Kept::start(command.args(["run", "-t", "1", "x", "-c", script]));
+    let mut run = Kept::start(command.args(["run", "--lease", "1", "x", "-c", script]));
     assert_eq!(run.line(), "ready");
     run.stop();
     let other = manager.acquire(["x"]).try_lock_for(secs(20)).unwrap();
     run.signal(Signal::CONT);
     let (ran, took) = until_all_gone(run);
-    assert!([Some(143), Some(137)].contains(&ran.status), "{ran:?}");
+    assert_eq!(ran.shell_status(), Some(143), "{ran:?}");
     assert!(took < secs(2), "{took:?}");
     assert!(ran.stderr.ends_with("; ending the command\n"), "{ran:?}");
     assert!(other.is_held().unwrap());
@@ -671,7 +698,16 @@ fn a_command_may_be_let_go_on_without_its_lock() {
     let home = Home::new();
     let manager = home.open();
     let (said, mut command) = (home.join("said"), home.command());
-    command.args(["run", "-t", "0.9", "--on-lost", "warn", "x", "--", "cat"]);
+    command.args([
+        "run",
+        "--lease",
+        "0.9",
+        "--on-lost",
+        "warn",
+        "x",
+        "--",
+        "cat",
+    ]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut run = Kept::start_with(command.stderr(File::create(&said).unwrap()));
     until("it holds", || manager.is_locked("x").unwrap());
@@ -700,8 +736,7 @@ fn the_holder_of_a_run_may_be_named() {
     let lock = home.open().find("x").unwrap().unwrap();
     assert_eq!(lock.locked_by(), "edge 7");
     assert_eq!(bound_pid(&lock), Some(holder.pid()));
-    let lease = lock.locked_until().unwrap() - lock.updated_at();
-    assert_eq!(lease.num_seconds(), 60);
+    assert_eq!(lock.locked_until(), None);
     assert_eq!(holder.end().status, DONE);
 }
 
@@ -724,4 +759,176 @@ fn signals_that_run_was_told_to_ignore_its_command_ignores_too() {
     let mask = u64::from_str_radix(mask, 16).unwrap();
     // HUP is signal 1 and INT 2.
     assert_eq!(mask & 3, 3, "{ran:?}");
+}
+
+#[test]
+fn run_does_without_proc_and_what_needs_it_names_it() {
+    let hide = "mount -t tmpfs tmpfs /proc && exec \"$@\"";
+    let wrapper = ["unshare", "--mount", "sh", "-c", hide, "sh"];
+    if !works(&wrapper) {
+        return;
+    }
+    let home = Home::new();
+    let without_proc = |args: &[&str]| {
+        let mut command = through(&wrapper);
+        run(command.arg("--db").arg(home.db()).args(args))
+    };
+    for options in [
+        &[][..],
+        &["-o"],
+        &["-F"],
+        &["-v", "--on-lost", "kill"],
+        &["-w", "1"],
+    ] {
+        let words = [
+            &["run"],
+            options,
+            &["x", "--", "sh", "-c", "echo ran; exit 3"],
+        ]
+        .concat();
+        let ran = without_proc(&words);
+        assert_eq!(
+            (ran.status, ran.stdout.as_str()),
+            (Some(3), "ran\n"),
+            "{ran:?}"
+        );
+        assert_eq!(ran.stderr, "");
+    }
+    let missing = without_proc(&["run", "x", "--", "no-such-command"]);
+    assert_eq!(missing.status, Some(127), "{missing:?}");
+    for args in [
+        &["get", "x", "--while", "1"][..],
+        &["set", "-n", "x", "--while", "parent"],
+    ] {
+        let ran = without_proc(args);
+        assert_eq!(ran.status, USAGE, "{ran:?}");
+        assert!(ran.stderr.contains("there is no /proc"), "{ran:?}");
+        assert_eq!(ran.stdout, "");
+    }
+    assert_eq!(home.json(["list"]).1, json!([]));
+}
+
+#[test]
+fn want_of_processes_is_75() {
+    // Nobody else is this user.
+    let user = [
+        "setpriv",
+        "--reuid=54321",
+        "--regid=54321",
+        "--clear-groups",
+    ];
+    const MAY_ONE: &str = "ulimit -u 1; exec \"$@\"";
+    if !works(&[&user[..], &["bash", "-c", MAY_ONE, "bash"]].concat()) {
+        return;
+    }
+    let home = Home::new();
+    chmod(home.path(), 0o777);
+    let this = home.join("lockmgr");
+    fs::copy(env!("CARGO_BIN_EXE_lockmgr"), &this).unwrap();
+    let mut command = Command::new(user[0]);
+    command
+        .args(&user[1..])
+        .args(["bash", "-c", MAY_ONE, "bash"]);
+    command.arg(&this).arg("--db").arg(home.db());
+    let ran = run(command.args(["run", "-n", "x", "--", "true"]));
+    assert_eq!(ran.status, Some(75), "{ran:?}");
+}
+
+/// A store on which a writer stands still as long as this says.
+fn standing_writer(home: &Home) -> (LockManager, Arc<AtomicBool>) {
+    let stands = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&stands);
+    let builder = LockManager::builder().storage_hook(move |call| {
+        while matches!(call, StorageCall::Write { .. }) && seen.load(Ordering::Relaxed) {
+            thread::sleep(millis(3));
+        }
+        Ok(())
+    });
+    (builder.open(home.db()).unwrap(), stands)
+}
+
+#[test]
+fn job_whose_lease_cannot_be_renewed_ends_in_time_and_with_the_whole_grace() {
+    let home = Home::new();
+    let (manager, stands) = standing_writer(&home);
+    let script = "trap 'sleep 0.3; echo cleaned; exit 3' TERM; echo ready; \
+        while :; do sleep 0.01; done";
+    let mut command = home.command();
+    command.args([
+        "--busy-timeout",
+        "0.2",
+        "run",
+        "--lease",
+        "1.8",
+        "x",
+        "-c",
+        script,
+    ]);
+    let began = Instant::now();
+    let mut run = Kept::start(&mut command);
+    assert_eq!(run.line(), "ready");
+    thread::scope(|scope| {
+        stands.store(true, Ordering::Relaxed);
+        scope.spawn(|| manager.get_lock("y", GetOptions::new()).unwrap());
+        let last = run.line();
+        stands.store(false, Ordering::Relaxed);
+        assert_eq!(last, "cleaned");
+        assert!(began.elapsed() > millis(1200));
+    });
+    let ran = run.end();
+    assert_eq!(ran.status, Some(3), "{ran:?}");
+    let said = "lockmgr: the lease could not be renewed in time; ending the command\n";
+    assert!(ran.stderr.contains(said), "{ran:?}");
+}
+
+#[test]
+fn renewal_that_is_late_is_no_loss() {
+    let home = Home::new();
+    let (manager, stands) = standing_writer(&home);
+    let mut command = home.command();
+    command.args([
+        "--busy-timeout",
+        "0.1",
+        "run",
+        "--lease",
+        "6",
+        "x",
+        "--",
+        "cat",
+    ]);
+    let run = Kept::start_open(&mut command);
+    until("it holds", || manager.is_locked("x").unwrap());
+    let first = manager.find("x").unwrap().unwrap();
+    thread::scope(|scope| {
+        stands.store(true, Ordering::Relaxed);
+        scope.spawn(|| manager.get_lock("y", GetOptions::new()).unwrap());
+        // Two thirds of the lease are gone.
+        thread::sleep(millis(4300));
+        stands.store(false, Ordering::Relaxed);
+    });
+    until("it is renewed", || {
+        let now = manager.find("x").unwrap().expect("it is held");
+        now.updated_at() > first.updated_at()
+    });
+    let ran = run.end();
+    assert_eq!((ran.status, ran.stderr.as_str()), (DONE, ""));
+}
+
+#[test]
+fn job_that_was_stopped_past_its_lease_goes_on_if_nobody_wants_the_lock() {
+    let home = Home::new();
+    let mut command = home.command();
+    command.args(["run", "--lease", "1", "x", "--", "cat"]);
+    let run = Kept::start_open(&mut command);
+    let manager = home.open();
+    until("it holds", || manager.is_locked("x").unwrap());
+    let token = manager.find("x").unwrap().unwrap().token();
+    run.stop();
+    thread::sleep(millis(1700));
+    assert!(!manager.is_locked("x").unwrap());
+    run.signal(Signal::CONT);
+    until("it is renewed", || manager.is_locked("x").unwrap());
+    assert_eq!(manager.find("x").unwrap().unwrap().token(), token);
+    let ran = run.end();
+    assert_eq!((ran.status, ran.stderr.as_str()), (DONE, ""));
 }

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -164,11 +165,18 @@ fn program(words: &[&str]) -> Command {
 pub(crate) struct Ran {
     /// None of its own where a signal ended it.
     pub(crate) status: Option<i32>,
+    /// The signal that ended it.
+    pub(crate) signal: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
 impl Ran {
+    /// The status as a shell shows it: 128 and the number of a signal.
+    pub(crate) fn shell_status(&self) -> Option<i32> {
+        self.status.or(self.signal.map(|signal| 128 + signal))
+    }
+
     /// The one JSON document it printed.
     pub(crate) fn document(&self) -> Value {
         assert_eq!(self.stderr, "");
@@ -210,6 +218,7 @@ pub(crate) fn finish(child: Child) -> Ran {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran {
         status: output.status.code(),
+        signal: output.status.signal(),
         stdout: text(output.stdout),
         stderr: text(output.stderr),
     }

@@ -1,11 +1,12 @@
-//! The command line: what may be written, and what its words mean.
+//! The command line: its commands and options, and their meaning.
 
-use chrono::Utc;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use lockmgr::{InvalidTimeout, Timeout};
+use crate::duration::{BadDuration, duration};
+use crate::run_args::Run;
+use clap::{Args, Parser, Subcommand};
+use lockmgr::Timeout;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::str::FromStr;
 
 /// Named locks with deadlines, in one file, for every process of this host.
 ///
@@ -15,6 +16,7 @@ use std::time::Duration;
 #[command(
     name = "lockmgr",
     version,
+    propagate_version = true,
     max_term_width = 100,
     subcommand_required = true,
     after_help = "DURATION is seconds (90, 0.25) or has units (250ms, 10m, 1h30m).\n\n\
@@ -28,9 +30,17 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) db: Option<PathBuf>,
 
+    /// Use the store of the whole host, /var/lib/lockmgr/locks.redb
+    #[arg(long, global = true)]
+    pub(crate) system: bool,
+
     /// Print one JSON document on standard output, error or not
     #[arg(long, global = true)]
     pub(crate) json: bool,
+
+    /// Print nothing but errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
 
     /// How long to wait, at most, for other processes at work on the store
     #[arg(
@@ -48,17 +58,20 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Create, renew or skip locks, all in one transaction
-    Set(Set),
-    /// Create one lock, or say who holds it
-    Get(Get),
-    /// Renew a lock
-    Renew(Renew),
-    /// Remove locks, whoever holds them
-    #[command(visible_alias = "clear")]
-    Unlock(Unlock),
     /// Hold locks while a command runs, as flock(1) does
     Run(Run),
+    /// Create locks that nobody holds, all or none, or name the holder of one
+    Get(Get),
+    /// Create, renew or skip locks, all in one transaction; does not exclude other callers
+    ///
+    /// `set` excludes nobody: it renews a lock that exists, even another holder's, and succeeds. To hold
+    /// a lock that others cannot have, use `lockmgr run` (while a command runs) or `lockmgr get`.
+    Set(Set),
+    /// Renew a lock
+    Renew(Renew),
+    /// Remove locks, of any holder
+    #[command(visible_alias = "clear")]
+    Unlock(Unlock),
     /// Ask whether a token still holds a lock
     Check {
         /// The lock's name
@@ -68,9 +81,9 @@ pub(crate) enum Command {
         #[arg(value_name = "TOKEN")]
         token: u64,
     },
-    /// Show who waits for locks, first come first
+    /// Show the requests that wait for locks, first come first
     Queue {
-        /// What the locks' names begin with
+        /// The beginning of the locks' names
         #[arg(value_name = "PREFIX")]
         prefix: Option<OsString>,
     },
@@ -88,13 +101,13 @@ pub(crate) enum Command {
     },
     /// List the locks, or those whose names begin with a prefix
     List {
-        /// What their names begin with
+        /// The beginning of their names
         #[arg(value_name = "PREFIX")]
         prefix: Option<OsString>,
     },
     /// Remove what is left of expired locks, to reclaim space at once
     Clean,
-    /// Remove every lock, whoever holds it
+    /// Remove every lock, of every holder
     Reset {
         /// Do not ask
         #[arg(short, long)]
@@ -103,80 +116,10 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    override_usage = "lockmgr run [OPTIONS] NAME... -- COMMAND [ARG...]\n       \
-        lockmgr run [OPTIONS] NAME... -c STRING",
-    after_help = "The command sees LOCKMGR_DB, LOCKMGR_NAMES and LOCKMGR_TOKENS, one name and one \
-        token a line.\n\nExit status: the command's; 128 + N where signal N ended it; 126 not \
-        executable; 127 not found; 1, or what -E says, where the locks were not to be had."
-)]
-pub(crate) struct Run {
-    /// The locks' names: all of them at once, or none
-    #[arg(required = true, value_name = "NAME")]
-    pub(crate) names: Vec<OsString>,
-    /// The command and its arguments
-    #[arg(last = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<OsString>,
-    /// Do not wait for the locks [default: wait until they are granted]
-    #[arg(short, long, visible_alias = "nb")]
-    pub(crate) nonblock: bool,
-    /// Wait for so long at most; 0 does not wait
-    #[arg(short, long, value_name = "DURATION", allow_hyphen_values = true)]
-    pub(crate) wait: Option<String>,
-    /// The exit status where the locks were not to be had; with 0, without a message
-    #[arg(short = 'E', long, value_name = "N", default_value_t = 1)]
-    pub(crate) conflict_exit_code: u8,
-    /// Run this by the shell: $SHELL, or /bin/sh
-    #[arg(
-        short,
-        long = "command",
-        value_name = "STRING",
-        conflicts_with = "command"
-    )]
-    pub(crate) command_string: Option<OsString>,
-    /// Hold the locks for so long without a sign of life; renewed at a third
-    /// [default: 60; with --no-fork, for ever]
-    #[arg(short, long, value_name = "DURATION", allow_hyphen_values = true)]
-    pub(crate) timeout: Option<String>,
-    /// Become the command: the locks go when its process ends
-    #[arg(short = 'F', long)]
-    pub(crate) no_fork: bool,
-    /// What happens to the command where its locks cannot be kept
-    #[arg(long, value_enum, default_value_t = OnLost::Kill, conflicts_with = "no_fork")]
-    pub(crate) on_lost: OnLost,
-    /// Accepted for flock's sake: every lock is exclusive
-    #[arg(short = 'x', short_alias = 'e', long, hide_short_help = true)]
-    pub(crate) exclusive: bool,
-    /// Accepted for flock's sake: the command never inherits the store
-    #[arg(short = 'o', long, hide_short_help = true)]
-    pub(crate) close: bool,
-    /// Who holds them [default: this host's name]
-    #[arg(long, value_name = "HOLDER")]
-    pub(crate) locked_by: Option<OsString>,
-    /// Say whom it waits for
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OnLost {
-    /// TERM, then KILL, to the command's own process, before somebody else can have them
-    Kill,
-    /// Say so, and let the command go on
-    Warn,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Lease {
-    /// Hold a lock for so long; 0 means for ever
-    #[arg(
-        short,
-        long,
-        value_name = "DURATION",
-        default_value = "600",
-        allow_hyphen_values = true
-    )]
-    timeout: String,
+    /// Hold a lock for this long; 0 means for ever [default: 600; with --while, for ever]
+    #[arg(short, long, value_name = "DURATION", allow_hyphen_values = true)]
+    timeout: Option<String>,
 
     /// Hold a lock for ever
     #[arg(short = 'k', long, conflicts_with = "timeout")]
@@ -184,28 +127,47 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn timeout(&self) -> Result<Timeout, BadDuration> {
-        if self.no_timeout {
-            Ok(Timeout::Never)
-        } else {
-            duration(&self.timeout)
+    /// The lease that was asked for, or this one.
+    pub(crate) fn timeout_or(&self, default: Timeout) -> Result<Timeout, BadDuration> {
+        match &self.timeout {
+            _ if self.no_timeout => Ok(Timeout::Never),
+            Some(timeout) => duration(timeout),
+            None => Ok(default),
         }
     }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Holder {
-    /// Who holds it [default: this host's name]
+    /// The holder [default: this host's name]
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
 
     /// A process to note with it, for people to read; it frees nothing
     #[arg(long = "pid", visible_alias = "process-id", value_name = "PID")]
     pub(crate) process_id: Option<u32>,
+}
 
-    /// Hold it no longer than this process lives
-    #[arg(long = "while", value_name = "PID")]
-    pub(crate) bound_to: Option<u32>,
+/// The process that a lock is bound to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound {
+    Pid(u32),
+    /// The process that called the command: a script, or a subshell of one.
+    Parent,
+}
+
+impl FromStr for Bound {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "parent" => Ok(Self::Parent),
+            pid => pid
+                .parse()
+                .map(Self::Pid)
+                .map_err(|_| "give the number of a process, or `parent`"),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -221,23 +183,31 @@ pub(crate) struct Set {
     /// Leave absent locks absent
     #[arg(short = 'r', long)]
     pub(crate) only_renew: bool,
-    /// Change nothing, and exit with 2, where one of the locks exists
+    /// Change nothing, and exit with 2, if one of the locks exists
     #[arg(short = 'e', long)]
     pub(crate) fail: bool,
     #[command(flatten)]
     pub(crate) holder: Holder,
+    /// Hold the locks no longer than this process lives; `parent` is the caller. It binds only
+    /// locks that are created, so it needs --fail or --no-renew
+    #[arg(long = "while", value_name = "PID")]
+    pub(crate) bound_to: Option<Bound>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// The lock's name
-    #[arg(value_name = "NAME")]
-    pub(crate) name: OsString,
+    /// The locks' names: all of them at once, or none
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<OsString>,
     #[command(flatten)]
     pub(crate) lease: Lease,
     #[command(flatten)]
     pub(crate) holder: Holder,
-    /// Wait for it, first come, first served, for so long at most
+    /// Hold the locks no longer than this process lives; `parent` is the process that called
+    /// lockmgr: a script, or a subshell of one
+    #[arg(long = "while", value_name = "PID")]
+    pub(crate) bound_to: Option<Bound>,
+    /// Wait for the locks, first come, first served, for at most this long, or `forever`
     #[arg(short, long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) wait: Option<String>,
 }
@@ -252,9 +222,23 @@ pub(crate) struct Renew {
     /// Count the timeout from the present deadline instead of from now
     #[arg(long)]
     pub(crate) add_time: bool,
-    /// Create the lock where it is absent
+    /// Create the lock if it is absent
     #[arg(long)]
     pub(crate) create: bool,
+    /// The holder of a lock that is created [default: this host's name]
+    #[arg(long, value_name = "HOLDER", requires = "create")]
+    pub(crate) locked_by: Option<OsString>,
+    /// A process to note with a lock that is created, for people to read; it frees nothing
+    #[arg(
+        long = "pid",
+        visible_alias = "process-id",
+        value_name = "PID",
+        requires = "create"
+    )]
+    pub(crate) process_id: Option<u32>,
+    /// Bind the lock to this process from now on; `parent` is the caller
+    #[arg(long = "while", value_name = "PID")]
+    pub(crate) bound_to: Option<Bound>,
     /// Only if it still bears this token
     #[arg(long, value_name = "N")]
     pub(crate) token: Option<u64>,
@@ -265,53 +249,9 @@ pub(crate) struct Unlock {
     /// The locks' names
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<OsString>,
-    /// Only if it still bears this token (one name); exit with 1 where it does not
+    /// Only if it still bears this token (one name); else exit with 1 and name the holder
     #[arg(long, value_name = "N")]
     pub(crate) token: Option<u64>,
-}
-
-/// Why a duration cannot be used.
-#[derive(Debug)]
-pub(crate) struct BadDuration {
-    pub(crate) text: String,
-    pub(crate) rule: String,
-}
-
-/// Reads seconds (`90`, `0.25`) or units (`250ms`, `10m`, `1h30m`).
-pub(crate) fn duration(text: &str) -> Result<Timeout, BadDuration> {
-    let bad = |rule: &str| BadDuration {
-        text: text.to_owned(),
-        rule: rule.to_owned(),
-    };
-    let refused = |invalid: InvalidTimeout| bad(invalid.rule());
-    let is_written_as_zero = |text: &str| {
-        let digits = text.split(['e', 'E']).next().unwrap_or_default();
-        !digits.contains(|c: char| c.is_ascii_digit() && c != '0')
-    };
-    let timeout = match (text.trim().parse(), humantime::parse_duration(text)) {
-        // Too small for a number, and yet not for ever.
-        (Ok(0.0), _) if !is_written_as_zero(text) => Timeout::After(Duration::from_micros(1)),
-        (Ok(secs), _) => Timeout::from_secs_f64(secs).map_err(refused)?,
-        (_, Ok(Duration::ZERO)) => Timeout::Never,
-        (_, Ok(duration)) => duration.into(),
-        _ => return Err(bad("give seconds (90, 0.25) or units (250ms, 10m, 1h30m)")),
-    };
-    // Found out before the store is opened: what is asked wrongly leaves it untouched.
-    timeout.ends_at(Utc::now()).map_err(refused)?;
-    Ok(timeout)
-}
-
-/// Reads a span of time, where zero is none.
-pub(crate) fn span(text: &str) -> Result<Duration, BadDuration> {
-    match duration(text) {
-        Ok(Timeout::After(span)) => Ok(span),
-        Ok(Timeout::Never) => Ok(Duration::ZERO),
-        Err(bad) if text.trim_start().starts_with('-') => Err(BadDuration {
-            rule: "it is negative; 0 does not wait".into(),
-            ..bad
-        }),
-        Err(bad) => Err(bad),
-    }
 }
 
 #[cfg(test)]
@@ -322,41 +262,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations_are_seconds_or_have_units() {
-        for (text, millis) in [
-            ("90", 90_000),
-            ("0.25", 250),
-            ("250ms", 250),
-            ("10m", 600_000),
-            ("1h30m", 5_400_000),
-        ] {
-            let read = duration(text).unwrap();
-            assert_eq!(
-                read,
-                Timeout::After(Duration::from_millis(millis)),
-                "{text}"
-            );
-        }
-        let shortest = Timeout::After(Duration::from_micros(1));
-        assert_eq!(duration("1e-400").unwrap(), shortest);
-        for text in ["0", "0.0", "0s", "-0", "0e5"] {
-            assert_eq!(duration(text).unwrap(), Timeout::Never, "{text}");
-        }
-        for text in [
-            "",
-            "-1",
-            "nan",
-            "inf",
-            "1e999",
-            "ten",
-            "5x",
-            "-5m",
-            "9999999999999y",
-        ] {
-            assert!(duration(text).is_err(), "{text}");
-        }
     }
 }

@@ -1,45 +1,65 @@
-//! What each command does: one call of the library, and what it prints.
+//! Does each command: one call of the library, and its output.
 
-use crate::args::{self, Cli, Command, Get, Renew, Set, Unlock};
+use crate::args::{Bound, Cli, Command, Renew, Set, Unlock};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::misuse;
 use crate::output;
 use crate::place::{Place, holder, names, text, valid};
+use crate::processes::{is_proc_there, is_zombie};
 use crate::run::run_command;
+use crate::table;
 use lockmgr::{
-    Error, GetOptions, Lock, LockManager, LockName, LockRef, Printable, RenewOptions, SetOptions,
+    Error, Lock, LockManager, LockName, LockRef, Printable, RenewOptions, SetOptions, Status,
+    Timeout,
 };
 use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, getppid, test_kill_process};
 use serde::Serialize;
 use serde_json::json;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 /// Does what the command line says.
-pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
+pub(crate) fn run(cli: Cli, arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    // Before anything takes time: a caller that ends is not mixed up with the one that inherits
+    // this process.
+    let parent = getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
     let store = Place::of(&cli)?;
-    match &cli.command {
-        Command::Run(run) => run_command(&store, run),
+    let done = match &cli.command {
+        Command::Run(run) => {
+            misuse::of_flock(run, arguments).and_then(|()| run_command(&store, run))
+        }
         Command::Check { name, token } => store.check(name, *token),
         Command::Queue { prefix } => store.queue(prefix.as_deref()),
-        Command::Set(set) => store.set(set),
-        Command::Get(get) => store.get(get),
-        Command::Renew(renew) => store.renew(renew),
+        Command::Set(set) => store.set(set, parent),
+        Command::Get(get) => store.get(get, parent),
+        Command::Renew(renew) => store.renew(renew, parent),
         Command::Unlock(unlock) => store.unlock(unlock),
         Command::IsLocked { name } => store.is_locked(name),
         Command::Find { name } => store.find(name),
         Command::List { prefix } => store.list(prefix.as_deref()),
         Command::Clean => store.clean(),
         Command::Reset { force } => store.reset(*force),
-    }
+    };
+    done.map_err(|failure| failure.at(&store))
 }
 
 impl Place {
-    fn set(&self, set: &Set) -> Result<ExitCode, Failure> {
+    fn set(&self, set: &Set, parent: Option<u32>) -> Result<ExitCode, Failure> {
         let names = names(&set.names)?;
-        let mut options = SetOptions::new().timeout(set.lease.timeout()?);
+        if set.bound_to.is_some() && !set.fail && !set.no_renew {
+            let message = "set --while binds only locks that it creates, and would renew one that \
+                exists without binding it: say --fail or --no-renew too, or use \
+                `lockmgr get NAME --while PID`";
+            return Err(Failure::Usage(message.into()));
+        }
+        let lease = set.lease.timeout_or(match set.bound_to {
+            Some(_) => Timeout::Never,
+            None => Timeout::DEFAULT,
+        })?;
+        let mut options = SetOptions::new().timeout(lease);
         if set.no_renew {
             options = options.no_renew();
         }
@@ -55,8 +75,7 @@ impl Place {
         if let Some(process_id) = set.holder.process_id {
             options = options.process_id(process_id);
         }
-        if let Some(process_id) = set.holder.bound_to {
-            there_is(process_id)?;
+        if let Some(process_id) = there_is(set.bound_to, parent)? {
             options = options.bound_to(process_id);
         }
         let manager = self.to_write()?;
@@ -66,54 +85,14 @@ impl Place {
                 error @ Error::Reserved { .. } => Failure::SetFail(error),
                 error => error.into(),
             })?;
-        self.print(&result, || output::set_result(&manager, &result))?;
-        Ok(ExitCode::Success)
-    }
-
-    fn get(&self, get: &Get) -> Result<ExitCode, Failure> {
-        if get.wait.is_some() {
-            return self.get_waiting(get);
-        }
-        let name = valid(&get.name)?;
-        let mut options = GetOptions::new().timeout(get.lease.timeout()?);
-        if let Some(by) = &get.holder.locked_by {
-            options = options.locked_by(holder(by)?);
-        }
-        if let Some(process_id) = get.holder.process_id {
-            options = options.process_id(process_id);
-        }
-        if let Some(process_id) = get.holder.bound_to {
-            there_is(process_id)?;
-            options = options.bound_to(process_id);
-        }
-        let manager = self.to_write()?;
-        let lock = manager.get_lock(name, options)?;
-        self.print_lock(&manager, &lock)
-    }
-
-    fn get_waiting(&self, get: &Get) -> Result<ExitCode, Failure> {
-        let name = valid(&get.name)?;
-        let timeout = get.lease.timeout()?;
-        let bound = get.wait.as_deref().map(args::span).transpose()?;
-        let by = get.holder.locked_by.as_deref().map(holder).transpose()?;
-        if let Some(pid) = get.holder.bound_to {
-            there_is(pid)?;
-        }
-        let manager = self.to_write()?;
-        let mut acquire = manager.acquire([name]).lease(timeout).no_keep_alive();
-        if let Some(by) = by {
-            acquire = acquire.locked_by(by);
-        }
-        if let Some(process_id) = get.holder.process_id {
-            acquire = acquire.process_id(process_id);
-        }
-        let guard = acquire.try_lock_for(bound.unwrap_or_default())?;
-        let locks = match get.holder.bound_to {
-            Some(process_id) => guard.detach_to(process_id)?,
-            None => guard.detach()?,
+        let printed = self.try_print(&result, || table::set_result(&manager, &result));
+        let is_created = |lock: &&Lock| {
+            let status = result.status(lock.name().as_str());
+            status.is_some_and(|status| status.status == Status::Create)
         };
-        self.print(&locks.first(), || output::table(&manager, &locks))?;
-        Ok(ExitCode::Success)
+        let created = result.locks().iter().filter(is_created);
+        let told = output::printed(printed).map_err(Failure::from);
+        self.or_give_back(&manager, created, told.map(|()| ExitCode::Success))
     }
 
     fn check(&self, name: &OsStr, token: u64) -> Result<ExitCode, Failure> {
@@ -126,13 +105,25 @@ impl Place {
         let prefix = text("prefix", prefix.unwrap_or_default())?;
         let requests = self.to_read()?.requests(prefix)?;
         self.print(&requests, || match requests.is_empty() {
-            true => vec!["nobody waits".into()],
-            false => output::queue(&requests),
+            true => vec![format!("nobody waits for locks{}", self.of_prefix(prefix))],
+            false => table::queue(&requests),
         })?;
         Ok(ExitCode::Success)
     }
 
+    /// Says of an empty list which locks it would have: their prefix, and the store.
+    fn of_prefix(&self, prefix: &str) -> String {
+        let store = self.shown();
+        match prefix {
+            "" => format!(" in {store}"),
+            prefix => format!(" beginning with \"{}\" in {store}", Printable(prefix)),
+        }
+    }
+
     fn answer(&self, answer: bool) -> Result<ExitCode, Failure> {
+        if self.is_missing() && !self.quiet && !self.json {
+            let _ = writeln!(io::stderr(), "lockmgr: {}", self.shown());
+        }
         self.print(&answer, || [answer])?;
         Ok(if answer {
             ExitCode::Success
@@ -141,18 +132,44 @@ impl Place {
         })
     }
 
-    fn renew(&self, renew: &Renew) -> Result<ExitCode, Failure> {
+    fn renew(&self, renew: &Renew, parent: Option<u32>) -> Result<ExitCode, Failure> {
         let name = valid(&renew.name)?;
-        let mut options = RenewOptions::new().timeout(renew.lease.timeout()?);
+        let bound_to = there_is(renew.bound_to, parent)?;
+        let lease = renew.lease.timeout_or(Timeout::DEFAULT)?;
+        let mut options = RenewOptions::new().timeout(lease);
         if renew.add_time {
             options = options.add_time();
         }
         if renew.create {
             options = options.create();
         }
+        if let Some(by) = &renew.locked_by {
+            options = options.locked_by(holder(by)?);
+        }
+        if let Some(process_id) = renew.process_id {
+            options = options.process_id(process_id);
+        }
+        if let Some(process_id) = bound_to {
+            options = options.bound_to(process_id);
+        }
         let manager = self.to_write()?;
         let lock = manager.renew_lock(lock_ref(&name, renew.token), options)?;
-        self.print_lock(&manager, &lock)
+        let told = self.print_lock(&manager, &lock);
+        let created = Some(&lock).filter(|lock| lock.created_at() == lock.updated_at());
+        self.or_give_back(&manager, created, told)
+    }
+
+    /// Gives the locks back if the caller could not be told of them.
+    pub(crate) fn or_give_back<'a>(
+        &self,
+        manager: &LockManager,
+        locks: impl IntoIterator<Item = &'a Lock>,
+        told: Result<ExitCode, Failure>,
+    ) -> Result<ExitCode, Failure> {
+        if told.is_err() {
+            manager.unlock_all(locks)?;
+        }
+        told
     }
 
     fn unlock(&self, unlock: &Unlock) -> Result<ExitCode, Failure> {
@@ -165,12 +182,21 @@ impl Place {
         let locks = names.iter().map(|name| lock_ref(name, unlock.token));
         let removed = manager.unlock_all(locks)?;
         let pairs: Vec<_> = names.iter().zip(&removed).collect();
-        self.print(&pairs, || {
-            pairs.iter().map(|(name, removed)| match removed {
-                true => format!("{}: unlocked", Printable(name.as_str())),
-                false => format!("{}: was not locked", Printable(name.as_str())),
-            })
-        })?;
+        let said = |(name, removed): &(&LockName, &bool)| {
+            let shown = table::name(name.as_str());
+            match (**removed, unlock.token) {
+                (true, _) => format!("{shown}: unlocked"),
+                (false, None) => format!("{shown}: was not locked"),
+                (false, Some(token)) => match manager.find(name) {
+                    Ok(Some(lock)) => {
+                        let now = lock.token();
+                        format!("{shown}: not unlocked: token {now} holds it, not {token}: {lock}")
+                    }
+                    _ => format!("{shown}: was not locked"),
+                },
+            }
+        };
+        self.print(&pairs, || pairs.iter().map(said))?;
         Ok(match (unlock.token, removed.as_slice()) {
             (Some(_), [false]) => ExitCode::No,
             _ => ExitCode::Success,
@@ -190,7 +216,8 @@ impl Place {
             Some(lock) => self.print_lock(&manager, &lock),
             None => {
                 self.print(&None::<Lock>, || {
-                    [format!("{}: not locked", Printable(name.as_str()))]
+                    let name = table::name(name.as_str());
+                    [format!("{name}: not locked in {}", self.shown())]
                 })?;
                 Ok(ExitCode::No)
             }
@@ -202,8 +229,8 @@ impl Place {
         let manager = self.to_read()?;
         let locks = manager.locks(prefix)?;
         self.print(&locks, || match locks.is_empty() {
-            true => vec!["no locks".into()],
-            false => output::table(&manager, &locks),
+            true => vec![format!("no locks{}", self.of_prefix(prefix))],
+            false => table::locks(&manager, &locks),
         })?;
         Ok(ExitCode::Success)
     }
@@ -223,13 +250,12 @@ impl Place {
 
     fn confirms_reset(&self) -> Result<bool, Failure> {
         if !io::stdin().is_terminal() {
-            let message = "reset removes every lock, whoever holds it: say --force, \
-                or call it on a terminal";
+            let message = "reset removes every lock, of every holder: say --force, or \
+                call it on a terminal";
             return Err(Failure::Usage(message.into()));
         }
-        let path = self.path.to_string_lossy();
         let mut err = io::stderr();
-        write!(err, "Remove every lock in {}? [y/N] ", Printable(&path))?;
+        write!(err, "Remove every lock in {}? [y/N] ", self.shown())?;
         err.flush()?;
         let mut answer = Vec::new();
         let read = io::stdin().lock().read_until(b'\n', &mut answer);
@@ -238,7 +264,7 @@ impl Place {
     }
 
     fn print_lock(&self, manager: &LockManager, lock: &Lock) -> Result<ExitCode, Failure> {
-        self.print(lock, || output::table(manager, std::slice::from_ref(lock)))?;
+        self.print(lock, || table::locks(manager, std::slice::from_ref(lock)))?;
         Ok(ExitCode::Success)
     }
 
@@ -255,26 +281,63 @@ impl Place {
         document: &impl Serialize,
         lines: impl FnOnce() -> L,
     ) -> io::Result<()> {
-        if self.json {
-            output::json(document)
-        } else {
-            output::lines(lines())
+        output::printed(self.try_print(document, lines))
+    }
+
+    /// Does the same, but a closed pipe is an error.
+    fn try_print<T: Display, L: IntoIterator<Item = T>>(
+        &self,
+        document: &impl Serialize,
+        lines: impl FnOnce() -> L,
+    ) -> io::Result<()> {
+        match (self.quiet, self.json) {
+            (true, _) => Ok(()),
+            (false, true) => output::json(document),
+            (false, false) => output::lines(lines()),
         }
     }
 }
 
-/// Looks for a process before the store is opened, as the library will look again.
-fn there_is(pid: u32) -> Result<(), Failure> {
+/// The process to bind locks to, looked for before the store is opened, as the library will look
+/// again.
+pub(crate) fn there_is(
+    bound_to: Option<Bound>,
+    parent: Option<u32>,
+) -> Result<Option<u32>, Failure> {
+    let pid = match (bound_to, parent) {
+        (None, _) => return Ok(None),
+        (Some(Bound::Pid(pid)), _) => pid,
+        (Some(Bound::Parent), Some(parent)) => parent,
+        (Some(Bound::Parent), None) => {
+            let message = "the process that called lockmgr cannot be seen from here: give a number";
+            return Err(Failure::Usage(message.into()));
+        }
+    };
+    need_proc("leave out --while, and say --timeout")?;
     let exists = |pid| !matches!(test_kill_process(pid), Err(Errno::SRCH));
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    if raw.is_some_and(exists) {
-        Ok(())
+    if raw.is_some_and(exists) && !is_zombie(pid) {
+        Ok(Some(pid))
     } else {
         let message = "there is none, or it cannot be seen from here";
         Err(Failure::Usage(format!(
             "cannot bind to process {pid}: {message}"
         )))
     }
+}
+
+/// Refuses to bind a lock to a process if nobody could tell when that ends.
+pub(crate) fn need_proc(remedy: &str) -> Result<(), Failure> {
+    if is_proc_there() {
+        return Ok(());
+    }
+    Err(Failure::Invalid {
+        kind: "Unsupported",
+        message: format!(
+            "cannot bind a lock to a process: there is no /proc, which tells when one ends; \
+                {remedy}"
+        ),
+    })
 }
 
 fn lock_ref(name: &LockName, token: Option<u64>) -> LockRef<'_> {

@@ -9,9 +9,9 @@ use std::process;
 pub(crate) enum ExitCode {
     /// Done; for a question, yes.
     Success,
-    /// No: it is locked, it is not locked, it was not found.
+    /// No: it is locked, promised, not locked, lost, or was not found.
     No,
-    /// `set --fail` met an existing lock, and nothing was changed.
+    /// `set --fail` met an existing lock or an earlier request, and nothing was changed.
     LockFail,
     /// Wrong usage, an invalid name, an invalid timeout.
     Usage,
@@ -23,11 +23,11 @@ pub(crate) enum ExitCode {
     CannotCreate,
     /// Reading or writing failed.
     Io,
-    /// The store was busy for too long; try again.
+    /// The store was busy for too long, or the system lacks memory or processes; try again.
     Busy,
     /// No permission.
     Permission,
-    /// That of the command that `run` ran, or what `--conflict-exit-code` says.
+    /// The status of the command that `run` ran, or of `--conflict-exit-code`.
     Command(u8),
 }
 
@@ -49,7 +49,7 @@ impl From<ExitCode> for process::ExitCode {
     }
 }
 
-/// What an error is called in JSON, and how the command ends with it.
+/// Returns the name of an error in JSON, and the exit code.
 pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
     let code = match error.kind() {
         ErrorKind::Locked
@@ -65,6 +65,7 @@ pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
         ErrorKind::StoreBusy => ExitCode::Busy,
         ErrorKind::Corrupted | ErrorKind::NotAStore => ExitCode::Data,
         ErrorKind::Permission => ExitCode::Permission,
+        ErrorKind::Io if is_short(error) => ExitCode::Busy,
         ErrorKind::Io if is_creation(error) => ExitCode::CannotCreate,
         ErrorKind::Io => ExitCode::Io,
         _ => ExitCode::Software,
@@ -76,4 +77,15 @@ pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
 fn is_creation(error: &Error) -> bool {
     matches!(error, Error::Io { source, action, .. } if *action == "create"
         && !matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+}
+
+/// Whether the system was short of memory or processes.
+fn is_short(error: &Error) -> bool {
+    let is_short = |source: &io::Error| {
+        matches!(
+            source.kind(),
+            io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock
+        )
+    };
+    matches!(error, Error::Io { source, .. } if is_short(source))
 }

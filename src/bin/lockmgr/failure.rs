@@ -1,7 +1,9 @@
-//! Why a command failed, and what is said of it.
+//! The reasons for which a command fails, and their messages.
 
-use crate::args::BadDuration;
+use crate::duration::BadDuration;
 use crate::exit_code::{ExitCode, classify};
+use crate::place::{Place, shown};
+use crate::processes;
 use lockmgr::{Error, Lock, Printable};
 use std::io;
 use std::path::PathBuf;
@@ -13,9 +15,9 @@ pub(crate) enum Failure {
     Usage(String),
     /// Names, timeouts and the store.
     Lock(Error),
-    /// `set --fail` met what was promised to somebody else.
+    /// `set --fail` met an earlier request.
     SetFail(Error),
-    /// The locks for a command were not to be had.
+    /// The locks for a command could not be acquired.
     Conflict {
         error: Error,
         code: u8,
@@ -23,12 +25,14 @@ pub(crate) enum Failure {
     },
     /// A name or a duration that the library cannot be asked with.
     Invalid { kind: &'static str, message: String },
-    /// The directory of the default store could not be made.
+    /// The directory of the store could not be made.
     Directory(PathBuf, io::Error),
     /// Standard output went away or is full.
     Output(io::Error),
     /// The system refused something else.
     System(&'static str, io::Error),
+    /// It happened in this store.
+    In(PathBuf, Box<Self>),
 }
 
 impl From<Error> for Failure {
@@ -53,7 +57,12 @@ impl From<BadDuration> for Failure {
 }
 
 impl Failure {
-    /// What it is called in JSON, and how the command ends with it.
+    /// Says of which store it speaks.
+    pub(crate) fn at(self, place: &Place) -> Self {
+        Self::In(place.path.clone(), Box::new(self))
+    }
+
+    /// Returns its name in JSON, and the exit code.
     pub(crate) fn kind(&self) -> (&'static str, ExitCode) {
         match self {
             Self::Usage(_) => ("Usage", ExitCode::Usage),
@@ -65,7 +74,9 @@ impl Failure {
                 ("Permission", ExitCode::Permission)
             }
             Self::Directory(..) => ("Io", ExitCode::CannotCreate),
+            Self::System(_, error) if is_short_of_means(error) => ("Io", ExitCode::Busy),
             Self::Output(_) | Self::System(..) => ("Io", ExitCode::Io),
+            Self::In(_, failure) => failure.kind(),
         }
     }
 
@@ -75,38 +86,66 @@ impl Failure {
             Self::Lock(error) | Self::SetFail(error) | Self::Conflict { error, .. } => {
                 with_sources(error)
             }
-            Self::Directory(path, error) => {
-                let path = path.to_string_lossy();
-                format!("cannot create {}: {error}", Printable(&path))
-            }
+            Self::Directory(path, error) => format!("cannot create {}: {error}", shown(path)),
             Self::Output(error) => format!("cannot write to standard output: {error}"),
             Self::System(what, error) => format!("cannot {what}: {error}"),
+            Self::In(path, failure) => {
+                let mut message = failure.message();
+                if let Some(program) = self.lock().and_then(processes::holder_of) {
+                    message = format!("{message}; {program}");
+                }
+                // Failures of the store itself name its file.
+                let path = shown(path);
+                match failure.error() {
+                    Some(_) if !message.contains(&path) => format!("{message} (store {path})"),
+                    _ => message,
+                }
+            }
         }
     }
 
     /// The lock that is in the way.
     pub(crate) fn lock(&self) -> Option<&Lock> {
+        match self.error()? {
+            Error::Locked(lock) | Error::LockFail(lock) => Some(lock),
+            _ => None,
+        }
+    }
+
+    /// Returns the library's error, if it is one.
+    fn error(&self) -> Option<&Error> {
         match self {
-            Self::Lock(error) | Self::SetFail(error) | Self::Conflict { error, .. } => {
-                match error {
-                    Error::Locked(lock) | Error::LockFail(lock) => Some(lock),
-                    _ => None,
-                }
-            }
+            Self::Lock(error) | Self::SetFail(error) | Self::Conflict { error, .. } => Some(error),
+            Self::In(_, failure) => failure.error(),
             _ => None,
         }
     }
 
     /// Whether nobody wants to read of it.
     pub(crate) fn is_silent(&self) -> bool {
-        matches!(
-            self,
-            Self::Conflict {
-                is_silent: true,
-                ..
-            }
-        )
+        match self {
+            Self::Conflict { is_silent, .. } => *is_silent,
+            Self::In(_, failure) => failure.is_silent(),
+            _ => false,
+        }
     }
+
+    /// The error of standard output, if that failed.
+    pub(crate) fn of_output(&self) -> Option<&io::Error> {
+        match self {
+            Self::Output(error) => Some(error),
+            Self::In(_, failure) => failure.of_output(),
+            _ => None,
+        }
+    }
+}
+
+/// Tells whether the system lacks memory or processes, so that the same call may work later.
+pub(crate) fn is_short_of_means(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock
+    )
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {

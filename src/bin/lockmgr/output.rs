@@ -1,11 +1,8 @@
-//! What the command prints: one JSON document, or lines for people.
+//! Prints the answer of the command: one JSON document, or lines for people.
 
-use chrono::{DateTime, Utc};
-use lockmgr::{Lock, LockManager, LockSetResult, Printable, Request, Status};
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::time::Duration;
 
 /// Prints one JSON document and a line feed.
 pub(crate) fn json(document: &impl Serialize) -> io::Result<()> {
@@ -24,162 +21,11 @@ pub(crate) fn lines<T: Display>(lines: impl IntoIterator<Item = T>) -> io::Resul
     out.flush()
 }
 
-/// The locks as a table.
-pub(crate) fn table(manager: &LockManager, locks: &[Lock]) -> Vec<String> {
-    let now = Utc::now();
-    let headings = [
-        "NAME",
-        "TOKEN",
-        "HELD BY",
-        "PROCESS",
-        "AGE",
-        "TIME LEFT",
-        "WAITING",
-    ];
-    let mut rows = vec![headings.map(str::to_owned)];
-    rows.extend(locks.iter().map(|lock| {
-        [
-            printable(lock.name().as_str()),
-            lock.token().to_string(),
-            printable(lock.locked_by().as_str()),
-            process(lock),
-            age(lock.created_at(), now),
-            time_left(manager, lock),
-            lock.waiting().to_string(),
-        ]
-    }));
-    aligned(&rows)
-}
-
-/// The process that a lock is bound to, alive as the lock is there; else the one noted with it.
-fn process(lock: &Lock) -> String {
-    match (lock.bound_to(), lock.process_id()) {
-        (Some(it), _) => match it.is_alive() {
-            Some(_) => format!("{} alive", it.process_id()),
-            None => format!("{} unknown", it.process_id()),
-        },
-        (None, Some(pid)) => pid.to_string(),
-        (None, None) => "-".into(),
-    }
-}
-
-/// Who waits, as a table.
-pub(crate) fn queue(requests: &[Request]) -> Vec<String> {
-    let now = Utc::now();
-    let headings = ["WANTED", "ASKED BY", "PROCESS", "SINCE", "FOR ANOTHER"];
-    let mut rows = vec![headings.map(str::to_owned)];
-    rows.extend(requests.iter().map(|request| {
-        let names = request.names().iter().map(|name| printable(name.as_str()));
-        let left = |until: DateTime<Utc>| span((until - now).to_std().unwrap_or_default());
-        let process = request.process_id();
-        [
-            names.collect::<Vec<_>>().join(" "),
-            printable(request.locked_by().as_str()),
-            process.map_or("-".into(), |pid| pid.to_string()),
-            age(request.asked_at(), now),
-            request
-                .waits_until()
-                .map_or("as long as it takes".into(), left),
-        ]
-    }));
-    aligned(&rows)
-}
-
-/// What happened to each name, as a table.
-pub(crate) fn set_result(manager: &LockManager, result: &LockSetResult) -> Vec<String> {
-    let headings = ["NAME", "DONE", "TOKEN", "HELD BY", "TIME LEFT"];
-    let mut rows = vec![headings.map(str::to_owned)];
-    let mut locks = result.locks().iter();
-    for (name, status) in result.statuses() {
-        let mut row = ["", "", "-", "-", "not locked"].map(str::to_owned);
-        row[0] = printable(name.as_str());
-        row[1] = match status.status {
-            Status::Create => "created",
-            Status::Extend => "renewed",
-            _ => "skipped",
-        }
-        .to_owned();
-        // The locks are those of the names that are locked, in their order.
-        if let Some(lock) = status.locked.then(|| locks.next()).flatten() {
-            row[2] = lock.token().to_string();
-            row[3] = printable(lock.locked_by().as_str());
-            row[4] = time_left(manager, lock);
-        }
-        rows.push(row);
-    }
-    aligned(&rows)
-}
-
-fn printable(text: &str) -> String {
-    Printable(text).to_string()
-}
-
-fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or_default());
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(widths);
-        let line: String = cells
-            .map(|(cell, width)| format!("{cell:width$}  "))
-            .collect();
-        line.trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
-}
-
-fn time_left(manager: &LockManager, lock: &Lock) -> String {
-    match manager.time_left(lock) {
-        None => "for ever".into(),
-        // Rounded up, as a lease of ten minutes has ten when it begins.
-        Some(left) if left > Duration::from_secs(1) => {
-            span(Duration::from_secs(left.as_millis().div_ceil(1000) as u64))
-        }
-        Some(left) => span(left),
-    }
-}
-
-fn age(since: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    span((now - since).to_std().unwrap_or_default())
-}
-
-/// The two largest units that are not zero: 1h 30m, 9m 59s, 0.4s.
-fn span(span: Duration) -> String {
-    let secs = span.as_secs();
-    let units = [
-        ("d", secs / 86_400),
-        ("h", secs / 3_600 % 24),
-        ("m", secs / 60 % 60),
-        ("s", secs % 60),
-    ];
-    let Some(first) = units.iter().position(|&(_, count)| count > 0) else {
-        return format!("0.{}s", span.subsec_millis() / 100);
-    };
-    let shown = units[first..]
-        .iter()
-        .take(2)
-        .filter(|&&(_, count)| count > 0);
-    let shown: Vec<String> = shown
-        .map(|(unit, count)| format!("{count}{unit}"))
-        .collect();
-    shown.join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_show_their_two_largest_units() {
-        for (millis, shown) in [
-            (0, "0.0s"),
-            (499, "0.4s"),
-            (59_999, "59s"),
-            (599_999, "9m 59s"),
-            (5_400_000, "1h 30m"),
-            (3_601_000, "1h"),
-            (90_000_000, "1d 1h"),
-        ] {
-            assert_eq!(span(Duration::from_millis(millis)), shown);
-        }
+/// Takes a pipe that its reader has closed for the end of the output, as in
+/// `lockmgr list | head -1`, and not for an error.
+pub(crate) fn printed(printed: io::Result<()>) -> io::Result<()> {
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
     }
 }

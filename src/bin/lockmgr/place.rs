@@ -1,39 +1,66 @@
-//! Where the store is, and what the user's words for locks and holders are.
+//! The place of the store, and the names that the user gives to locks and holders.
 
-use crate::args::{self, Cli};
+use crate::args::Cli;
+use crate::duration;
 use crate::failure::Failure;
 use lockmgr::{Builder, Error, Holder, LockManager, LockName, Printable};
+use rustix::process::geteuid;
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::{env, fs, io};
+
+/// The directory of the host's store.
+const SYSTEM: &str = "/var/lib/lockmgr";
+
+/// The name of the store's file, if the user named no other.
+const FILE: &str = "locks.redb";
+
+/// A directory that is made for a store if it is missing.
+#[derive(Debug)]
+enum Directory {
+    /// The user's own. Directories that are missing above it are made too.
+    Private(PathBuf),
+    /// The host's: others may look into it.
+    System,
+}
 
 /// Where the store is, and how to speak of it.
+#[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) path: PathBuf,
-    /// The directory to make, where the user named no place.
-    directory: Option<PathBuf>,
+    /// The directory to make, if the user named no file.
+    directory: Option<Directory>,
     builder: Builder,
     pub(crate) json: bool,
+    pub(crate) quiet: bool,
 }
 
 impl Place {
     pub(crate) fn of(cli: &Cli) -> Result<Self, Failure> {
-        let bound = args::span(&cli.busy_timeout)?;
+        let bound = duration::span(&cli.busy_timeout)?;
         let setting = || env::var_os("LOCKMGR_DB").filter(|path| !path.is_empty());
-        let given = cli.db.clone().or_else(|| setting().map(PathBuf::from));
-        let (path, directory) = match given {
-            Some(path) => (path, None),
-            None => {
-                let directory = state_directory()?;
-                (directory.join("locks.redb"), Some(directory))
+        let (path, directory) = match (&cli.db, cli.system) {
+            (Some(_), true) => {
+                let message = "--db and --system name two stores; give one of them";
+                return Err(Failure::Usage(message.into()));
             }
+            (Some(path), false) => (path.clone(), None),
+            (None, true) => (Path::new(SYSTEM).join(FILE), Some(Directory::System)),
+            (None, false) => match setting() {
+                Some(path) => (path.into(), None),
+                None => {
+                    let directory = state_directory()?;
+                    (directory.join(FILE), Some(Directory::Private(directory)))
+                }
+            },
         };
         Ok(Self {
             path,
             directory,
             builder: LockManager::builder().busy_timeout(bound),
             json: cli.json,
+            quiet: cli.quiet,
         })
     }
 
@@ -42,11 +69,36 @@ impl Place {
     }
 
     pub(crate) fn to_write(&self) -> Result<LockManager, Failure> {
-        if let Some(directory) = &self.directory {
-            make_private(directory).map_err(|e| Failure::Directory(directory.clone(), e))?;
-        }
+        let (path, made) = match &self.directory {
+            Some(Directory::Private(path)) => (path.as_path(), make(path, 0o700, true)),
+            Some(Directory::System) => (Path::new(SYSTEM), make(Path::new(SYSTEM), 0o755, false)),
+            None => return Ok(self.builder.clone().open(&self.path)?),
+        };
+        made.map_err(|error| Failure::Directory(path.to_owned(), error))?;
         Ok(self.builder.clone().open(&self.path)?)
     }
+
+    /// Names the store for people: its file, and that it is missing if it is.
+    pub(crate) fn shown(&self) -> String {
+        let shown = shown(&self.path);
+        let is_missing = |path: &Path| matches!(fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound);
+        match self.path.parent().filter(|path| *path != Path::new("")) {
+            _ if !is_missing(&self.path) => shown,
+            Some(directory) if is_missing(directory) => {
+                let directory = self::shown(directory);
+                format!("{shown} (there is no such directory: {directory})")
+            }
+            _ => format!("{shown} (there is no such file)"),
+        }
+    }
+
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self.path.try_exists(), Ok(false))
+    }
+}
+
+pub(crate) fn shown(path: &Path) -> String {
+    Printable(&path.to_string_lossy()).to_string()
 }
 
 pub(crate) fn text<'a>(role: &str, given: &'a OsStr) -> Result<&'a str, Failure> {
@@ -77,27 +129,66 @@ pub(crate) fn holder(given: &OsStr) -> Result<&str, Failure> {
 }
 
 /// `lockmgr` in the user's state directory, as the XDG Base Directory Specification 0.8 has it:
-/// `$XDG_STATE_HOME` where that is absolute, else `~/.local/state`.
+/// `$XDG_STATE_HOME` if that is absolute, else `~/.local/state`. Never in the home of another
+/// user, whose owner could not use the store, and never above a home that does not exist.
 fn state_directory() -> Result<PathBuf, Failure> {
     let absolute = |key| {
         let path = PathBuf::from(env::var_os(key)?);
         path.is_absolute().then_some(path)
     };
-    absolute("XDG_STATE_HOME")
-        .or_else(|| Some(absolute("HOME")?.join(".local/state")))
-        .map(|state| state.join("lockmgr"))
-        .ok_or_else(|| {
-            let message = "there is no home directory to keep the store in: \
-                say --db PATH or set LOCKMGR_DB";
-            Failure::Usage(message.into())
-        })
+    if let Some(state) = absolute("XDG_STATE_HOME") {
+        let above = state
+            .ancestors()
+            .find_map(|path| owner(path).map(|owner| (path, owner)));
+        return match above {
+            // Directories of root are everybody's: permissions decide there.
+            Some((path, owner)) if owner != geteuid().as_raw() && owner != 0 => {
+                Err(foreign("XDG_STATE_HOME", path, owner))
+            }
+            Some((path, _)) if path.parent().is_none() => Err(absent(&state)),
+            _ => Ok(state.join("lockmgr")),
+        };
+    }
+    let Some(home) = absolute("HOME") else {
+        return Err(Failure::Usage(format!(
+            "there is no home directory to keep the store in: {REMEDY}"
+        )));
+    };
+    match owner(&home) {
+        Some(owner) if owner == geteuid().as_raw() => Ok(home.join(".local/state/lockmgr")),
+        Some(owner) => Err(foreign("HOME", &home, owner)),
+        None => Err(absent(&home)),
+    }
 }
 
-/// Makes the directory, and what is missing above it, for this user alone.
-fn make_private(directory: &Path) -> io::Result<()> {
+fn absent(directory: &Path) -> Failure {
+    let directory = shown(directory);
+    Failure::Usage(format!(
+        "the directory {directory} does not exist: {REMEDY}"
+    ))
+}
+
+const REMEDY: &str = "say --db PATH or --system, or set LOCKMGR_DB";
+
+fn owner(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().map(|file| file.uid())
+}
+
+fn foreign(variable: &str, path: &Path, owner: u32) -> Failure {
+    let path = shown(path);
+    let user = geteuid().as_raw();
+    Failure::Usage(format!(
+        "{variable} is in {path}, which belongs to user {owner}, and lockmgr runs as user {user}: \
+            {REMEDY} (`sudo -H` sets the home of the other user)"
+    ))
+}
+
+/// Makes the directory if it is missing.
+fn make(directory: &Path, mode: u32, with_parents: bool) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(directory)
+    builder.recursive(with_parents).mode(mode);
+    match builder.create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
 }

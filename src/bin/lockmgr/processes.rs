@@ -1,0 +1,145 @@
+//! Asks /proc about processes, if it is there.
+
+use lockmgr::{Lock, Printable};
+use rustix::process::Pid;
+use std::{fs, process};
+
+/// How much of a command line is shown.
+const SHOWN: usize = 100;
+
+/// Whether /proc can tell of any process. A chroot may be without it.
+pub(crate) fn is_proc_there() -> bool {
+    cfg!(not(target_os = "linux")) || fs::symlink_metadata("/proc/self").is_ok()
+}
+
+/// Whether /proc is there and numbers processes as this one sees them. In a new pid namespace it
+/// may still be that of another, in which the same numbers are other processes.
+fn is_of_this_namespace() -> bool {
+    let this = fs::read_link("/proc/self");
+    this.is_ok_and(|this| this.to_str() == Some(&process::id().to_string()))
+}
+
+/// Says which program the process of a lock's holder runs: `process 4242 runs "sleep 60"`.
+pub(crate) fn holder_of(lock: &Lock) -> Option<String> {
+    let bound_to = lock.bound_to().filter(|it| it.is_alive() == Some(true));
+    let pid = bound_to.map_or(lock.process_id(), |it| Some(it.process_id()))?;
+    Some(format!("process {pid} runs {}", program(pid)?))
+}
+
+/// The command line of a process, shortened and quoted.
+fn program(pid: u32) -> Option<String> {
+    if !is_of_this_namespace() {
+        return None;
+    }
+    let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<_> = words
+        .split(|&byte| byte == 0)
+        .filter(|word| !word.is_empty())
+        .map(String::from_utf8_lossy)
+        .collect();
+    // A zombie and a thread of the kernel have none.
+    let (program, arguments) = words.split_first()?;
+    let program = program.rsplit('/').next().unwrap_or(program);
+    let line = [&[program.into()], arguments].concat().join(" ");
+    let shown: String = line.chars().take(SHOWN).collect();
+    let dots = if shown.len() < line.len() { "…" } else { "" };
+    Some(format!("\"{}{dots}\"", Printable(&shown)))
+}
+
+/// The parent, group and session of a process. A number is 0 if that one is outside the pid
+/// namespace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kin {
+    pub(crate) pid: i32,
+    /// The process that started it or has inherited it.
+    pub(crate) parent: i32,
+    pub(crate) group: i32,
+    pub(crate) session: i32,
+}
+
+/// Looks up the kin of a process of this namespace, if /proc tells it. The system's own calls are no
+/// way to learn it: their wrappers take a group outside the namespace for impossible.
+pub(crate) fn kin(pid: Pid) -> Option<Kin> {
+    is_of_this_namespace()
+        .then(|| read_kin(pid.as_raw_nonzero().get()))
+        .flatten()
+}
+
+/// Whether this process has ended, and only its parent has not taken note of that.
+pub(crate) fn is_zombie(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').map(|(_, fields)| fields.trim_start());
+    is_of_this_namespace() && state.is_some_and(|state| state.starts_with(['Z', 'X']))
+}
+
+/// The children of this process.
+pub(crate) fn children() -> Vec<i32> {
+    let this = process::id();
+    let children = fs::read_to_string(format!("/proc/self/task/{this}/children"));
+    match children {
+        _ if !is_of_this_namespace() => Vec::new(),
+        Ok(children) => {
+            let children = children.split_ascii_whitespace();
+            children.filter_map(|pid| pid.parse().ok()).collect()
+        }
+        // Not every kernel keeps that list.
+        Err(_) => {
+            let children = all()
+                .into_iter()
+                .filter(|child| child.parent == this.cast_signed());
+            children.map(|child| child.pid).collect()
+        }
+    }
+}
+
+/// The processes that descend from this one, but for these children and theirs. None
+/// if /proc cannot tell.
+pub(crate) fn descendants(but: &[i32]) -> Vec<Kin> {
+    if !is_of_this_namespace() {
+        return Vec::new();
+    }
+    let all = all();
+    let mut parents = vec![process::id().cast_signed()];
+    let mut found: Vec<Kin> = Vec::new();
+    while let Some(parent) = parents.pop() {
+        let is_child = |process: &&Kin| process.parent == parent && !but.contains(&process.pid);
+        let children: Vec<Kin> = all.iter().filter(is_child).copied().collect();
+        parents.extend(children.iter().map(|child| child.pid));
+        found.extend(children);
+    }
+    found
+}
+
+fn all() -> Vec<Kin> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| read_kin(entry.file_name().to_str()?.parse().ok()?))
+        .collect()
+}
+
+/// Reads a process's `stat`, whose second field, the program's name in parentheses, may hold
+/// anything.
+fn read_kin(pid: i32) -> Option<Kin> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(1);
+    let mut field = || fields.next()?.parse().ok();
+    Some(Kin {
+        pid,
+        parent: field()?,
+        group: field()?,
+        session: field()?,
+    })
+}
+
+/// The signals that this process was told to ignore, as by nohup. Without /proc nobody can tell,
+/// and it answers that none is ignored.
+pub(crate) fn ignored_signals() -> impl Fn(i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default();
+    move |signal| mask >> (signal - 1) & 1 == 1
+}

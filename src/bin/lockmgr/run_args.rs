@@ -1,0 +1,82 @@
+//! The options of `lockmgr run`. Those that flock(1) has too bear its names.
+
+use clap::{Args, ValueEnum};
+use std::ffi::OsString;
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "lockmgr run [OPTIONS] NAME... -- COMMAND [ARG...]\n       \
+        lockmgr run [OPTIONS] NAME... -c STRING",
+    after_help = "The command sees LOCKMGR_DB, LOCKMGR_NAMES and LOCKMGR_TOKENS, one name and one \
+        token a line, if they fit.\n\nExit status: the command's; if a signal ends the command, \
+        lockmgr ends by the same signal; 126 not executable; 127 not found; 75 no memory or no \
+        processes to start it; 1, or what -E says, if the locks could not be acquired."
+)]
+pub(crate) struct Run {
+    /// The locks' names: all of them at once, or none
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<OsString>,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+    /// Do not wait for the locks [default: wait until they are granted]
+    #[arg(short, long, visible_aliases = ["nonblocking", "nb"])]
+    pub(crate) nonblock: bool,
+    /// Wait for at most this long; 0 does not wait
+    #[arg(
+        short,
+        long,
+        visible_alias = "timeout",
+        value_name = "DURATION",
+        allow_hyphen_values = true
+    )]
+    pub(crate) wait: Option<String>,
+    /// Exit status if the locks could not be acquired; with 0, or with -q, without a message
+    #[arg(short = 'E', long, value_name = "N", default_value_t = 1)]
+    pub(crate) conflict_exit_code: u8,
+    /// Run this by the shell: $SHELL, or /bin/sh
+    #[arg(
+        short,
+        long = "command",
+        value_name = "STRING",
+        conflicts_with = "command"
+    )]
+    pub(crate) command_string: Option<OsString>,
+    /// The lease, renewed at a third while the command runs. If lockmgr hangs, others get the locks
+    /// after this time [default: none, the locks are held as long as any process of the job lives]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub(crate) lease: Option<String>,
+    /// Become the command; with --lease, until a fixed deadline
+    #[arg(short = 'F', long)]
+    pub(crate) no_fork: bool,
+    /// What to do with the command if its locks are lost
+    #[arg(long, value_enum, default_value_t = OnLost::Kill, conflicts_with = "no_fork")]
+    pub(crate) on_lost: OnLost,
+    /// Take exclusive locks, as without this option
+    #[arg(short = 'x', short_alias = 'e', long, hide_short_help = true)]
+    pub(crate) exclusive: bool,
+    /// Hold the locks only until the command or lockmgr ends; if lockmgr is killed, the kernel kills
+    /// the command
+    #[arg(short = 'o', long, hide_short_help = true, conflicts_with = "no_fork")]
+    pub(crate) close: bool,
+    /// The holder [default: this host's name]
+    #[arg(long, value_name = "HOLDER")]
+    pub(crate) locked_by: Option<OsString>,
+    /// Say whom it waits for; on a terminal that is said anyway
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Refused with the name of its counterpart
+    #[arg(short, long, hide = true)]
+    pub(crate) shared: bool,
+    /// Refused with the name of its counterpart
+    #[arg(short, long, hide = true)]
+    pub(crate) unlock: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnLost {
+    /// Send TERM, then KILL, to the command and all that it started
+    Kill,
+    /// Say so, and let the command go on
+    Warn,
+}

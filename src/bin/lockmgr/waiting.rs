@@ -1,0 +1,167 @@
+//! Waiting for locks: saying whom the wait is for, and ending it by a signal.
+
+use crate::duration::Wait;
+use crate::failure::Failure;
+use crate::place::Place;
+use crate::signals::{Signals, end_by};
+use crate::terminal;
+use lockmgr::{Acquire, Canceller, LockGuard, LockManager, LockName, Request};
+use std::io::{self, IsTerminal, Write};
+use std::panic::resume_unwind;
+use std::process;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A grant that comes sooner needs no words.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
+/// How often the line is drawn again, and signals are looked for even if nothing woke this process.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Does work that may have to wait, for locks or for the store, in a thread of its own, while this
+/// thread looks at the signals: a signal that ends the process ends the wait with it.
+pub(crate) fn attended<T: Send>(
+    signals: &mut Signals,
+    line: Option<Line>,
+    canceller: Option<Canceller>,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, Failure> {
+    let unable = |error| Failure::System("wait for the store", error);
+    let waker = signals.waker().map_err(unable)?;
+    let (done, is_done) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let working = thread::Builder::new().spawn_scoped(scope, move || {
+            let answer = work();
+            drop(done);
+            waker.wake();
+            answer
+        });
+        let working = working.map_err(unable)?;
+        while is_done.try_recv() == Err(TryRecvError::Empty) {
+            signals.sleep(SECOND);
+            if let Some(signal) = signals.ending() {
+                drop(line);
+                if let Some(canceller) = canceller {
+                    canceller.cancel();
+                    // Once it is done, the request is gone.
+                    let _ = is_done.recv_timeout(SECOND);
+                }
+                end_by(signal);
+            }
+        }
+        Ok(working.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+/// Asks for locks, attended, and waits for them as this says.
+pub(crate) fn acquire(
+    signals: &mut Signals,
+    line: Option<Line>,
+    acquire: Acquire,
+    wait: Wait,
+) -> Result<lockmgr::Result<LockGuard>, Failure> {
+    let canceller = acquire.canceller();
+    attended(signals, line, Some(canceller), move || match wait {
+        Wait::Not => acquire.try_lock(),
+        Wait::For(bound) => acquire.try_lock_for(bound),
+        Wait::Forever => acquire.lock(),
+    })
+}
+
+/// The line for a wait for these names: on a terminal it is drawn again and again, elsewhere said
+/// once, if `verbose`.
+pub(crate) fn line(
+    place: &Place,
+    manager: &LockManager,
+    names: &[LockName],
+    verbose: bool,
+) -> Option<Line> {
+    let is_told = !place.quiet && (verbose || io::stderr().is_terminal());
+    is_told.then(|| Line::begin(manager, names, terminal::is_live()))
+}
+
+/// The line that says whom a wait is for, from a thread that nobody waits for: it may have to wait
+/// for the store. Dropped, it is erased.
+#[derive(Debug)]
+pub(crate) struct Line {
+    shown: Arc<Mutex<Shown>>,
+    _ends: Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    is_drawn: bool,
+    is_over: bool,
+}
+
+impl Line {
+    fn begin(manager: &LockManager, names: &[LockName], is_live: bool) -> Self {
+        let (ends, is_ended) = mpsc::channel::<()>();
+        let shown = Arc::new(Mutex::new(Shown::default()));
+        let (manager, names) = (manager.clone(), names.to_owned());
+        let of_thread = Arc::clone(&shown);
+        let telling = move || {
+            let began = Instant::now();
+            let mut pause = AT_ONCE;
+            while is_ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                pause = SECOND;
+                let whom = whom(&manager, &names);
+                let line = format!("lockmgr: waiting {}s for {whom}", began.elapsed().as_secs());
+                let mut shown = lock(&of_thread);
+                if shown.is_over {
+                    return;
+                }
+                if !is_live {
+                    let _ = writeln!(io::stderr(), "{line}");
+                    return;
+                }
+                if terminal::is_in_foreground() {
+                    // The last column stays free: a terminal may go to the next line after it.
+                    let line = terminal::cut(&line, terminal::columns() - 1);
+                    let _ = write!(io::stderr(), "\r{line}\x1b[K");
+                    shown.is_drawn = true;
+                }
+            }
+        };
+        // Without a thread for it, nothing is said.
+        let _ = thread::Builder::new().spawn(telling);
+        Self { shown, _ends: ends }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let mut shown = lock(&self.shown);
+        shown.is_over = true;
+        if shown.is_drawn {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says whom a wait for these names is for, and how many are ahead.
+fn whom(manager: &LockManager, names: &[LockName]) -> String {
+    let requests = manager.requests("").unwrap_or_default();
+    let wants_one = |request: &Request| request.names().iter().any(|name| names.contains(name));
+    let me = Some(process::id());
+    let mine = requests
+        .iter()
+        .position(|request| request.process_id() == me);
+    // Not queued yet, it comes after all.
+    let before = &requests[..mine.unwrap_or(requests.len())];
+    let ahead = match before.iter().filter(|request| wants_one(request)).count() {
+        0 => String::new(),
+        ahead => format!("; {ahead} ahead"),
+    };
+    let held = |name: &LockName| manager.find(name).ok().flatten();
+    match names.iter().find_map(held) {
+        Some(lock) => format!("{lock}{ahead}"),
+        None => format!("earlier requests{ahead}"),
+    }
+}
