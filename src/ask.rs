@@ -12,6 +12,7 @@ use crate::timeout::{Deadline, Timeout};
 use crate::wait::Sleeper;
 use crate::waiter::{Bounded, Waiter, obstacle_in_sight, take_back};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Asks for locks, and waits for them.
 pub(crate) struct Asker<'a> {
@@ -48,6 +49,7 @@ impl Asker<'_> {
         {
             return Err(error);
         }
+        let began = Instant::now();
         loop {
             request.id = draw_id();
             let asked = match self.bounded {
@@ -71,12 +73,15 @@ impl Asker<'_> {
                     bind(lease)?;
                     request.lease = lease.clone();
                 }
-                Err(busy @ Error::StoreBusy { .. }) if self.bounded != Bounded::Never => {
+                Err(mut busy @ Error::StoreBusy { .. }) if self.bounded != Bounded::Never => {
                     if self.sleeper.is_cancelled() {
                         return Err(Error::Cancelled);
                     }
                     if self.bounded.left().is_zero() {
                         let found = obstacle_in_sight(self.manager, &request);
+                        if let Error::StoreBusy { waited, .. } = &mut busy {
+                            *waited = began.elapsed();
+                        }
                         return Err(found.ok().flatten().unwrap_or(busy));
                     }
                 }
