@@ -5,14 +5,25 @@ use crate::holding_support::Kept;
 use crate::support::Home;
 use lockmgr::LockManager;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 const STORE: &str = "LOCKMGR_TEST_ACT_STORE";
 const NAMES: &str = "LOCKMGR_TEST_ACT_NAMES";
+const EXECUTES: &str = "LOCKMGR_TEST_ACT_EXECUTES";
 
 /// A process that waits for these locks, says "held", and holds them until its input ends. The
 /// wrapper is a program that runs others.
 pub(crate) fn actor(home: &Home, wrapper: &[String], names: &str) -> Kept {
+    Kept::start_open(&mut command(home, wrapper, names))
+}
+
+/// An actor that executes another program when its input ends: `sleep`.
+pub(crate) fn executing(home: &Home, names: &str) -> Kept {
+    Kept::start_open(command(home, &[], names).env(EXECUTES, "yes"))
+}
+
+fn command(home: &Home, wrapper: &[String], names: &str) -> Command {
     let me = std::env::current_exe().unwrap();
     let words = wrapper.iter().map(String::as_str).chain([
         me.to_str().unwrap(),
@@ -24,7 +35,8 @@ pub(crate) fn actor(home: &Home, wrapper: &[String], names: &str) -> Kept {
     let words: Vec<&str> = words.collect();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
-    Kept::start_open(command.env(STORE, home.db()).env(NAMES, names))
+    command.env(STORE, home.db()).env(NAMES, names);
+    command
 }
 
 impl Kept {
@@ -54,5 +66,9 @@ fn acts() {
     let guard = manager.acquire(names.split(' ')).lock().unwrap();
     println!("\nheld");
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    if std::env::var_os(EXECUTES).is_some() {
+        let error = Command::new("sleep").arg("600").exec();
+        panic!("{error}");
+    }
     guard.release().unwrap();
 }

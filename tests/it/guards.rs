@@ -1,10 +1,15 @@
 //! Guards: what holds locks gives them back, whatever happens, and tells when it lost them.
 
+use crate::acting::executing;
 use crate::holding_support::{DONE, Kept, NO, bound_pid, millis, secs, until, until_queued};
 use crate::support::{Home, noon};
 use chrono::{DateTime, TimeDelta, Utc};
-use lockmgr::{Acquire, Bound, Error, GetOptions, Lock, LockGuard, LockManager, LockRef, Timeout};
+use lockmgr::{
+    Acquire, Bound, Error, GetOptions, Lock, LockGuard, LockManager, LockRef, RenewOptions, Timeout,
+};
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -284,7 +289,120 @@ fn a_release_in_vain_takes_no_longer_than_its_bound() {
     assert!(matches!(refused, Err(Error::StoreBusy { .. })));
     assert!(took >= bound && took < 2 * bound, "{took:?}");
     writing.abort().unwrap();
-    assert!(manager.unlock("a").unwrap());
+    // It is done in the background.
+    until("the lock is released", || !manager.is_locked("a").unwrap());
+}
+
+#[test]
+fn guard_dropped_while_the_store_is_busy_is_released_later() {
+    let home = Home::new();
+    let manager = LockManager::builder().busy_timeout(millis(100));
+    let manager = manager.open(home.db()).unwrap();
+    let others = home.open();
+    let guard = manager.acquire(["a", "b"]).try_lock().unwrap();
+    let mut other = redb::Builder::new();
+    other.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
+    let other = other.open(home.db()).unwrap();
+    let writing = other.begin_write().unwrap();
+    drop(guard);
+    // Nor does the end of the manager end that.
+    drop(manager);
+    assert_eq!(locked(&others), ["a", "b"]);
+    writing.abort().unwrap();
+    until("the locks are released", || locked(&others).is_empty());
+}
+
+#[test]
+fn renewal_by_zero_is_invalid_and_changes_nothing() {
+    let home = Home::new();
+    let (manager, _) = home.open_with_clock();
+    let mut guard = manager.acquire(["a"]).lease(secs(60)).lock().unwrap();
+    for zero in [Duration::ZERO.into(), Timeout::After(Duration::ZERO)] {
+        let refused = guard.renew_by(zero);
+        assert!(matches!(refused, Err(Error::InvalidTimeout(_))));
+    }
+    assert_eq!(guard.deadline(), after(secs(60)));
+    let mut unleased = manager.acquire(["b"]).lock().unwrap();
+    let refused = unleased.renew_by(Duration::ZERO);
+    assert!(matches!(refused, Err(Error::InvalidTimeout(_))));
+    assert_eq!(
+        manager.find("a").unwrap().unwrap().locked_until(),
+        after(secs(60))
+    );
+    // A lock renewed by name keeps the old meaning.
+    let options = RenewOptions::new().timeout(Duration::ZERO);
+    assert_eq!(
+        manager.renew_lock("a", options).unwrap().locked_until(),
+        None
+    );
+}
+
+#[test]
+fn guard_without_a_lease_is_told_at_once_when_its_lock_is_forced_away() {
+    let home = Home::new();
+    let manager = home.open();
+    type Force<'a> = (&'a str, &'a dyn Fn(&LockManager));
+    let forces: [Force<'_>; 2] = [
+        ("unlock", &|by| assert!(by.unlock("a").unwrap())),
+        ("reset", &|by| assert_eq!(by.reset_locks().unwrap(), 1)),
+    ];
+    for (what, force) in forces {
+        let losses = Losses::default();
+        let mut guard = losses.tell(manager.acquire(["a"])).try_lock().unwrap();
+        let began = Instant::now();
+        force(&home.open());
+        until(what, || {
+            losses.told() == guard.tokens() || !losses.told().is_empty()
+        });
+        assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
+        lost(guard.renew());
+        lost(guard.release());
+        assert_eq!(losses.told().len(), 1);
+    }
+}
+
+#[test]
+fn job_keeps_its_locks_as_long_as_a_process_has_its_descriptor() {
+    let home = Home::new();
+    let manager = home.open();
+    let guard = manager.acquire(["a"]).job().try_lock().unwrap();
+    let descriptor = guard.job_descriptor().unwrap();
+    let job = {
+        // The command has the descriptor too, until it is dropped.
+        let mut command = Command::new("sleep");
+        Kept::start_with(command.arg("600").stdin(Stdio::from(descriptor)))
+    };
+    assert!(!guard.leave_to_job().unwrap());
+    let bound_to = manager.find("a").unwrap().unwrap().bound_to().unwrap();
+    assert_eq!(
+        (bound_to.kind(), bound_to.is_alive()),
+        (Bound::Job, Some(true))
+    );
+    assert!(manager.acquire(["a"]).try_lock().is_err());
+    assert_eq!(home.json(["is-locked", "a"]).0, DONE);
+    job.kill_into_zombie();
+    assert!(!manager.is_locked("a").unwrap());
+    // Without such a process the locks are released.
+    let guard = manager.acquire(["a"]).job().try_lock().unwrap();
+    assert!(guard.leave_to_job().unwrap());
+    assert!(!manager.is_locked("a").unwrap());
+}
+
+#[test]
+fn guard_of_a_process_that_executes_another_program_is_gone() {
+    let home = Home::new();
+    let manager = home.open();
+    let mut holder = executing(&home, "a");
+    holder.until_held();
+    assert!(manager.is_locked("a").unwrap());
+    let pid = holder.pid();
+    holder.close();
+    until("it executes another program", || {
+        fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n"
+    });
+    assert!(!manager.is_locked("a").unwrap());
+    drop(manager.acquire(["a"]).try_lock().unwrap());
+    assert!(holder.child().try_wait().unwrap().is_none());
 }
 
 #[test]

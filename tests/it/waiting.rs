@@ -1,6 +1,7 @@
 //! Waiting: first come, first served, across threads and processes, and nobody is in the way who
 //! no longer waits.
 
+use crate::acting::actor;
 use crate::holding_support::{
     DONE, Dice, Kept, LOCK_FAIL, NO, bound_pid, lines, millis, secs, until, until_queued,
 };
@@ -8,6 +9,7 @@ use crate::support::{Home, Ran};
 use chrono::Utc;
 use lockmgr::{
     Error, GetOptions, LockManager, ManualClock, RenewOptions, Request, SetOptions, Status,
+    StorageCall,
 };
 use rustix::process::Signal;
 use serde_json::json;
@@ -16,8 +18,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -995,4 +997,284 @@ fn a_wait_ends_at_its_bound_while_another_process_keeps_the_store_busy() {
         // The place is given up as soon as that can be.
         until_queued(&manager, "x", 0);
     });
+}
+
+/// Another process that writes until this is dropped: redb's own handle stands for it.
+struct Writing {
+    _transaction: redb::WriteTransaction,
+    _database: redb::Database,
+}
+
+impl Writing {
+    fn in_store(home: &Home) -> Self {
+        let mut builder = redb::Builder::new();
+        builder.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
+        let database = builder.open(home.db()).unwrap();
+        Self {
+            _transaction: database.begin_write().unwrap(),
+            _database: database,
+        }
+    }
+}
+
+#[test]
+fn bound_of_a_call_holds_from_its_first_instant_while_another_process_writes() {
+    let home = Home::new();
+    let manager = home.open();
+    let held = manager.acquire(["x"]).try_lock().unwrap();
+    let writing = Writing::in_store(&home);
+    for bound in [Duration::ZERO, millis(100), millis(400)] {
+        assert_ends_at_its_bound(bound, || {
+            let refused = manager.acquire(["x"]).try_lock_for(bound);
+            assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == "x"));
+        });
+    }
+    assert_ends_at_its_bound(Duration::ZERO, || {
+        let refused = manager.acquire(["x"]).try_lock();
+        assert!(matches!(refused, Err(Error::Locked(_))));
+    });
+    // A free name cannot be had either, and then the store is the reason.
+    assert_ends_at_its_bound(millis(200), || {
+        let refused = manager.acquire(["y"]).try_lock_for(millis(200));
+        let Err(Error::StoreBusy { waited, .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!((millis(200)..secs(5)).contains(&waited), "{waited:?}");
+    });
+    drop(writing);
+    // What was given up is not there, nor comes later.
+    until("nothing stays", || {
+        manager.requests("").unwrap().is_empty() && manager.locks("").unwrap().len() == 1
+    });
+    assert!(held.is_held().unwrap());
+}
+
+#[test]
+fn wait_without_a_bound_outlasts_a_busy_store() {
+    let home = Home::new();
+    let manager = LockManager::builder().busy_timeout(millis(50));
+    let manager = manager.open(home.db()).unwrap();
+    let writing = Writing::in_store(&home);
+    thread::scope(|scope| {
+        let for_ever = scope.spawn(|| manager.acquire(["x"]).lock());
+        let bounded = scope.spawn(|| manager.acquire(["y"]).try_lock_for(PATIENCE));
+        thread::sleep(millis(400));
+        assert!(!for_ever.is_finished() && !bounded.is_finished());
+        drop(writing);
+        assert!(for_ever.join().unwrap().is_ok() && bounded.join().unwrap().is_ok());
+    });
+}
+
+#[test]
+fn wait_behind_a_reservation_ends_with_it_while_the_store_is_busy() {
+    let home = Home::new();
+    let manager = home.open();
+    let b = manager.acquire(["b"]).try_lock().unwrap();
+    let bound = millis(400);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| manager.acquire(["a", "b"]).lock().map(drop));
+        until_queued(&manager, "", 1);
+        let second = scope.spawn(|| {
+            let began = Instant::now();
+            let refused = manager.acquire(["a"]).try_lock_for(bound);
+            (refused.map(drop), began.elapsed())
+        });
+        until_queued(&manager, "", 2);
+        let writing = Writing::in_store(&home);
+        let (refused, took) = second.join().unwrap();
+        let Err(Error::Reserved { name, request }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!((name.as_str(), request.names()[1].as_str()), ("a", "b"));
+        assert!(took >= bound && took < 3 * bound, "{took:?}");
+        drop(writing);
+        until_queued(&manager, "", 1);
+        drop(b);
+        first.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn wait_that_fails_after_a_grant_that_lost_a_part_leaves_nothing() {
+    let home = Home::new();
+    let manager = home.open();
+    let held = manager.acquire(["a"]).try_lock().unwrap();
+    let stalls = Arc::new(AtomicBool::new(false));
+    let (go, may_go) = mpsc::channel::<()>();
+    let (arrived, arrivals) = mpsc::channel::<()>();
+    let (may_go, stall) = (Mutex::new(may_go), Arc::clone(&stalls));
+    let hook = move |call: StorageCall<'_>| {
+        if matches!(call, StorageCall::Lock) && stall.swap(false, Ordering::SeqCst) {
+            arrived.send(()).unwrap();
+            may_go.lock().unwrap().recv().unwrap();
+        }
+        Ok(())
+    };
+    let theirs = LockManager::builder().busy_timeout(millis(200));
+    let theirs = theirs.storage_hook(hook).open(home.db()).unwrap();
+    thread::scope(|scope| {
+        let request = theirs.acquire(["a", "b"]);
+        let waiter = scope.spawn(move || request.try_lock_for(secs(3)).map(drop));
+        until_queued(&manager, "", 1);
+        stalls.store(true, Ordering::SeqCst);
+        arrivals.recv().unwrap();
+        held.release().unwrap();
+        assert!(manager.unlock("a").unwrap());
+        let writing = Writing::in_store(&home);
+        go.send(()).unwrap();
+        let refused = waiter.join().unwrap();
+        assert!(refused.is_err());
+        drop(writing);
+        until("nothing stays", || {
+            manager.locks("").unwrap().is_empty() && manager.requests("").unwrap().is_empty()
+        });
+    });
+}
+
+#[test]
+fn process_that_ends_between_a_look_and_its_watch_is_noticed_at_once() {
+    for nth in 0..4 {
+        let home = Home::new();
+        let manager = home.open();
+        let guard = manager.acquire(["x"]).try_lock().unwrap();
+        let process = Kept::idle();
+        let pid = process.pid();
+        let process = Mutex::new(Some(process));
+        let ended_at = Arc::new(Mutex::new(None));
+        let is_armed = Arc::new(AtomicBool::new(false));
+        let (armed, ended, unlocks) = (
+            Arc::clone(&is_armed),
+            Arc::clone(&ended_at),
+            AtomicUsize::new(0),
+        );
+        let hook = move |call: StorageCall<'_>| {
+            let is_look = matches!(call, StorageCall::Unlock) && armed.load(Ordering::SeqCst);
+            if is_look && unlocks.fetch_add(1, Ordering::SeqCst) == nth {
+                process.lock().unwrap().take().unwrap().kill_into_zombie();
+                *ended.lock().unwrap() = Some(Instant::now());
+            }
+            Ok(())
+        };
+        let theirs = LockManager::builder().storage_hook(hook);
+        let theirs = theirs.open(home.db()).unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let guard = theirs.acquire(["x"]).try_lock_for(PATIENCE).unwrap();
+                (Instant::now(), guard)
+            });
+            until_queued(&manager, "x", 1);
+            is_armed.store(true, Ordering::SeqCst);
+            guard.detach_to(pid).unwrap();
+            let (at, _guard) = waiter.join().unwrap();
+            // Woken by nothing it would look after a second at the latest.
+            let took = at.saturating_duration_since(ended_at.lock().unwrap().unwrap());
+            assert!(took < millis(600), "{nth}: {took:?}");
+        });
+    }
+}
+
+#[test]
+fn cancelled_wait_leaves_the_queue_and_delays_nobody() {
+    let home = Home::new();
+    let manager = home.open();
+    let b = manager.acquire(["b"]).try_lock().unwrap();
+    let request = manager.acquire(["a", "b"]);
+    let canceller = request.canceller();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(move || request.lock().map(drop));
+        until_queued(&manager, "a", 1);
+        assert!(manager.get_lock("a", get()).is_err());
+        let next = scope.spawn(|| manager.acquire(["a"]).try_lock_for(PATIENCE).map(drop));
+        until_queued(&manager, "a", 2);
+        let began = Instant::now();
+        canceller.cancel();
+        assert!(matches!(waiter.join().unwrap(), Err(Error::Cancelled)));
+        next.join().unwrap().unwrap();
+        assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+    });
+    assert!(manager.requests("").unwrap().is_empty());
+    assert!(b.is_held().unwrap() && !manager.is_locked("a").unwrap());
+}
+
+#[test]
+fn wait_cancelled_before_it_begins_or_while_the_store_is_busy_ends() {
+    let home = Home::new();
+    let manager = LockManager::builder().busy_timeout(millis(100));
+    let manager = manager.open(home.db()).unwrap();
+    let held = manager.acquire(["x"]).try_lock().unwrap();
+    let request = manager.acquire(["x"]);
+    request.canceller().cancel();
+    assert!(matches!(request.lock(), Err(Error::Cancelled)));
+
+    let request = manager.acquire(["x"]);
+    let canceller = request.canceller();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(move || request.lock().map(drop));
+        until_queued(&manager, "x", 1);
+        let writing = Writing::in_store(&home);
+        let began = Instant::now();
+        canceller.cancel();
+        assert!(matches!(waiter.join().unwrap(), Err(Error::Cancelled)));
+        assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+        drop(writing);
+    });
+    // In the background.
+    until_queued(&manager, "", 0);
+    held.release().unwrap();
+    assert!(manager.locks("").unwrap().is_empty());
+}
+
+#[test]
+fn lock_found_while_somebody_waits_equals_the_lock_that_was_got() {
+    let home = Home::new();
+    let manager = home.open();
+    let lock = manager.get_lock("x", get()).unwrap();
+    assert_eq!(manager.find("x").unwrap().unwrap(), lock);
+    thread::scope(|scope| {
+        scope.spawn(|| manager.acquire(["x"]).try_lock_for(PATIENCE).map(drop));
+        until_queued(&manager, "x", 1);
+        let found = manager.find("x").unwrap().unwrap();
+        assert_eq!((found.waiting(), lock.waiting()), (1, 0));
+        assert_eq!(found, lock);
+        assert!(manager.unlock(&lock).unwrap());
+    });
+}
+
+#[test]
+fn refusal_counts_no_dead_waiters() {
+    let home = Home::new();
+    let manager = home.open();
+    let _x = manager.get_lock("x", get()).unwrap();
+    let mut dead = actor(&home, &[], "x");
+    until_queued(&manager, "x", 1);
+    let waiting = |error| match error {
+        Error::Locked(lock) | Error::LockFail(lock) => lock.waiting(),
+        other => panic!("{other:?}"),
+    };
+    let counts = || {
+        let fail = SetOptions::new().fail();
+        [
+            waiting(manager.get_lock("x", get()).unwrap_err()),
+            waiting(manager.acquire(["x"]).try_lock().unwrap_err()),
+            waiting(manager.set_lock(["x"], fail).unwrap_err()),
+            manager.find("x").unwrap().unwrap().waiting(),
+            manager.locks("").unwrap()[0].waiting(),
+        ]
+    };
+    assert_eq!(counts(), [1; 5]);
+    dead.child().kill().unwrap();
+    dead.child().wait().unwrap();
+    assert_eq!(counts(), [0; 5]);
+}
+
+#[test]
+fn name_given_twice_to_a_failing_set_is_told_as_such() {
+    let home = Home::new();
+    let manager = home.open();
+    let refused = manager
+        .set_lock(["a", "a"], SetOptions::new().fail())
+        .unwrap_err();
+    assert!(refused.to_string().contains("named twice"), "{refused}");
+    assert!(matches!(refused, Error::LockFail(lock) if lock.token() == 0));
+    assert!(manager.locks("").unwrap().is_empty());
 }
