@@ -86,6 +86,8 @@ impl LockGuard {
 
     /// Releases whatever is held, in the background if the store refuses now.
     fn let_go(&self, has_waited: bool) {
+        // Finds out what was lost, and tells of it.
+        let has_waited = has_waited || self.held.release(|_| true).is_err();
         let locks = self.held.leave();
         if !locks.is_empty() {
             let release = move |base: &Base| remove(base, &locks).map(drop);

@@ -11,7 +11,7 @@ use crate::lock::{Lease, Lock};
 use crate::name::LockName;
 use crate::store::WriteTx;
 use crate::timeout::Timeout;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -134,6 +134,10 @@ impl Held {
             locks.iter().map(|lock| lock.token).zip(fates).collect();
         let mut lost = Vec::new();
         let mut state = self.state();
+        let mut unheld = HashSet::new();
+        if self.is_told() {
+            unheld.extend(state.locks.iter().filter_map(|lock| lock.request));
+        }
         let State {
             locks,
             lost: first_lost,
@@ -159,6 +163,11 @@ impl Held {
                 false
             }
         });
+        for id in locks.iter().filter_map(|lock| lock.request) {
+            unheld.remove(&id);
+        }
+        drop(state);
+        self.strike(unheld);
         lost
     }
 
@@ -275,14 +284,14 @@ impl Held {
     /// Ends the guard without a release, and returns what it held.
     pub(crate) fn leave(&self) -> Vec<Lock> {
         let locks = std::mem::take(&mut self.state().locks);
-        self.strike(&locks);
+        self.strike(locks.iter().filter_map(|lock| lock.request));
         locks
     }
 
-    fn strike(&self, locks: &[Lock]) {
+    fn strike(&self, ids: impl IntoIterator<Item = u64>) {
         if self.is_told() {
-            let ids = locks.iter().filter_map(|lock| lock.request);
-            ids.for_each(|id| self.base.watcher.strike(id));
+            let watcher = &self.base.watcher;
+            ids.into_iter().for_each(|id| watcher.strike(id));
         }
     }
 
