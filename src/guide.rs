@@ -6,7 +6,7 @@
 //! it is bound to has ended. So a program that dies holds nobody up, and a program that hangs
 //! holds others up no longer than its lease. Choose the lease by how long the others may wait
 //! for a program that hangs, not by how long the work takes, and let
-//! [`keep_alive`](crate::Acquire::keep_alive) renew it while the work goes on.
+//! the manager renew it while the work goes on, as it does by default.
 //!
 //! **A program can be paused** at any instant: stopped, swapped out, its machine suspended. When
 //! it goes on, its lease may be over and the lock in other hands, and it cannot know before it
@@ -42,7 +42,7 @@
 //!
 //! let slow = manager.acquire(["ledger"]).lock()?;
 //! let (_, slow_token) = slow.tokens()[0].clone();
-//! // Here it is paused for so long that its lease ends and somebody else gets the lock.
+//! // Here it is paused, and somebody forces the lock away.
 //! manager.unlock("ledger")?;
 //! let next = manager.acquire(["ledger"]).lock()?;
 //! let (_, next_token) = next.tokens()[0].clone();

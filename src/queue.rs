@@ -67,7 +67,7 @@ impl Request {
     /// # std::thread::scope(|scope| {
     /// #     scope.spawn(|| {
     /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
-    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #         request.try_lock_for(std::time::Duration::from_secs(60)).unwrap().release()
     /// #     });
     /// #     while manager.requests("")?.is_empty() {
     /// #         std::thread::yield_now();
@@ -92,7 +92,7 @@ impl Request {
     /// # std::thread::scope(|scope| {
     /// #     scope.spawn(|| {
     /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
-    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #         request.try_lock_for(std::time::Duration::from_secs(60)).unwrap().release()
     /// #     });
     /// #     while manager.requests("")?.is_empty() {
     /// #         std::thread::yield_now();
@@ -117,7 +117,7 @@ impl Request {
     /// # std::thread::scope(|scope| {
     /// #     scope.spawn(|| {
     /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
-    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #         request.try_lock_for(std::time::Duration::from_secs(60)).unwrap().release()
     /// #     });
     /// #     while manager.requests("")?.is_empty() {
     /// #         std::thread::yield_now();
@@ -142,7 +142,7 @@ impl Request {
     /// # std::thread::scope(|scope| {
     /// #     scope.spawn(|| {
     /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
-    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #         request.try_lock_for(std::time::Duration::from_secs(60)).unwrap().release()
     /// #     });
     /// #     while manager.requests("")?.is_empty() {
     /// #         std::thread::yield_now();
@@ -169,7 +169,7 @@ impl Request {
     /// # std::thread::scope(|scope| {
     /// #     scope.spawn(|| {
     /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
-    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #         request.try_lock_for(std::time::Duration::from_secs(60)).unwrap().release()
     /// #     });
     /// #     while manager.requests("")?.is_empty() {
     /// #         std::thread::yield_now();
@@ -194,7 +194,7 @@ impl Request {
     /// # std::thread::scope(|scope| {
     /// #     scope.spawn(|| {
     /// #         let request = manager.acquire(["camera", "gpu"]).locked_by("app-1");
-    /// #         request.wait(std::time::Duration::from_secs(60)).lock().unwrap().release()
+    /// #         request.try_lock_for(std::time::Duration::from_secs(60)).unwrap().release()
     /// #     });
     /// #     while manager.requests("")?.is_empty() {
     /// #         std::thread::yield_now();

@@ -8,9 +8,7 @@ use std::sync::LazyLock;
 
 /// The program that forks, built when the first test needs it: it has unsafe code.
 static FORKER: LazyLock<PathBuf> = LazyLock::new(|| {
-    // Beside the test's own binary: target/debug/deps/it-….
-    let me = std::env::current_exe().unwrap();
-    let target = me.ancestors().nth(3).unwrap().join("forker");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("forker");
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/forker/Cargo.toml");
     let mut build = Command::new(env!("CARGO"));
     build

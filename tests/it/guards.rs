@@ -48,6 +48,19 @@ impl Losses {
         })
     }
 
+    /// Checks what it was called for. The manager's thread may have found a loss first, and tell
+    /// of it a moment later.
+    #[track_caller]
+    fn assert_told(&self, expected: &[(String, u64)]) {
+        until("the losses are told", || {
+            self.told().len() >= expected.len()
+        });
+        let (mut told, mut expected) = (self.told(), expected.to_vec());
+        told.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(told, expected);
+    }
+
     fn told(&self) -> Vec<(String, u64)> {
         self.0.lock().unwrap().clone()
     }
@@ -204,7 +217,7 @@ fn a_lease_that_ran_out_and_was_taken_is_told_in_every_way() {
 
     let other = manager.get_lock("a", get()).unwrap();
     assert!(!guard.is_held().unwrap());
-    assert_eq!(losses.told(), [token("a", 1)]);
+    losses.assert_told(&[token("a", 1)]);
     assert_eq!(lost(guard.renew()), (a.clone(), Some(other.clone())));
     assert_eq!(lost(guard.renew_by(secs(1))).0, a);
     assert_eq!(lost(guard.lock("c")).0, a);
@@ -214,7 +227,7 @@ fn a_lease_that_ran_out_and_was_taken_is_told_in_every_way() {
     assert!(!guard.is_held().unwrap());
     assert_eq!((guard.tokens(), guard.deadline()), (vec![], None));
     assert_eq!(lost(guard.release()).1, Some(other.clone()));
-    assert_eq!(losses.told(), [token("a", 1)]);
+    losses.assert_told(&[token("a", 1)]);
     assert_eq!(manager.locks("").unwrap(), [other]);
 }
 
@@ -246,7 +259,7 @@ fn a_lock_that_was_forced_away_is_told_in_every_way() {
         assert_eq!(told.0, a, "{what}");
         assert!(told.1.is_none_or(|by| by == other), "{what}");
         assert!(!guard.is_held().unwrap(), "{what}");
-        assert_eq!(losses.told(), [token("a", a.token())], "{what}");
+        losses.assert_told(&[token("a", a.token())]);
         assert!(matches!(guard.release(), Err(Error::Lost { .. })), "{what}");
         assert_eq!(losses.told().len(), 1, "{what}");
         manager.unlock(&other).unwrap();
@@ -266,7 +279,7 @@ fn every_lost_lock_is_told_of_once() {
     manager.unlock("a").unwrap();
     assert!(!guard.is_held().unwrap());
     assert!(!guard.is_held().unwrap());
-    assert_eq!(losses.told(), [token("c", 3), token("a", 1)]);
+    losses.assert_told(&[token("c", 3), token("a", 1)]);
     assert_eq!(guard.tokens(), [token("b", 2)]);
     drop(guard);
     assert_eq!(losses.told().len(), 2);
@@ -351,9 +364,7 @@ fn guard_without_a_lease_is_told_at_once_when_its_lock_is_forced_away() {
         let mut guard = losses.tell(manager.acquire(["a"])).try_lock().unwrap();
         let began = Instant::now();
         force(&home.open());
-        until(what, || {
-            losses.told() == guard.tokens() || !losses.told().is_empty()
-        });
+        until(what, || !losses.told().is_empty());
         assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
         lost(guard.renew());
         lost(guard.release());
@@ -418,7 +429,7 @@ fn a_loss_found_by_the_release_is_told_too() {
         let tokens = guard.tokens();
         manager.unlock("a").unwrap();
         end(guard);
-        assert_eq!(losses.told(), tokens);
+        losses.assert_told(&tokens);
     }
 }
 
@@ -533,7 +544,7 @@ fn lease_that_another_had_and_gave_back_is_lost() {
     // The name is free again, and was somebody else's in between.
     assert_eq!(lost(guard.renew()), (a.clone(), None));
     assert!(!guard.is_held().unwrap());
-    assert_eq!(losses.told(), [token("a", 1)]);
+    losses.assert_told(&[token("a", 1)]);
     assert!(!manager.is_locked("a").unwrap());
     assert_eq!(lost(guard.release()).0, a);
 }
