@@ -9,25 +9,40 @@
 )]
 
 // The rooms themselves: nothing of them is public.
+#[path = "../../src/beacon.rs"]
+mod beacon;
 #[path = "../../src/clock.rs"]
 mod clock;
 #[path = "../../src/lock.rs"]
 mod lock;
+#[path = "../../src/name.rs"]
+mod name;
 #[path = "../../src/process.rs"]
 mod process;
 #[path = "../../src/queue.rs"]
 mod queue;
 #[path = "../../src/record.rs"]
 mod record;
+#[path = "../../src/timeout.rs"]
+mod timeout;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
+use beacon::Judge;
 use clock::{BootId, BootTime, Moment};
 use libfuzzer_sys::fuzz_target;
-use lock::{Deadline, Holder, Lease, Lock, LockName, Timeout};
-use process::Process;
-use queue::Request;
+use lock::{Lease, Lock};
+use name::{Holder, LockName};
+use process::{Binding, Bound, FileId, Namespaces, Process};
+use queue::{Plan, Request, View};
 use record::{Digest, State};
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::LazyLock;
 use std::time::Duration;
+use timeout::{Deadline, Timeout};
+
+/// Judges as a process that has no store open.
+static JUDGE: LazyLock<Judge> = LazyLock::new(|| Judge::new(Process::current(), 1, None));
 
 /// What the bytes of the input are taken for.
 #[derive(Arbitrary, Debug)]
@@ -52,16 +67,30 @@ struct Instant {
     boot: Option<Time>,
 }
 
+/// What something may be bound to.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Tie {
+    kind: u8,
+    pid: u32,
+    started: u64,
+    boot: [u8; 16],
+    is_boot_genuine: bool,
+    namespaces: [u32; 3],
+    id: u64,
+    file: Option<(u64, i64)>,
+}
+
 /// What locks and requests have in common.
 #[derive(Arbitrary, Debug)]
 struct Parts<'a> {
     name: &'a str,
     locked_by: &'a str,
     process_id: Option<u32>,
-    bound_to: Option<(u32, u64, [u8; 16], u64)>,
+    bound_to: Option<Tie>,
     deadlines: [Option<Instant>; 2],
     numbers: (u64, u64, i64, i64),
     request: Option<u64>,
+    bell: Option<u64>,
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -111,8 +140,7 @@ fn check(input: &mut Unstructured<'_>) -> Result<()> {
             }
         }
         Kind::Request => {
-            let is_challenged = input.arbitrary()?;
-            if let Some(request) = request(&input.arbitrary()?, is_challenged) {
+            if let Some(request) = request(&input.arbitrary()?) {
                 let row = record::encode_request(&request);
                 let read = record::decode_request(request.number, &row);
                 assert_eq!(read.as_ref(), Ok(&request));
@@ -164,7 +192,9 @@ fn assert_reads_back(lock: &Lock) {
 /// Whatever its fields, a lock is shown, judged and renewed without a panic.
 fn look_at_lock(lock: &Lock, now: Moment) {
     let _ = format!("{lock:?} {}", lock.created_at() - lock.updated_at());
-    let _ = (lock.locked_until(), lock.is_live(now));
+    let _ = (lock.locked_until(), lock.is_expired(now), lock.bound_to());
+    let live = lock.clone().if_live(now, &JUDGE);
+    assert!(live.is_none_or(|live| live == *lock && !lock.is_expired(now)));
     for timeout in [Timeout::Never, Timeout::DEFAULT, Duration::MAX.into()] {
         if let Ok(extended) = lock.extended(timeout, now) {
             assert_reads_back(&extended);
@@ -180,18 +210,66 @@ fn look_at_lock(lock: &Lock, now: Moment) {
 /// Likewise a request.
 fn look_at_request(request: &Request, now: Moment) {
     let _ = format!("{request:?} {}", request.asked_at());
-    let _ = (request.waits_until(), request.is_there(now));
-    let outlook = queue::settle::<()>(
-        std::slice::from_ref(request),
-        now,
-        |_| Ok(true),
-        |request| request.state(now),
-    );
-    assert!(outlook.is_ok());
+    let _ = (request.waits_until(), request.is_over(now));
+    let alone = Alone(request, now);
+    let Ok(plan) = Plan::for_names(&alone, request.names().iter().cloned());
+    // Alone it is granted, or it is dead.
+    let settled = plan.granted.len() + plan.dropped.len();
+    assert_eq!(settled, usize::from(!request.names().is_empty()));
     for name in request.names() {
         if let Ok(lock) = request.lease.create(name.clone(), 1, now) {
             assert_reads_back(&lock);
         }
+    }
+}
+
+/// A queue of one request, for names that are free.
+struct Alone<'a>(&'a Request, Moment);
+
+impl View for Alone<'_> {
+    type Error = Infallible;
+
+    fn head(
+        &self,
+        name: &LockName,
+        from: u64,
+        without: &HashSet<u64>,
+    ) -> std::result::Result<Option<u64>, Infallible> {
+        let number = self.0.number();
+        let is_head = self.0.names().contains(name) && from <= number;
+        Ok((is_head && !without.contains(&number)).then_some(number))
+    }
+
+    fn request(&self, _: u64) -> std::result::Result<Request, Infallible> {
+        Ok(self.0.clone())
+    }
+
+    fn is_free(&self, _: &LockName) -> std::result::Result<bool, Infallible> {
+        Ok(true)
+    }
+
+    fn state(&self, request: &Request) -> queue::State {
+        let standing = match &request.lease.bound_to {
+            Some(binding) => JUDGE.standing(binding),
+            None => process::Standing::Unknown,
+        };
+        request.state(self.1, standing)
+    }
+}
+
+fn binding(tie: Tie) -> Binding {
+    let [pid, time, net] = tie.namespaces;
+    Binding {
+        kind: [Bound::Manager, Bound::Process, Bound::Job][usize::from(tie.kind % 3)],
+        process: Process {
+            pid: tie.pid,
+            started: tie.started,
+            boot: BootId(tie.boot),
+            is_boot_genuine: tie.is_boot_genuine,
+            namespaces: Namespaces { pid, time, net },
+        },
+        id: tie.id,
+        file: tie.file.map(|(inode, born)| FileId { inode, born }),
     }
 }
 
@@ -220,17 +298,10 @@ fn deadline(at: Option<Instant>) -> Option<Deadline> {
 
 fn lease(parts: &Parts<'_>) -> Option<Lease> {
     Some(Lease {
-        timeout: Duration::from_micros(parts.numbers.0).into(),
+        timeout: Timeout::After(Duration::from_micros(parts.numbers.0)).normal(),
         locked_by: Holder::new(parts.locked_by).ok()?,
         process_id: parts.process_id,
-        bound_to: parts
-            .bound_to
-            .map(|(pid, started, boot, namespace)| Process {
-                pid,
-                started,
-                boot: BootId(boot),
-                namespace,
-            }),
+        bound_to: parts.bound_to.map(binding),
     })
 }
 
@@ -246,11 +317,13 @@ fn lock(parts: &Parts<'_>) -> Option<Lock> {
         token: parts.numbers.1,
         bound_to: lease.bound_to,
         request: parts.request,
+        bell: parts.bell,
         waiting: 0,
+        is_alive: None,
     })
 }
 
-fn request(parts: &Parts<'_>, is_challenged: bool) -> Option<Request> {
+fn request(parts: &Parts<'_>) -> Option<Request> {
     let names = parts.name.split(' ').map(LockName::new);
     Some(Request {
         number: parts.numbers.1,
@@ -259,7 +332,7 @@ fn request(parts: &Parts<'_>, is_challenged: bool) -> Option<Request> {
         lease: lease(parts)?,
         asked_at: parts.numbers.2,
         until: deadline(parts.deadlines[0]),
-        stands_until: deadline(parts.deadlines[1]),
-        is_challenged,
+        trusted_until: deadline(parts.deadlines[1]),
+        bell: parts.bell,
     })
 }
