@@ -1082,7 +1082,7 @@ fn wait_behind_a_reservation_ends_with_it_while_the_store_is_busy() {
         until_queued(&manager, "", 2);
         let writing = Writing::in_store(&home);
         let (refused, took) = second.join().unwrap();
-        let Err(Error::Reserved { name, request }) = refused else {
+        let Err(Error::Reserved { name, request, .. }) = refused else {
             panic!("{refused:?}");
         };
         assert_eq!((name.as_str(), request.names()[1].as_str()), ("a", "b"));
