@@ -3,7 +3,7 @@
 use crate::beacon::draw_id;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::grant::{apply, create_all, obstacle, plan};
+use crate::grant::{apply, create_all, obstacle, plan, refuse};
 use crate::lock::{Lease, Lock};
 use crate::manager::LockManager;
 use crate::name::LockName;
@@ -45,7 +45,7 @@ impl Asker<'_> {
         let store = &self.manager.0.base.store;
         let mut request = self.request(names, lease)?;
         if self.bounded == Bounded::Never
-            && let Ok(Some(error)) = obstacle_in_sight(self.manager, &request)
+            && let Ok(Some(error @ Error::Locked(_))) = obstacle_in_sight(self.manager, &request)
         {
             return Err(error);
         }
@@ -138,8 +138,9 @@ impl Asker<'_> {
             }
             let mut request = request.clone();
             let answer = match in_the_way {
-                Some(obstacle) if self.bounded == Bounded::Never => return Err(obstacle),
-                Some(obstacle) if self.bounded.left().is_zero() => return Err(obstacle),
+                Some(obstacle) if self.bounded.left().is_zero() => {
+                    return refuse(tx, &plan, obstacle, now);
+                }
                 Some(_) => {
                     apply(tx, &plan, now)?;
                     request.number = tx.next_request()?;

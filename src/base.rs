@@ -41,14 +41,17 @@ impl Base {
                 Err(Error::Locked(lock)) => Err(Error::Locked(counted(tx, lock, now)?)),
                 Err(Error::LockFail(lock)) => Err(Error::LockFail(counted(tx, lock, now)?)),
                 value => value,
-            }?;
+            };
             rings = std::mem::take(&mut tx.rings);
-            Ok(value)
+            match value {
+                Err(error) if !tx.is_kept => Err(error),
+                answer => Ok(answer),
+            }
         });
         if !self.watcher.ring(&rings) {
             self.store.touch();
         }
-        result
+        result?
     }
 
     pub(crate) fn now(&self) -> Moment {

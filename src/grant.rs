@@ -230,6 +230,16 @@ pub(crate) fn counted(tx: &WriteTx<'_>, mut lock: Box<Lock>, now: Moment) -> Res
     Ok(lock)
 }
 
+/// Refuses a newcomer. If an earlier request could be granted now, that is done and committed all the
+/// same: the request's own process may be stopped, and would keep the name from everybody.
+pub(crate) fn refuse<T>(tx: &mut WriteTx<'_>, plan: &Plan, error: Error, now: Moment) -> Result<T> {
+    if matches!(error, Error::Reserved { .. }) && !plan.granted.is_empty() {
+        apply(tx, plan, now)?;
+        tx.is_kept = true;
+    }
+    Err(error)
+}
+
 pub(crate) fn reserved(name: &LockName, request: &Request) -> Error {
     Error::Reserved {
         name: name.clone(),

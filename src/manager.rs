@@ -5,7 +5,9 @@ use crate::base::Base;
 use crate::builder::Builder;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::grant::{Judged, apply, create_all, live, obstacle, plan, reserved, settle, tell_head};
+use crate::grant::{
+    Judged, apply, create_all, live, obstacle, plan, refuse, reserved, settle, tell_head,
+};
 use crate::keeper::{Keeper, is_passing};
 use crate::lock::{Lock, LockRef};
 use crate::name::LockName;
@@ -163,8 +165,10 @@ impl LockManager {
         }
         self.0.base.write("set locks in", |tx, now| {
             let plan = plan(tx, &names, now)?;
-            if request.fail {
-                refuse(tx, &plan, &request, &names, now)?;
+            if request.fail
+                && let Some(met) = first_met(tx, &plan, &request, &names, now)?
+            {
+                return refuse(tx, &plan, met, now);
             }
             apply(tx, &plan, now)?;
             let mut result = LockSetResult::with_capacity(names.len());
@@ -203,7 +207,7 @@ impl LockManager {
         self.0.base.write("get a lock in", |tx, now| {
             let plan = plan(tx, [&name], now)?;
             if let Some(obstacle) = obstacle(tx, &plan, &name, now)? {
-                return Err(obstacle);
+                return refuse(tx, &plan, obstacle, now);
             }
             apply(tx, &plan, now)?;
             let created = create_all(tx, &lease, std::slice::from_ref(&name), None, now)?;
@@ -259,7 +263,7 @@ impl LockManager {
                 }
                 Decision::Create | Decision::Skip(_) => {
                     if let Some(first) = plan.first_for(&name) {
-                        return Err(reserved(&name, first));
+                        return refuse(tx, &plan, reserved(&name, first), now);
                     }
                     apply(tx, &plan, now)?;
                     let names = std::slice::from_ref(&name);
@@ -617,32 +621,32 @@ impl LockManager {
     }
 }
 
-/// Refuses a call with `fail` before anything is written, if it would meet a lock: one that exists,
-/// or one that an earlier mention of the same name would create.
-fn refuse(
+/// Finds what a call with `fail` would meet, before anything is written: a lock that exists, or that
+/// an earlier mention of the same name would create, or an earlier request.
+fn first_met(
     tx: &WriteTx<'_>,
     plan: &Plan,
     request: &SetRequest,
     names: &[LockName],
     now: Moment,
-) -> Result<()> {
+) -> Result<Option<Error>> {
     let mut seen = HashSet::new();
     for name in names {
         if let Some(lock) = live(tx, name, now)? {
-            return Err(Error::LockFail(Box::new(lock)));
+            return Ok(Some(Error::LockFail(Box::new(lock))));
         }
         if !request.create {
             continue;
         }
         if let Some(first) = plan.first_for(name) {
-            return Err(reserved(name, first));
+            return Ok(Some(reserved(name, first)));
         }
         if !seen.insert(name) {
             let would_be = request.lease.create(name.clone(), 0, now)?;
-            return Err(Error::LockFail(Box::new(would_be)));
+            return Ok(Some(Error::LockFail(Box::new(would_be))));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Where the holder of a lock is told that it was forced away, if it wants to know.

@@ -29,6 +29,8 @@ pub(crate) struct WriteTx<'a> {
     /// Of the row that was written last.
     pub(super) buffer: Vec<u8>,
     pub(super) is_changed: bool,
+    /// Whether what was written is committed although the call is refused.
+    pub(crate) is_kept: bool,
     /// Requests and guards that the commit concerns.
     pub(crate) rings: Vec<Ring>,
     pub(super) handle: &'a Handle,
@@ -52,6 +54,7 @@ impl<'a> WriteTx<'a> {
             requests: None,
             buffer: Vec::with_capacity(128),
             is_changed: false,
+            is_kept: false,
             rings: Vec::new(),
             handle,
             at,
