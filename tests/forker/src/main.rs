@@ -41,7 +41,7 @@ fn wait_for(pid: i32) {
 #[track_caller]
 fn is_forked<T>(result: Result<T, Error>, parent: u32) {
     match result {
-        Err(Error::Forked { pid, path }) => {
+        Err(Error::Forked { pid, path, .. }) => {
             assert_eq!(pid, parent);
             assert!(path.ends_with("locks.redb"));
         }
