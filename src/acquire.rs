@@ -344,7 +344,6 @@ impl Acquire {
         let options = self.options.timeout(timeout);
         let mut lease = options.into_lease(&base.locked_by, base.store.here(), base.now())?;
         let mut job = None;
-        // Bound again whenever it asks again: the store may be another file by then.
         let bind = |lease: &mut Lease| {
             let binding = match self.is_job {
                 true => {

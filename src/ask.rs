@@ -9,7 +9,7 @@ use crate::manager::LockManager;
 use crate::name::LockName;
 use crate::queue::{Request, TRUST};
 use crate::timeout::{Deadline, Timeout};
-use crate::wait::Sleeper;
+use crate::wait::{LONGEST_SLEEP, Sleeper};
 use crate::waiter::{Bounded, Waiter, obstacle_in_sight, take_back};
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,47 +38,42 @@ impl Asker<'_> {
         lease: &mut Lease,
         mut bind: impl FnMut(&mut Lease) -> Result<()>,
     ) -> Result<Vec<Lock>> {
-        bind(lease)?;
         if names.is_empty() {
-            return Ok(Vec::new());
+            return bind(lease).map(|()| Vec::new());
         }
-        let store = &self.manager.0.base.store;
-        let mut request = self.request(names, lease)?;
         if self.bounded == Bounded::Never
-            && let Ok(Some(error @ Error::Locked(_))) = obstacle_in_sight(self.manager, &request)
+            && let Ok(Some(error @ Error::Locked(_))) = obstacle_in_sight(self.manager, names)
         {
             return Err(error);
         }
         let began = Instant::now();
         loop {
-            request.id = draw_id();
-            let asked = match self.bounded {
-                Bounded::Never => self.enqueue(&request),
-                bounded => store.within(bounded.left(), || self.enqueue(&request)),
-            };
+            let asked = self.in_bound(|| {
+                // Again each time: the store may be another file by now.
+                bind(lease)?;
+                self.enqueue(&self.request(names, lease)?)
+            });
             match asked {
                 Ok(Answer::Granted(locks)) => return Ok(locks),
-                Ok(Answer::Queued(queued)) => {
+                Ok(Answer::Queued(request)) => {
                     let waiter = Waiter {
                         manager: self.manager,
-                        request: *queued,
+                        request: *request,
                         bounded: self.bounded,
                         sleeper: self.sleeper,
                     };
+                    // None if neither a request nor a grant is left: the store was replaced, or the
+                    // grant was forced away before it was seen.
                     if let Some(locks) = waiter.wait()? {
                         return Ok(locks);
                     }
-                    // Neither a request nor a grant is left: the store was replaced, or the grant
-                    // was forced away before it was seen.
-                    bind(lease)?;
-                    request.lease = lease.clone();
                 }
                 Err(mut busy @ Error::StoreBusy { .. }) if self.bounded != Bounded::Never => {
                     if self.sleeper.is_cancelled() {
                         return Err(Error::Cancelled);
                     }
                     if self.bounded.left().is_zero() {
-                        let found = obstacle_in_sight(self.manager, &request);
+                        let found = obstacle_in_sight(self.manager, names);
                         if let Error::StoreBusy { waited, .. } = &mut busy {
                             *waited = began.elapsed();
                         }
@@ -90,6 +85,17 @@ impl Asker<'_> {
         }
     }
 
+    /// Makes an attempt. One that may be repeated ends soon, so that the wait can be cancelled.
+    fn in_bound<T>(&self, attempt: impl FnOnce() -> T) -> T {
+        match self.bounded {
+            Bounded::Never => attempt(),
+            bounded => {
+                let most = bounded.left().min(LONGEST_SLEEP);
+                self.manager.0.base.store.within(most, attempt)
+            }
+        }
+    }
+
     /// The request as it would be queued, without a number.
     fn request(&self, names: &[LockName], lease: &Lease) -> Result<Request> {
         let now = self.manager.0.base.now();
@@ -97,7 +103,7 @@ impl Asker<'_> {
         let is_proven = lease.bound_to.is_some_and(|it| it.file.is_some());
         Ok(Request {
             number: 0,
-            id: 0,
+            id: draw_id(),
             names: names.to_vec(),
             lease: lease.clone(),
             asked_at: now.wall,

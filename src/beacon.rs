@@ -101,8 +101,7 @@ impl Judge {
 
     /// What can be said of the manager, process or job that something is bound to.
     pub(crate) fn standing(&self, binding: &Binding) -> Standing {
-        let is_own = binding.kind == Bound::Manager && binding.id == self.manager;
-        if is_own {
+        if self.is_own(binding) {
             return Standing::Alive;
         }
         match (self.is_lit(binding), binding.kind) {
@@ -125,6 +124,11 @@ impl Judge {
     /// Whether the process number of a binding is one of this pid namespace.
     pub(crate) fn sees(&self, binding: &Binding) -> bool {
         self.here.namespaces.pid == binding.process.namespaces.pid
+    }
+
+    /// Whether something is bound to the manager that asks.
+    pub(crate) fn is_own(&self, binding: &Binding) -> bool {
+        binding.kind == Bound::Manager && binding.id == self.manager
     }
 
     pub(crate) fn is_gone(&self, binding: &Binding) -> bool {

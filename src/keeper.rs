@@ -146,7 +146,9 @@ impl Drop for Keeper {
             .thread
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread.take().filter(|_| !has_tasks) {
+        let is_here = |it: &JoinHandle<()>| it.thread().id() == thread::current().id();
+        // Nor if a callback, on that very thread, drops the last manager.
+        if let Some(thread) = thread.take().filter(|it| !has_tasks && !is_here(it)) {
             let _ = thread.join();
         }
     }

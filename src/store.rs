@@ -142,8 +142,8 @@ impl Store {
     /// ever names one that is not lit.
     pub(crate) fn binding(&self) -> Result<Binding> {
         self.call("lock in", || {
-            let mut beacons = self.beacons.lock().unwrap_or_else(PoisonError::into_inner);
             let handle = self.current_handle(SEEN_WHILE_READING)?;
+            let mut beacons = self.beacons.lock().unwrap_or_else(PoisonError::into_inner);
             let is_shared = self.config.mode == Mode::Shared;
             let file = handle.filter(|_| is_shared).and_then(|it| it.judge.file());
             let is_lit = |file: &FileId| beacons.iter().any(|beacon| beacon.file_id == *file);

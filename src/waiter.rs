@@ -2,7 +2,7 @@
 //!
 //! The head of a queue watches the lock's holder and its deadline; every other request watches the
 //! one right before its own. So each end is noticed by one waiter. Nothing depends on a ring: a
-//! waiter looks by itself, at least every second.
+//! waiter looks by itself, every second, or every ten behind others of its own manager.
 
 use crate::base::Base;
 use crate::clock::Moment;
@@ -12,6 +12,7 @@ use crate::grant::{
 };
 use crate::lock::Lock;
 use crate::manager::LockManager;
+use crate::name::LockName;
 use crate::process::{Binding, Process};
 use crate::queue::{Request, State, TRUST};
 use crate::store::ReadTx;
@@ -29,6 +30,9 @@ const AT_FIRST: Duration = Duration::from_secs(10);
 
 /// How often a waiter looks that nobody can ring.
 const UNRUNG: Duration = Duration::from_millis(50);
+
+/// How long a waiter sleeps that only requests of its own manager come before.
+const BEHIND_OWN: Duration = Duration::from_secs(10);
 
 /// How often a request that cannot be judged renews the trust in it.
 const BETWEEN_TRUST: Duration = Duration::from_secs(10);
@@ -55,6 +59,8 @@ struct Outlook {
     watched: Vec<Binding>,
     /// Whether it is the head for a name, and so watches a holder.
     is_head: bool,
+    /// Whether only requests of its own manager come before it: their ends ring it without fail.
+    is_behind_own: bool,
     /// Whether some name is free, though not for this request.
     is_some_free: bool,
     /// The next deadline of a lock that it is the head for.
@@ -138,7 +144,7 @@ impl Waiter<'_> {
                 self.try_to(left, || self.renew_trust())?;
             }
             let is_quiet = quiet_since.elapsed() >= LONGEST_SLEEP;
-            let looked = store.within(left.saturating_add(GRACE), || {
+            let looked = store.within(left.saturating_add(GRACE).min(LONGEST_SLEEP), || {
                 match self.look(now)? {
                     View::Waiting(outlook) if outlook.is_some_free && is_quiet => {
                         // An earlier request did not take what is free: it may be stopped.
@@ -162,9 +168,10 @@ impl Waiter<'_> {
                 Ok(View::Gone) => return Ok(None),
                 Ok(View::Waiting(outlook)) => outlook,
                 // Another process keeps the store busy: it is waited for too.
-                Ok(View::MyTurn | View::DeadBefore) | Err(Error::StoreBusy { .. }) => {
-                    Outlook::default()
-                }
+                Ok(View::MyTurn | View::DeadBefore) | Err(Error::StoreBusy { .. }) => Outlook {
+                    next: Some(UNRUNG),
+                    ..Outlook::default()
+                },
                 Err(error) => return Err(error),
             };
             in_the_way = outlook.in_the_way.take().or(in_the_way);
@@ -193,7 +200,7 @@ impl Waiter<'_> {
     /// is too busy for is tried again later.
     fn try_to(&self, left: Duration, write: impl FnOnce() -> Result<()>) -> Result<bool> {
         let store = &self.base().store;
-        match store.within(left.max(GRACE), write) {
+        match store.within(left.clamp(GRACE, LONGEST_SLEEP), write) {
             Ok(()) => Ok(true),
             Err(Error::StoreBusy { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -215,6 +222,7 @@ impl Waiter<'_> {
             Some(_) if outlook.is_head && !all_watched => {
                 BETWEEN_LOOKS[usize::from(waited >= AT_FIRST)]
             }
+            Some(_) if outlook.is_behind_own => BEHIND_OWN,
             Some(_) => LONGEST_SLEEP,
         };
         outlook.next.map_or(longest, |next| longest.min(next))
@@ -234,7 +242,10 @@ impl Waiter<'_> {
         if request.is_none_or(|it| it.id != self.request.id) {
             return self.granted(tx, now);
         }
-        let mut outlook = Outlook::default();
+        let mut outlook = Outlook {
+            is_behind_own: true,
+            ..Outlook::default()
+        };
         let mut judged = Judged::default();
         for name in &self.request.names {
             let lock = tx.get(name)?.and_then(|lock| lock.if_live(now, tx.judge()));
@@ -247,10 +258,13 @@ impl Waiter<'_> {
                 if judged.state(tx.judge(), before, now) == State::Dead {
                     return Ok(View::DeadBefore);
                 }
-                outlook.watched.extend(before.lease.bound_to);
+                let bound_to = before.lease.bound_to;
+                outlook.is_behind_own &= bound_to.is_some_and(|it| tx.judge().is_own(&it));
+                outlook.watched.extend(bound_to);
                 outlook.is_some_free |= lock.is_none();
             } else if let Some(lock) = &lock {
                 outlook.is_head = true;
+                outlook.is_behind_own = false;
                 outlook.watched.extend(lock.bound_to);
                 let next = lock.time_left(now);
                 outlook.next = outlook.next.into_iter().chain(next).min();
@@ -376,13 +390,16 @@ impl Waiter<'_> {
 }
 
 /// What is in the way of a request, found without waiting for a writer.
-pub(crate) fn obstacle_in_sight(manager: &LockManager, request: &Request) -> Result<Option<Error>> {
+pub(crate) fn obstacle_in_sight(
+    manager: &LockManager,
+    names: &[LockName],
+) -> Result<Option<Error>> {
     let store = &manager.0.base.store;
     let look = || {
         store.read("read", |tx| {
             let now = manager.0.base.now();
             let mut judged = Judged::default();
-            for name in &request.names {
+            for name in names {
                 let lock = tx.get(name)?.and_then(|lock| lock.if_live(now, tx.judge()));
                 let mut waiting = Vec::new();
                 for number in tx.wanting(name)? {

@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The store as it was after some commit.
 pub(super) struct Snapshot {
     pub(super) locks: ReadOnlyTable<&'static str, &'static [u8]>,
-    /// Opened when the queue is looked at.
-    pub(super) queue: OnceLock<Queue>,
+    /// Opened when the queue is looked at, and when somebody is in it.
+    pub(super) wants: OnceLock<ReadOnlyTable<(&'static str, u64), ()>>,
+    pub(super) requests: OnceLock<ReadOnlyTable<u64, &'static [u8]>>,
     pub(super) txn: ReadTransaction,
 }
 
@@ -26,29 +27,33 @@ impl Snapshot {
     pub(super) fn of(txn: ReadTransaction, at: At<'_>) -> Result<Self> {
         Ok(Self {
             locks: txn.open_table(LOCKS).map_err(|error| at.failed(error))?,
-            queue: OnceLock::new(),
+            wants: OnceLock::new(),
+            requests: OnceLock::new(),
             txn,
         })
     }
 
-    pub(super) fn queue(&self, at: At<'_>) -> Result<&Queue> {
-        if let Some(queue) = self.queue.get() {
-            return Ok(queue);
-        }
-        let requests = self.txn.open_table(REQUESTS);
-        let wants = self.txn.open_table(WANTS);
-        let queue = Queue {
-            requests: requests.map_err(|error| at.failed(error))?,
-            wants: wants.map_err(|error| at.failed(error))?,
-        };
-        Ok(self.queue.get_or_init(|| queue))
+    fn wants(&self, at: At<'_>) -> Result<&ReadOnlyTable<(&'static str, u64), ()>> {
+        opened(&self.wants, || {
+            let table = self.txn.open_table(WANTS);
+            table.map_err(|error| at.failed(error))
+        })
+    }
+
+    fn requests(&self, at: At<'_>) -> Result<&ReadOnlyTable<u64, &'static [u8]>> {
+        opened(&self.requests, || {
+            let table = self.txn.open_table(REQUESTS);
+            table.map_err(|error| at.failed(error))
+        })
     }
 }
 
-/// The waiting requests, and who wants which name.
-pub(super) struct Queue {
-    requests: ReadOnlyTable<u64, &'static [u8]>,
-    wants: ReadOnlyTable<(&'static str, u64), ()>,
+fn opened<T>(table: &OnceLock<T>, open: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if let Some(table) = table.get() {
+        return Ok(table);
+    }
+    let opened = open()?;
+    Ok(table.get_or_init(|| opened))
 }
 
 /// A look at a snapshot of the store.
@@ -139,19 +144,20 @@ impl ReadTx<'_> {
 
     /// The request of that number.
     pub(crate) fn request(&self, number: u64) -> Result<Option<Request>> {
-        match self.queue()? {
-            Some(queue) => request_in(&queue.requests, number, self.at),
+        match &self.tables {
+            Some(tables) => request_in(tables.snapshot.requests(self.at)?, number, self.at),
             None => Ok(None),
         }
     }
 
     /// All requests, in their order.
     pub(crate) fn requests(&self) -> Result<Vec<Request>> {
-        let Some(queue) = self.queue()? else {
+        let Some(tables) = &self.tables else {
             return Ok(Vec::new());
         };
-        let rows = queue
-            .requests
+        let rows = tables
+            .snapshot
+            .requests(self.at)?
             .iter()
             .map_err(|error| self.at.failed(error))?;
         let decoded = rows.map(|entry| {
@@ -163,24 +169,18 @@ impl ReadTx<'_> {
 
     /// The numbers of those that want this name, the first first.
     pub(crate) fn wanting(&self, name: &LockName) -> Result<Vec<u64>> {
-        let Some(queue) = self.queue()? else {
-            return Ok(Vec::new());
-        };
-        wanting_in(&queue.wants, name, self.at)
+        match &self.tables {
+            Some(tables) => wanting_in(tables.snapshot.wants(self.at)?, name, self.at),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The request that wants this name and comes right before that number.
     pub(crate) fn before(&self, name: &LockName, number: u64) -> Result<Option<u64>> {
-        let Some(queue) = self.queue()? else {
-            return Ok(None);
-        };
-        before_in(&queue.wants, name, number, self.at)
-    }
-
-    fn queue(&self) -> Result<Option<&Queue>> {
-        let tables = self.tables.as_ref();
-        let queue = tables.map(|tables| tables.snapshot.queue(self.at));
-        queue.transpose()
+        match &self.tables {
+            Some(tables) => before_in(tables.snapshot.wants(self.at)?, name, number, self.at),
+            None => Ok(None),
+        }
     }
 }
 
