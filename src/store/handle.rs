@@ -33,7 +33,7 @@ pub(super) enum Opened {
     Writer(Database, File),
     Reader(ReadOnlyDatabase),
     /// The last commit of a file that needs repair, repaired in memory.
-    Copy(Database, Seen),
+    InMemory(Database, Seen),
 }
 
 impl fmt::Debug for Handle {
@@ -41,7 +41,7 @@ impl fmt::Debug for Handle {
         f.write_str(match self.database {
             Opened::Writer(..) => "Writer",
             Opened::Reader(_) => "Reader",
-            Opened::Copy(..) => "Copy",
+            Opened::InMemory(..) => "InMemory",
         })
     }
 }
@@ -54,7 +54,7 @@ impl Handle {
         is_alone: bool,
         judge: Judge,
     ) -> Self {
-        let is_alone = is_alone || matches!(database, Opened::Copy(..));
+        let is_alone = is_alone || matches!(database, Opened::InMemory(..));
         Self {
             kept: is_alone.then(Kept::default),
             database,
@@ -69,7 +69,9 @@ impl Handle {
     pub(super) fn snapshot(&self, at: At<'_>) -> Result<Arc<Snapshot>, Fault> {
         let begin = || {
             let txn = match &self.database {
-                Opened::Writer(database, _) | Opened::Copy(database, _) => database.begin_read(),
+                Opened::Writer(database, _) | Opened::InMemory(database, _) => {
+                    database.begin_read()
+                }
                 Opened::Reader(database) => database.begin_read(),
             };
             Ok(Arc::new(Snapshot::of(txn?, at)?))
@@ -92,7 +94,7 @@ impl Handle {
     /// Whether the name still leads to this file. Looked up at most every so often, by who only
     /// reads.
     pub(super) fn is_current(&self, path: &Path, looks: Duration) -> bool {
-        if let Opened::Copy(_, seen) = &self.database
+        if let Opened::InMemory(_, seen) = &self.database
             && !seen.is_current()
         {
             return false;

@@ -46,7 +46,7 @@ fn header_of(file: &FileBackend) -> io::Result<Box<[u8; HEADER]>> {
 
 /// A file that is read once, and whose changes stay in memory. It has no locks, as it is shared
 /// with nobody.
-pub(super) struct Copy<B> {
+pub(super) struct InMemory<B> {
     file: B,
     pages: Mutex<Pages>,
 }
@@ -58,7 +58,7 @@ struct Pages {
     of_file: u64,
 }
 
-impl<B: StorageBackend> Copy<B> {
+impl<B: StorageBackend> InMemory<B> {
     pub(super) fn of(file: B) -> Result<Self, redb::Error> {
         let len = file.len()?;
         let pages = Pages {
@@ -107,9 +107,9 @@ impl Pages {
     }
 }
 
-impl<B> fmt::Debug for Copy<B> {
+impl<B> fmt::Debug for InMemory<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Copy")
+        f.write_str("InMemory")
     }
 }
 
@@ -125,7 +125,7 @@ fn parts(offset: usize, len: usize) -> impl Iterator<Item = (usize, std::ops::Ra
     })
 }
 
-impl<B: StorageBackend> StorageBackend for Copy<B> {
+impl<B: StorageBackend> StorageBackend for InMemory<B> {
     fn len(&self) -> io::Result<u64> {
         Ok(self.pages().len)
     }

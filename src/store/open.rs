@@ -4,7 +4,7 @@ use super::bounded::{self, BoundedFile, LastFailure};
 use super::fault::{Fault, caught};
 use super::format::{self, Format};
 use super::handle::{Handle, Opened};
-use super::in_memory::{Copy, Seen};
+use super::in_memory::{InMemory, Seen};
 use super::newborn::Newborn;
 use super::{Config, Mode, ReadTx, Store};
 use crate::clock::Clock;
@@ -109,7 +109,7 @@ impl Store {
                     Err(DatabaseError::RepairAborted) => match self.repair_in_memory(&copy)? {
                         Some((database, seen)) => {
                             let format = format::format_in(&database.begin_read()?)?;
-                            (format, Opened::Copy(database, seen))
+                            (format, Opened::InMemory(database, seen))
                         }
                         None if pause.wait() => continue,
                         None => return Err(Fault::busy("other processes keep changing it")),
@@ -134,7 +134,7 @@ impl Store {
         let seen = Seen::of(file.try_clone()?)?;
         let at = self.at("repair");
         let repair = || {
-            let copy = Copy::of(self.backend(file.try_clone()?)?)?;
+            let copy = InMemory::of(self.backend(file.try_clone()?)?)?;
             let mut builder = redb::Builder::new();
             builder
                 .set_cache_size(self.config.cache_size)
