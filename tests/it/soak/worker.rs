@@ -253,7 +253,7 @@ impl Worker {
         let wait = self.one_in(4).then(|| self.up_to(LONGEST_WAIT));
         let keeps_alive = self.one_in(3);
         if let Some(guard) = self.acquire(&names, wait, LONG, keeps_alive) {
-            self.use_guard(guard, LONG);
+            self.use_guard(guard, LONG, false);
         }
     }
 
@@ -265,7 +265,7 @@ impl Worker {
         let lease = millis(60 + self.dice.below(400));
         let keeps_alive = !self.one_in(3);
         if let Some(guard) = self.acquire(&names, wait, lease, keeps_alive) {
-            self.use_guard(guard, lease);
+            self.use_guard(guard, lease, !keeps_alive);
         }
     }
 
@@ -297,7 +297,7 @@ impl Worker {
     }
 
     /// Does this and that with a guard, and releases it.
-    fn use_guard(&mut self, mut guard: LockGuard, lease: Duration) {
+    fn use_guard(&mut self, mut guard: LockGuard, lease: Duration, may_wait: bool) {
         let mut witnesses = Vec::new();
         if lease == LONG {
             let names = guard.tokens().into_iter().map(|(name, _)| name);
@@ -308,7 +308,7 @@ impl Worker {
             match self.dice.below(5) {
                 0 => self.renew_guard(&mut guard, &mut known, lease),
                 1 => self.look_at_guard(&guard, &known),
-                2 if lease != LONG => self.add_to_guard(&mut guard, &mut known, lease),
+                2 if lease != LONG => self.add_to_guard(&mut guard, &mut known, lease, may_wait),
                 3 => {
                     if let Some((name, token)) = guard.tokens().pop() {
                         witnesses.retain(|(_, of)| *of != name);
@@ -360,13 +360,19 @@ impl Worker {
         );
     }
 
-    fn add_to_guard(&mut self, guard: &mut LockGuard, known: &mut Tokens, lease: Duration) {
+    fn add_to_guard(
+        &mut self,
+        guard: &mut LockGuard,
+        known: &mut Tokens,
+        lease: Duration,
+        may_wait: bool,
+    ) {
         let all = [&SHARED[..], &FORCED[..]].concat();
         let name = all[self.dice.below(all.len() as u64) as usize];
-        let waits = self.one_in(2);
+        // Two that are renewed for ever, and wait for each other, would wait for ever.
+        let waits = may_wait && self.one_in(2);
         let asked = Asked {
-            // A guard waits as it did for its first locks.
-            wait: Some(LONGEST_WAIT),
+            wait: (!waits).then_some(Duration::ZERO),
             lease,
             is_bound: true,
             ..ask(
