@@ -133,6 +133,7 @@ impl LockGuard {
     }
 
     fn add(&mut self, name: &str, bounded: Bounded) -> Result<()> {
+        self.check_fork()?;
         self.held.check()?;
         let name = LockName::new(name)?;
         if let Some(lock) = self.held.find(name.as_str()) {
@@ -165,6 +166,7 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn unlock(&mut self, name: impl AsRef<str>) -> Result<bool> {
+        self.check_fork()?;
         let name = name.as_ref();
         if self.held.find(name).is_none() {
             return self.held.check().map(|()| false);
@@ -211,6 +213,7 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn renew_by(&mut self, more: impl Into<Timeout>) -> Result<()> {
+        self.check_fork()?;
         let more = more.into();
         more.check_renewal()?;
         self.held.check()?;
@@ -321,6 +324,7 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn is_held(&self) -> Result<bool> {
+        self.check_fork()?;
         self.held.look()
     }
 
@@ -340,9 +344,7 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn release(self) -> Result<()> {
-        if self.is_inherited() {
-            return Ok(());
-        }
+        self.check_fork()?;
         let released = self.held.release(|_| true);
         if released.is_err() {
             // It has waited its bound: the drop must not wait as long again.
@@ -392,9 +394,7 @@ impl LockGuard {
     }
 
     fn bind(self, binding: Option<Binding>) -> Result<Vec<Lock>> {
-        if self.is_inherited() {
-            return Ok(Vec::new());
-        }
+        self.check_fork()?;
         self.held.check()?;
         let rebind = |tx: &mut WriteTx<'_>, mut row: Lock, _: Moment| {
             row.bound_to = binding;
@@ -442,9 +442,7 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn leave_to_job(self) -> Result<bool> {
-        if self.is_inherited() {
-            return Ok(false);
-        }
+        self.check_fork()?;
         if !self.held.close_job() {
             return self.release().map(|()| true);
         }
@@ -462,6 +460,12 @@ impl LockGuard {
         self.held.leave();
         left?;
         self.held.check().map(|()| all_free)
+    }
+
+    /// Fails in a child that was forked off. First of all: another thread of its parent may have
+    /// held the guard's mutexes.
+    fn check_fork(&self) -> Result<()> {
+        self.manager.0.base.store.check_fork()
     }
 
     /// Whether this process was forked off by the guard's: then the locks are its parent's.

@@ -134,6 +134,17 @@ impl Store {
         self.origin.elsewhere()
     }
 
+    /// Fails in a child that was forked off.
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        match self.forked_from() {
+            Some(pid) => Err(Error::Forked {
+                path: self.config.path.clone(),
+                pid,
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn judge(&self, file: Option<File>) -> Judge {
         Judge::new(self.here, self.id, file)
     }
@@ -285,10 +296,7 @@ impl Store {
     /// as a lock on the file that it could not give back would stay as long as the handle.
     fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T, Fault>) -> Result<T> {
         // First: a child may have inherited a lock that another thread of its parent held.
-        if let Some(pid) = self.forked_from() {
-            let path = self.config.path.clone();
-            return Err(Error::Forked { path, pid });
-        }
+        self.check_fork()?;
         let at = self.at(action);
         let result = caught(at, || {
             bounded::within(self.config.busy_timeout, || at.run(body))

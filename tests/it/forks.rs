@@ -50,6 +50,11 @@ fn child_forked_amid_a_write_is_told_at_once_and_may_open_its_own() {
 }
 
 #[test]
+fn child_forked_amid_a_renewal_is_told_at_once_by_the_guard() {
+    succeeds("renewal");
+}
+
+#[test]
 fn child_forked_amid_renewals_and_waits_disturbs_neither() {
     succeeds("waits");
 }

@@ -57,6 +57,7 @@ fn main() {
         "calls" => calls(db),
         "drops" => drops(db),
         "turn" => turn(db),
+        "renewal" => renewal(db),
         "waits" => waits(db),
         "orphan" => orphan(db),
         other => panic!("no scenario {other}"),
@@ -107,6 +108,7 @@ fn calls(db: &Path) {
 
 /// The child drops all it inherited, and opens its own.
 fn drops(db: &Path) {
+    let parent = std::process::id();
     let manager = LockManager::open(db).unwrap();
     let guards = ["a", "released", "detached", "job"].map(|name| {
         let acquire = manager
@@ -124,9 +126,9 @@ fn drops(db: &Path) {
         // SAFETY: the parent's values are not used by anybody else in this process.
         let [a, released, detached, job] = unsafe { std::ptr::read(inherited) };
         drop(a);
-        let _ = released.release();
-        let _ = detached.detach();
-        drop(job);
+        is_forked(released.release(), parent);
+        is_forked(detached.detach(), parent);
+        is_forked(job.leave_to_job(), parent);
         drop(mine);
         let own = LockManager::open(db).unwrap();
         assert_eq!(own.locks("").unwrap().len(), 4);
@@ -195,6 +197,45 @@ fn turn(db: &Path) {
     writing.join().unwrap().unwrap();
     wait_for(child);
     assert!(manager.is_locked("child").unwrap());
+}
+
+/// The manager's thread is amid a renewal when the child is forked off.
+fn renewal(db: &Path) {
+    let parent = std::process::id();
+    let (is_slow, is_inside) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let (slow, inside) = (Arc::clone(&is_slow), Arc::clone(&is_inside));
+    let hook = move |call: StorageCall<'_>| {
+        let is_sync = matches!(call, StorageCall::Sync);
+        if is_sync && slow.load(Ordering::SeqCst) && std::process::id() == parent {
+            inside.store(true, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(300));
+        }
+        Ok(())
+    };
+    let manager = LockManager::builder().storage_hook(hook).open(db).unwrap();
+    let lease = Duration::from_secs(1);
+    let mut guard = manager.acquire(["a"]).lease(lease).lock().unwrap();
+    is_slow.store(true, Ordering::SeqCst);
+    while !is_inside.load(Ordering::SeqCst) {
+        thread::yield_now();
+    }
+    let child = in_child(|| {
+        let began = Instant::now();
+        is_forked(guard.is_held(), parent);
+        is_forked(guard.renew(), parent);
+        is_forked(guard.lock("b"), parent);
+        is_forked(guard.unlock("a"), parent);
+        // SAFETY: the parent's guard is not used by anybody else in this process.
+        is_forked(unsafe { std::ptr::read(&guard) }.release(), parent);
+        assert!(began.elapsed() < Duration::from_millis(200));
+    });
+    wait_for(child);
+    is_slow.store(false, Ordering::SeqCst);
+    assert!(guard.is_held().unwrap());
+    guard.release().unwrap();
 }
 
 /// Threads of the parent wait and renew when the child is forked off; it drops its copies.
