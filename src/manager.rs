@@ -480,7 +480,7 @@ impl LockManager {
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// let guard = manager.acquire(["hello"]).lock()?;
     /// std::thread::scope(|scope| {
-    ///     let waiter = scope.spawn(|| manager.acquire(["hello"]).wait_forever().lock());
+    ///     let waiter = scope.spawn(|| manager.acquire(["hello"]).lock());
     ///     while manager.requests("")?.is_empty() {
     ///         std::thread::yield_now();
     ///     }
