@@ -105,7 +105,7 @@ fn pairs(lab: &Lab) -> Result<[Sample; 3]> {
 }
 
 fn hand_over(manager: &LockManager, waiter: &mut Child) -> Result<f64> {
-    let guard = manager.acquire(["x"]).wait_forever().lock()?;
+    let guard = manager.acquire(["x"]).lock()?;
     waiter.tell("wait")?;
     while manager.requests("x")?.is_empty() {
         thread::sleep(Duration::from_millis(1));
