@@ -165,7 +165,10 @@ pub(crate) fn drop_dead_before(tx: &mut WriteTx<'_>, request: &Request, now: Mom
     }
     let mut judged = Judged::default();
     for name in &request.names {
-        while let Some(number) = tx.before(name, request.number)? {
+        // One that is dropped may have been all that it waited for.
+        while tx.request(request.number)?.is_some()
+            && let Some(number) = tx.before(name, request.number)?
+        {
             let before = tx.wanted(number)?;
             if judged.state(tx.judge(), &before, now) != State::Dead {
                 break;

@@ -197,7 +197,8 @@ pub(super) fn wanting_in(
     numbers.collect()
 }
 
-/// The number of the request that wants this name and comes right before that number.
+/// The number of the request that wants this name and comes right before the request of that number,
+/// which has to be in the index itself: one that is not would never be granted.
 pub(super) fn before_in(
     wants: &impl ReadableTable<(&'static str, u64), ()>,
     name: &LockName,
@@ -205,11 +206,17 @@ pub(super) fn before_in(
     at: At<'_>,
 ) -> Result<Option<u64>> {
     let name = name.as_str();
-    let rows = wants.range((name, 0)..(name, number));
+    let rows = wants.range((name, 0)..=(name, number));
     let mut rows = rows.map_err(|error| at.failed(error))?;
-    let last = rows.next_back().transpose();
-    let last = last.map_err(|error| at.failed(error))?;
-    Ok(last.map(|(key, _)| key.value().1))
+    let mut next_back = || -> Result<Option<u64>> {
+        let last = rows.next_back().transpose();
+        let last = last.map_err(|error| at.failed(error))?;
+        Ok(last.map(|(key, _)| key.value().1))
+    };
+    if next_back()? != Some(number) {
+        return Err(at.corrupted("the index misses a request"));
+    }
+    next_back()
 }
 
 /// The number of the earliest request that wants this name, from a number on and without some.
