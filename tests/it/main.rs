@@ -16,6 +16,7 @@ mod guards;
 mod holding_support;
 mod hostile;
 mod model;
+mod nested;
 mod places;
 mod processes;
 mod run;

@@ -398,7 +398,10 @@ fn the_locks_are_held_while_the_command_runs_and_free_after() {
     let home = Home::new();
     let manager = home.open();
     let this = env!("CARGO_BIN_EXE_lockmgr");
-    let script = format!("'{this}' is-locked x && '{this}' is-locked y && '{this}' run -n y -c :");
+    let script = format!(
+        "'{this}' is-locked x && '{this}' is-locked y \
+        && LOCKMGR_TOKENS= '{this}' run -n y -c :"
+    );
     let mut command = home.command();
     let ran = run(command.args(["run", "x", "y", "-c", &script]));
     assert_eq!(ran.status, NO, "{ran:?}");

@@ -14,6 +14,7 @@ mod failure;
 mod fault;
 mod get;
 mod misuse;
+mod outer;
 mod output;
 mod place;
 mod processes;
