@@ -19,6 +19,7 @@ mod model;
 mod nested;
 mod places;
 mod processes;
+mod removing;
 mod run;
 mod signals;
 mod soak;

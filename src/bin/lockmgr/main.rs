@@ -23,6 +23,7 @@ mod run_args;
 mod signals;
 mod table;
 mod terminal;
+mod unlock;
 mod waiting;
 
 use args::Cli;
