@@ -15,6 +15,7 @@ mod getting;
 mod guards;
 mod holding_support;
 mod hostile;
+mod jobs;
 mod model;
 mod nested;
 mod places;
