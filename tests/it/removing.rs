@@ -98,19 +98,22 @@ fn unlock_of_what_no_job_holds_is_not_refused() {
 fn in_job(home: &Home, script: &str) -> Ran {
     let script = format!("L='{THIS}'; {script}");
     let mut command = home.command();
-    let ran = run(command.args(["run", "--on-lost", "warn", "x", "-c", &script]));
+    let ran = run(command.args(["run", "x", "-c", &script]));
     assert_eq!(home.json(["list"]).1, json!([]));
     ran
 }
 
 #[test]
-fn unlock_by_the_job_itself_is_not_refused_while_its_token_holds() {
+fn unlock_by_the_job_itself_gives_its_lock_back_while_its_token_holds() {
     let home = Home::new();
-    let ran = in_job(&home, "$L unlock x");
-    assert_eq!((ran.status, ran.stdout.as_str()), (DONE, "x: unlocked\n"));
-    // In another job within, too.
-    let ran = in_job(&home, "$L run y -- $L unlock x");
-    assert_eq!((ran.status, ran.stdout.as_str()), (DONE, "x: unlocked\n"));
+    // Directly, or in another job within. The job goes on without the lock.
+    for unlock in ["$L unlock x", "$L run y -- $L unlock x"] {
+        let ran = in_job(&home, &format!("{unlock}; sleep 0.3; $L is-locked x"));
+        assert_eq!(
+            (ran.status, ran.stdout.as_str()),
+            (NO, "x: unlocked\nfalse\n")
+        );
+    }
     let ran = in_job(&home, "LOCKMGR_TOKENS=99 $L unlock x");
     assert_eq!((ran.status, ran.stdout.as_str()), (NO, ""));
     // The same name with the same token, in another store.

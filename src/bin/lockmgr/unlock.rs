@@ -21,8 +21,14 @@ impl Place {
         }
         let names = names(&unlock.names)?;
         let manager = self.to_write()?;
-        let locks = names.iter().map(|name| lock_ref(name, unlock.token));
         let outer = Outer::of(self);
+        // By its token a lock is given back, and not forced away: the caller's job goes on.
+        let own = outer.held(&manager, &names)?;
+        let own = |name: &LockName| own.iter().find(|(own, _)| *name == own.as_str());
+        let locks = names.iter().map(|name| {
+            let own = own(name).map(|&(_, token)| token);
+            lock_ref(name, unlock.token.or(own))
+        });
         let may = |lock: &Lock| {
             let is_asked_for = unlock.force || unlock.token.is_some();
             is_asked_for || !is_running(lock) || outer.holds(lock)
