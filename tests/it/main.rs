@@ -20,6 +20,7 @@ mod model;
 mod nested;
 mod places;
 mod processes;
+mod recipes;
 mod removing;
 mod run;
 mod signals;
