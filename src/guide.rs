@@ -129,7 +129,7 @@
 //! - A `run` in a job that holds its locks already does not wait for itself: it runs the command at
 //!   once, and leaves the locks to the outer job. So two processes of one job do not exclude each
 //!   other by the job's own lock: give them another name for that. The environment tells `run` of
-//!   the outer jobs; with an empty `LOCKMGR_TOKENS` it waits as any other.
+//!   the outer jobs: one that is called with an empty environment waits as any other.
 //! - `unlock` refuses to take the lock of a running job without `--force`. The job itself may give
 //!   its lock back.
 //! - A command that is not found gives 127, one that is not executable 126, as in a shell; flock

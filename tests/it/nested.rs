@@ -33,6 +33,11 @@ fn run_under_its_own_lock_goes_on_and_ends_as_its_command() {
         ("$L run c -- $L run b -- $L run c a -- sh -c 'exit 7'", 7),
         ("$L run a -- sh -c 'kill -9 $$'; exit $?", 137),
         ("$L run a -- /nonexistent", 127),
+        // What such jobs claim does not grow.
+        (
+            "$L run a -- $L run a -- $L run a -- $L run a -c 'exit $(echo \"$LOCKMGR_OUTER\" | wc -l)'",
+            2,
+        ),
     ] {
         let ran = in_job(&home, &["a", "b"], script);
         assert_eq!(ran.status, Some(status), "{script}: {ran:?}");
@@ -95,7 +100,12 @@ fn token_that_no_longer_holds_does_not_count() {
     let ran = run(command.args(["run", "--on-lost", "warn", "x", "-c", &script]));
     assert_eq!(ran.status, NO, "{ran:?}");
     home.json(["unlock", "x"]);
-    for lie in ["LOCKMGR_TOKENS=99", "LOCKMGR_TOKENS=", "LOCKMGR_NAMES=y"] {
+    for lie in [
+        "LOCKMGR_TOKENS=99",
+        "LOCKMGR_TOKENS=",
+        "LOCKMGR_NAMES=y",
+        "env -i LOCKMGR_DB=$LOCKMGR_DB",
+    ] {
         let ran = in_job(&home, &["x"], &format!("{lie} $L run -n x -- true"));
         assert_eq!(ran.status, NO, "{lie}: {ran:?}");
     }

@@ -69,7 +69,7 @@ impl Place {
         self.print_removed(removed, "existing")
     }
 
-    /// Asks on the terminal, and names the running jobs that would lose their locks.
+    /// Asks on the terminal, and names the running programs and jobs that would lose their locks.
     fn confirms_reset(&self) -> Result<bool, Failure> {
         if !io::stdin().is_terminal() {
             let message = "reset removes every lock, of every holder: say --force, or \
@@ -80,7 +80,7 @@ impl Place {
         locks.retain(is_running);
         let mut err = io::stderr();
         if !locks.is_empty() {
-            writeln!(err, "Running jobs would lose these locks:")?;
+            writeln!(err, "Running programs and jobs would lose these locks:")?;
         }
         for lock in &locks {
             match processes::holder_of(lock) {
