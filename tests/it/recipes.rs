@@ -77,7 +77,7 @@ fn by_systemd(unit: &str) -> String {
     let (mut settings, mut command) = (String::new(), None);
     for line in unit.lines() {
         match line.split_once('=') {
-            Some(("Environment", setting)) => settings += &quoted(setting),
+            Some(("Environment", setting)) => settings += &(quoted(setting) + " "),
             Some(("ExecStart", words)) => command = Some(words),
             Some(("Type", "oneshot") | ("KillMode", "mixed")) => {}
             None if line == "[Service]" => {}
