@@ -2,18 +2,24 @@
 //!
 //! # Holding locks safely
 //!
-//! **A lock is a lease.** It ends by itself: at its deadline, and on Linux as soon as the process
-//! it is bound to has ended. So a program that dies holds nobody up, and a program that hangs
-//! holds others up no longer than its lease. Choose the lease by how long the others may wait
-//! for a program that hangs, not by how long the work takes, and let
-//! the manager renew it while the work goes on, as it does by default.
+//! **A lock goes with its holder.** A guard holds its locks until it is dropped or its process
+//! ends, and `lockmgr run` holds them as long as any process of its job lives. So a program that
+//! dies holds nobody up, however it dies. The locks of a program that hangs stay until it is killed.
 //!
-//! **A program can be paused** at any instant: stopped, swapped out, its machine suspended. When
-//! it goes on, its lease may be over and the lock in other hands, and it cannot know before it
-//! looks. [`LockGuard::is_held`](crate::LockGuard::is_held) looks, but a pause fits between
-//! looking and acting too. Only what the lock protects can tell for sure, by the **fencing
-//! token**: every lock gets a larger one than all before it, so a resource that remembers the
-//! largest token it has seen can refuse whoever comes with a smaller one.
+//! **A lease lets others in** before that: [`Acquire::lease`](crate::Acquire::lease) in a program,
+//! `--lease` for a command. A thread of the manager, or `lockmgr run`, renews it at a third of its
+//! length, so the lease ends only if the whole process is stopped. A program that renews by itself
+//! ([`no_keep_alive`](crate::Acquire::no_keep_alive), [`renew`](crate::LockGuard::renew)) loses its
+//! locks also when its own work hangs. Choose the lease by how long the others may wait then, not by
+//! how long the work takes. A command that may hang is best ended by timeout(1).
+//!
+//! **A program with a lease can be paused** at any instant: stopped, swapped out, its machine
+//! suspended. When it goes on, its lease may be over and the lock in other hands. A lock without a
+//! lease can be forced away by an administrator. The program does not know before it looks.
+//! [`LockGuard::is_held`](crate::LockGuard::is_held) looks, but a pause fits between looking and
+//! acting too. Only the resource that the lock protects can tell for sure, by the **fencing
+//! token**: every lock gets a larger one than all before it. A resource that remembers the
+//! largest token it has seen can refuse a smaller one.
 //!
 //! ```
 //! use lockmgr::LockManager;
@@ -58,59 +64,95 @@
 //!
 //! **Ask for all locks at once.** [`acquire`](crate::LockManager::acquire) takes a set of names,
 //! all or none, and waits for the set as one request, first come, first served. Requests for
-//! overlapping sets cannot wait for each other in a circle. Who holds one lock while it waits for
-//! another can: [`LockGuard::lock`](crate::LockGuard::lock) is for those who know their order.
+//! overlapping sets cannot wait for each other in a circle. Programs that hold one lock while they
+//! wait for another can: [`LockGuard::lock`](crate::LockGuard::lock) is for programs that all ask in
+//! the same order.
 //!
-//! **A lost lease is told** three ways: by [`is_held`](crate::LockGuard::is_held), by
+//! **A lost lock is told** three ways: by [`is_held`](crate::LockGuard::is_held), by
 //! [`Error::Lost`](crate::Error::Lost) from every later call on the guard, and by the
-//! [`on_lost`](crate::Acquire::on_lost) callback, from the thread that keeps the lease alive.
+//! [`on_lost`](crate::Acquire::on_lost) callback, from a thread of the manager. `lockmgr run` ends its
+//! job then, unless it runs with `--on-lost warn`.
 //! Dropping a guard releases a lock only while that bears the guard's token: never a successor's.
 //!
-//! **What is bound to what.** Guards and `lockmgr run` bind their locks to their own process,
-//! `get` and `set` to any with `--while PID`. The process is told apart by its start and its pid
-//! namespace, so a later process of the same number does not hold the lock. A process that cannot
-//! be judged, in a container's namespace, counts as alive, and then the deadline decides:
-//! do not combine `--no-timeout` with processes that the others cannot see.
+//! **The end of a holder is proven**, never guessed. A lock is bound to one of these:
+//!
+//! | bound to | by | gone if |
+//! |---|---|---|
+//! | a program that holds guards | [`acquire`](crate::LockManager::acquire) | its process is gone |
+//! | a job | `lockmgr run`, `run -F` | no process has the descriptor that the job inherited |
+//! | a process | `get --while PID`, `set --while PID` | that process is gone |
+//! | nothing | `get`, `set` without `--while` | never: only the deadline ends it |
+//!
+//! A later process of the same number does not count, and a holder in another container is judged
+//! as well. A holder that cannot be judged counts as alive, and then the deadline decides. A process
+//! that is only noted with a lock (`--pid`) frees nothing.
 //!
 //! # Instead of flock
 //!
-//! `lockmgr run` does what flock(1) does, with names instead of files, several at once, in order
-//! of arrival, and it can be asked who holds what since when.
+//! `lockmgr run` does what flock(1) does, under its names, with names instead of files, several at
+//! once, in order of arrival. `lockmgr list` says who holds what since when.
 //!
 //! | flock(1) | lockmgr |
 //! |---|---|
 //! | `flock FILE COMMAND ARG…` | `lockmgr run NAME -- COMMAND ARG…` |
 //! | `flock FILE -c STRING` | `lockmgr run NAME -c STRING` |
 //! | `flock -n FILE COMMAND` | `lockmgr run -n NAME -- COMMAND` |
-//! | `flock -w 10 FILE COMMAND` | `lockmgr run -w 10 NAME -- COMMAND` |
+//! | `flock -w 10 FILE COMMAND`, `--timeout 10` | `lockmgr run -w 10 NAME -- COMMAND`, `--timeout 10` |
 //! | `flock -E 75 -n FILE COMMAND` | `lockmgr run -E 75 -n NAME -- COMMAND` |
 //! | `flock -F FILE COMMAND` | `lockmgr run -F NAME -- COMMAND` |
+//! | `flock -o FILE COMMAND` | `lockmgr run -o NAME -- COMMAND` |
+//! | `flock -x FILE COMMAND` | `lockmgr run -x NAME -- COMMAND`, or without `-x` |
+//! | `flock -s FILE COMMAND` | not yet: there are no shared locks |
 //! | `flock --verbose FILE COMMAND` | `lockmgr run -v NAME -- COMMAND` |
-//! | `flock -n 9` on a script's descriptor | `lockmgr get NAME -k --while $$` |
-//! | `flock -w 10 9` | `lockmgr get NAME -k --wait 10 --while $$` |
+//! | `flock 9` in a script | `lockmgr get NAME --wait forever --while $$` |
+//! | `flock -n 9` | `lockmgr get NAME --while $$` |
+//! | `flock -w 10 9` | `lockmgr get NAME --wait 10 --while $$` |
+//! | `flock 9` in a subshell, `( … ) 9>FILE` | `lockmgr get NAME --wait forever --while parent` in it, or `--while $BASHPID` |
 //! | `flock -u 9` | `lockmgr unlock NAME` |
-//! | `flock -o FILE COMMAND` | always so: the command inherits no descriptor of the store |
-//! | `flock -x FILE COMMAND` | always so; `-s` is refused: there are no shared locks |
 //! | two locks: `flock A flock B COMMAND` | `lockmgr run A B -- COMMAND`, without the deadlock |
 //! | who holds it: `fuser FILE`, `lslocks` | `lockmgr list`, `lockmgr queue` |
+//!
+//! In a subshell `$$` is the main shell, and the lock would last until that ends. `--while parent`
+//! means the process that calls `lockmgr`: in `( … )` that is the subshell, in bash also called
+//! `$BASHPID`. The end of the subshell frees the lock, also while a process that it started in the
+//! background goes on; `lockmgr run` is for those. In `got=$(lockmgr get …)` some shells call
+//! `lockmgr` from a process that ends at once: say `--while $$` there.
 //!
 //! What differs:
 //!
 //! - `flock 9` waits without a bound; `get` waits for as long as `--wait` says, or not at all.
-//! - A daemon that the command leaves behind holds nothing.
-//! - A command whose lease cannot be kept is ended before somebody else gets its lock: its own
-//!   process, not what that started. `--on-lost warn` lets it go on.
+//! - Locks are granted in order of arrival.
+//! - As with flock, a daemon that the command leaves behind holds the lock, and with `-o` it does
+//!   not. With `-o` the kernel also kills the command if `lockmgr` is killed.
+//! - A command whose lock is lost, because it was forced away or its lease could not be renewed, is
+//!   ended with all that it started: TERM, then KILL after a second. `--on-lost warn` lets it go on.
+//! - A `run` in a job that holds its locks already does not wait for itself: it runs the command at
+//!   once, and leaves the locks to the outer job. So two processes of one job do not exclude each
+//!   other by the job's own lock: give them another name for that. The environment tells `run` of
+//!   the outer jobs: one that is called with an empty environment waits as any other.
+//! - `unlock` refuses to take the lock of a running job without `--force`. The job itself may give
+//!   its lock back.
 //! - A command that is not found gives 127, one that is not executable 126, as in a shell; flock
 //!   gives 69.
 //!
 //! # Recipes
 //!
-//! Who shall exclude each other needs one store, and the default is each user's own. So jobs name
-//! it in `LOCKMGR_DB`, and the command by its path or a `PATH` that has it: cron's is short, and
-//! `cargo install` puts commands into `~/.cargo/bin`, with `--root /usr/local` into
-//! `/usr/local/bin`. Jobs of several users need a directory that they may all write to.
+//! Jobs exclude each other only if they use the same store, and the default is each user's own. The
+//! jobs of several users name a common one in `LOCKMGR_DB`. Cron and systemd find the command by its
+//! path, or by a `PATH` that has it: `cargo install --root /usr/local` puts it into `/usr/local/bin`.
 //!
-//! **cron**: one run at a time, and a run that is late is left out without a word.
+//! **A store for several users** needs a directory that their group may write to. Each user of it,
+//! here `ann`, joins the group:
+//!
+//! ```sh
+//! # as root, once
+//! groupadd --system lockmgr
+//! install -d -m 2770 -g lockmgr /var/lib/lockmgr
+//! usermod -aG lockmgr ann
+//! ```
+//!
+//! **cron**: one run at a time. A run that is late is left out without a word. This is a crontab of
+//! ann's:
 //!
 //! ```text
 //! PATH=/usr/local/bin:/usr/bin:/bin
@@ -118,29 +160,47 @@
 //! */5 * * * *  lockmgr run -n -E 0 report -- /usr/local/bin/report
 //! ```
 //!
-//! **systemd timer**: wait for the nightly jobs that need the same database, an hour at most, and
-//! let systemd see a failure if that was in vain. A system service has no home directory to keep
-//! a store in; `StateDirectory` makes `/var/lib/lockmgr` for it.
+//! **A systemd service** in the same store waits for the nightly jobs that need the same database, an
+//! hour at most. If it does not get the lock by then, systemd sees a failure. `KillMode=mixed` sends
+//! TERM to `lockmgr` alone, which passes it on: each process would get it twice otherwise. A service
+//! with `User=` also needs `SupplementaryGroups=lockmgr`. `StateDirectory=lockmgr` does not go with
+//! this: it would give the directory to the service's user.
 //!
 //! ```text
 //! [Service]
 //! Type=oneshot
-//! StateDirectory=lockmgr
+//! KillMode=mixed
 //! Environment=LOCKMGR_DB=/var/lib/lockmgr/locks.redb
 //! ExecStart=/usr/local/bin/lockmgr run -w 1h -E 75 database -- /usr/local/bin/vacuum
 //! ```
 //!
-//! **A shell script** that holds a lock as long as it lives, however it ends. `get` prints the
-//! lock, which cron would mail:
+//! **A shell script** that holds a lock as long as it lives, however it ends. `-q` keeps `get` from
+//! printing the lock, which cron would mail:
 //!
-//! ```text
+//! ```sh
 //! #!/bin/sh
-//! lockmgr get backup --no-timeout --wait 10m --while $$ >/dev/null || exit 1
-//! tar -cf /backup/home.tar /home
+//! lockmgr -q get backup --wait 10m --while $$ || exit 1
+//! tar -cf "$HOME/hosts.tar" -C /etc hosts
+//! ```
+//!
+//! **A part of a script**, in a subshell, gives the lock back at its end:
+//!
+//! ```sh
+//! (
+//!     lockmgr -q get deploy --wait forever --while parent || exit 1
+//!     echo "nobody else deploys now"
+//! )
+//! echo "others may deploy again"
 //! ```
 //!
 //! **Two resources at once**, taken together or not at all:
 //!
-//! ```text
-//! lockmgr run -v camera gpu -- record --seconds 30
+//! ```sh
+//! lockmgr run camera gpu -- echo "both are mine"
+//! ```
+//!
+//! **A job that may hang** is ended after ten minutes, and the next one gets the lock:
+//!
+//! ```sh
+//! lockmgr run import -- timeout 10m echo "importing"
 //! ```

@@ -98,6 +98,25 @@ fn guard_in_a_container_with_its_own_boot_id_holds_for_the_host() {
 }
 
 #[test]
+fn process_of_another_pid_namespace_is_shown_without_its_number_and_its_program() {
+    let home = Home::new();
+    let Some(wrapper) = pid_namespace() else {
+        return;
+    };
+    let mut holder = command_in(&home, &wrapper);
+    let mut holder = Kept::start_open(holder.args(["run", "x", "-c", "echo ready; exec cat"]));
+    assert_eq!(holder.line(), "ready");
+    let list = home.lockmgr(["list"]).stdout;
+    assert!(list.contains("  alive elsewhere  "), "{list}");
+    for args in [&["run", "-n", "x", "--", "true"][..], &["unlock", "x"]] {
+        let ran = home.lockmgr(args);
+        assert_eq!(ran.status, NO, "{ran:?}");
+        assert!(!ran.stderr.contains(" runs "), "{ran:?}");
+    }
+    assert_eq!(holder.end().status, DONE);
+}
+
+#[test]
 fn guard_of_the_host_holds_for_a_container_with_its_own_boot_id() {
     in_containers(|home, manager, wrapper| {
         let guard = manager.acquire(["x"]).try_lock().unwrap();

@@ -313,10 +313,9 @@ const SCRIPT: &[Step] = &[
         Ok(it.guard().unlock("g")?.to_string())
     }),
     ("release the guard", |it| {
-        match it.guard.take() {
-            Some(guard) => guard.release()?,
-            // Its release failed before, and was done in the background.
-            None => {}
+        // There is none if its release failed before, and was done in the background.
+        if let Some(guard) = it.guard.take() {
+            guard.release()?;
         }
         Ok("released".into())
     }),

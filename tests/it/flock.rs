@@ -90,17 +90,14 @@ fn every_option_of_flock_does_what_it_does_there_or_names_what_does() {
 #[test]
 fn unlock_and_a_descriptor_are_answered_with_what_does_the_same_here() {
     let home = Home::new();
+    let (unlock, get) = ("`lockmgr unlock NAME`", "`lockmgr get NAME --w");
     for (args, remedy) in [
-        (
-            &["run", "-u", "x", "--", "true"][..],
-            "`lockmgr unlock NAME`",
-        ),
-        (&["run", "--unlock", "9"], "`lockmgr unlock NAME`"),
-        (
-            &["run", "-n", "9"],
-            "`lockmgr get NAME --wait forever --while parent`",
-        ),
-        (&["run", "-s", "x", "--", "true"], "leave out -s"),
+        (&["run", "-u", "x", "--", "true"][..], unlock),
+        (&["run", "-u", "x", "--", "true"], get),
+        (&["run", "--unlock", "9"], unlock),
+        (&["run", "-n", "9"], unlock),
+        (&["run", "-n", "9"], get),
+        (&["run", "-s", "x", "--", "true"], "no shared locks yet"),
     ] {
         let ran = home.lockmgr(args);
         assert_eq!(ran.status, USAGE, "{ran:?}");

@@ -2,7 +2,7 @@
 //! killed.
 
 use crate::holding_support::{DONE, Dice, Kept, NO, USAGE, until, until_queued};
-use crate::support::Home;
+use crate::support::{Home, run};
 use rustix::process::Signal;
 use serde_json::json;
 use std::process::Command;
@@ -73,6 +73,43 @@ fn lock_bound_to_the_parent_has_no_deadline_and_goes_with_the_caller() {
     assert!(list[0]["locked_until"].is_null() && list[1]["locked_until"].is_string());
     shell.kill_into_zombie();
     assert_eq!(home.json(["list"]).1, json!([]));
+}
+
+#[test]
+fn lock_of_a_subshell_goes_at_its_end_whatever_the_subshell_left_behind() {
+    let home = Home::new();
+    let this = env!("CARGO_BIN_EXE_lockmgr");
+    let script = |get: &str| {
+        format!(
+            "export LOCKMGR_DB='{}'; L='{this}'; {get}; $L is-locked x; kill $(cat '{}') 2>/dev/null",
+            home.db().display(),
+            home.join("left").display()
+        )
+    };
+    let left = format!(
+        "sleep 60 >/dev/null 2>&1 & echo $! >'{}'",
+        home.join("left").display()
+    );
+    for (get, is_locked) in [
+        (
+            format!("($L -q get x --while parent; $L is-locked x; {left})"),
+            "true\nfalse\n",
+        ),
+        (
+            format!("($L -q get x --while $BASHPID; $L is-locked x; {left})"),
+            "true\nfalse\n",
+        ),
+        ("(: ; $L -q get x --while $$)".to_owned(), "true\n"),
+        ("got=$($L get x --while $$)".to_owned(), "true\n"),
+    ] {
+        let ran = run(Command::new("bash").args(["-c", &script(&get)]));
+        assert_eq!(
+            (ran.stdout.as_str(), ran.stderr.as_str()),
+            (is_locked, ""),
+            "{get}"
+        );
+        assert_eq!(home.json(["list"]).1, json!([]));
+    }
 }
 
 #[test]

@@ -293,6 +293,8 @@ fn wrong_usage_is_64() {
         &["run", "-E", "many", "x", "--", "true"],
         &["run", "-c", "true", "x", "--", "true"],
         &["run", "-F", "--on-lost", "kill", "x", "--", "true"],
+        &["run", "-F", "-o", "x", "--", "true"],
+        &["run", "--close", "--no-fork", "x", "--", "true"],
         &["run", "--on-lost", "pray", "x", "--", "true"],
         &["run", "", "--", "true"],
         &["run", "x", "--locked-by", "", "--", "true"],
@@ -398,7 +400,10 @@ fn the_locks_are_held_while_the_command_runs_and_free_after() {
     let home = Home::new();
     let manager = home.open();
     let this = env!("CARGO_BIN_EXE_lockmgr");
-    let script = format!("'{this}' is-locked x && '{this}' is-locked y && '{this}' run -n y -c :");
+    let script = format!(
+        "'{this}' is-locked x && '{this}' is-locked y \
+        && LOCKMGR_TOKENS= '{this}' run -n y -c :"
+    );
     let mut command = home.command();
     let ran = run(command.args(["run", "x", "y", "-c", &script]));
     assert_eq!(ran.status, NO, "{ran:?}");
@@ -482,9 +487,9 @@ fn daemon_left_behind_holds_the_lock_as_long_as_it_lives_and_not_with_close() {
 fn job_keeps_the_lock_however_run_ends() {
     let home = Home::new();
     let manager = home.open();
-    for signal in [Signal::TERM, Signal::HUP, Signal::KILL] {
-        let script = "trap 'exit 0' TERM HUP; (trap '' TERM HUP; echo ready; exec cat) <&3 & \
-            wait; exit 0";
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::KILL] {
+        let script = "trap 'exit 0' TERM HUP INT; \
+            (trap '' TERM HUP INT; echo ready; exec cat) <&3 & wait; exit 0";
         let script = format!("exec 3<&0; {script}");
         let mut command = home.command();
         let mut run = Kept::start_open(command.args(["run", "x", "-c", &script]));

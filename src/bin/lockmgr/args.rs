@@ -69,7 +69,7 @@ pub(crate) enum Command {
     Set(Set),
     /// Renew a lock
     Renew(Renew),
-    /// Remove locks, of any holder
+    /// Remove locks, of any holder; those of running jobs only with --force
     #[command(visible_alias = "clear")]
     Unlock(Unlock),
     /// Ask whether a token still holds a lock
@@ -108,8 +108,10 @@ pub(crate) enum Command {
     /// Remove what is left of expired locks, to reclaim space at once
     Clean,
     /// Remove every lock, of every holder
+    ///
+    /// It asks first, and names the running jobs that would lose their locks.
     Reset {
-        /// Do not ask
+        /// Do not ask, and take the locks of running jobs too
         #[arg(short, long)]
         force: bool,
     },
@@ -252,6 +254,10 @@ pub(crate) struct Unlock {
     /// Only if it still bears this token (one name); else exit with 1 and name the holder
     #[arg(long, value_name = "N")]
     pub(crate) token: Option<u64>,
+    /// Also take the locks of running programs and of jobs of `lockmgr run`; without it one such
+    /// lock refuses them all. A job that loses its lock is ended, unless it runs with --on-lost warn
+    #[arg(short, long)]
+    pub(crate) force: bool,
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Does each command: one call of the library, and its output.
 
-use crate::args::{Bound, Cli, Command, Renew, Set, Unlock};
+use crate::args::{Bound, Cli, Command, Renew, Set};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::misuse;
@@ -16,10 +16,9 @@ use lockmgr::{
 use rustix::io::Errno;
 use rustix::process::{Pid, getppid, test_kill_process};
 use serde::Serialize;
-use serde_json::json;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, Write};
 
 /// Does what the command line says.
 pub(crate) fn run(cli: Cli, arguments: &[OsString]) -> Result<ExitCode, Failure> {
@@ -172,37 +171,6 @@ impl Place {
         told
     }
 
-    fn unlock(&self, unlock: &Unlock) -> Result<ExitCode, Failure> {
-        if unlock.token.is_some() && unlock.names.len() > 1 {
-            let message = "--token goes with one name; unlock the locks one by one";
-            return Err(Failure::Usage(message.into()));
-        }
-        let names = names(&unlock.names)?;
-        let manager = self.to_write()?;
-        let locks = names.iter().map(|name| lock_ref(name, unlock.token));
-        let removed = manager.unlock_all(locks)?;
-        let pairs: Vec<_> = names.iter().zip(&removed).collect();
-        let said = |(name, removed): &(&LockName, &bool)| {
-            let shown = table::name(name.as_str());
-            match (**removed, unlock.token) {
-                (true, _) => format!("{shown}: unlocked"),
-                (false, None) => format!("{shown}: was not locked"),
-                (false, Some(token)) => match manager.find(name) {
-                    Ok(Some(lock)) => {
-                        let now = lock.token();
-                        format!("{shown}: not unlocked: token {now} holds it, not {token}: {lock}")
-                    }
-                    _ => format!("{shown}: was not locked"),
-                },
-            }
-        };
-        self.print(&pairs, || pairs.iter().map(said))?;
-        Ok(match (unlock.token, removed.as_slice()) {
-            (Some(_), [false]) => ExitCode::No,
-            _ => ExitCode::Success,
-        })
-    }
-
     fn is_locked(&self, name: &OsStr) -> Result<ExitCode, Failure> {
         let name = valid(name)?;
         let is_locked = self.to_read()?.is_locked(name)?;
@@ -240,43 +208,12 @@ impl Place {
         self.print_removed(removed, "expired")
     }
 
-    fn reset(&self, force: bool) -> Result<ExitCode, Failure> {
-        if !force && !self.confirms_reset()? {
-            return self.print_removed(0, "existing").map(|_| ExitCode::No);
-        }
-        let removed = self.to_write()?.reset_locks()?;
-        self.print_removed(removed, "existing")
-    }
-
-    fn confirms_reset(&self) -> Result<bool, Failure> {
-        if !io::stdin().is_terminal() {
-            let message = "reset removes every lock, of every holder: say --force, or \
-                call it on a terminal";
-            return Err(Failure::Usage(message.into()));
-        }
-        let mut err = io::stderr();
-        write!(err, "Remove every lock in {}? [y/N] ", self.shown())?;
-        err.flush()?;
-        let mut answer = Vec::new();
-        let read = io::stdin().lock().read_until(b'\n', &mut answer);
-        read.map_err(|error| Failure::System("read the answer", error))?;
-        Ok(matches!(answer.trim_ascii(), b"y" | b"Y" | b"yes"))
-    }
-
     fn print_lock(&self, manager: &LockManager, lock: &Lock) -> Result<ExitCode, Failure> {
         self.print(lock, || table::locks(manager, std::slice::from_ref(lock)))?;
         Ok(ExitCode::Success)
     }
 
-    fn print_removed(&self, removed: usize, what: &str) -> Result<ExitCode, Failure> {
-        self.print(&json!({ "removed": removed }), || {
-            let locks = if removed == 1 { "lock" } else { "locks" };
-            [format!("removed {removed} {what} {locks}")]
-        })?;
-        Ok(ExitCode::Success)
-    }
-
-    fn print<T: Display, L: IntoIterator<Item = T>>(
+    pub(crate) fn print<T: Display, L: IntoIterator<Item = T>>(
         &self,
         document: &impl Serialize,
         lines: impl FnOnce() -> L,
@@ -340,7 +277,7 @@ pub(crate) fn need_proc(remedy: &str) -> Result<(), Failure> {
     })
 }
 
-fn lock_ref(name: &LockName, token: Option<u64>) -> LockRef<'_> {
+pub(crate) fn lock_ref(name: &LockName, token: Option<u64>) -> LockRef<'_> {
     match token {
         Some(token) => LockRef::with_token(name.as_str(), token),
         None => name.into(),

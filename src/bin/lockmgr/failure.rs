@@ -4,7 +4,7 @@ use crate::duration::BadDuration;
 use crate::exit_code::{ExitCode, classify};
 use crate::place::{Place, shown};
 use crate::processes;
-use lockmgr::{Error, Lock, Printable};
+use lockmgr::{Bound, Error, ErrorKind, Lock, Printable};
 use std::io;
 use std::path::PathBuf;
 
@@ -23,6 +23,8 @@ pub(crate) enum Failure {
         code: u8,
         is_silent: bool,
     },
+    /// A lock is not removed because a program or a job works under it.
+    Running(Box<Lock>),
     /// A name or a duration that the library cannot be asked with.
     Invalid { kind: &'static str, message: String },
     /// The directory of the store could not be made.
@@ -69,6 +71,7 @@ impl Failure {
             Self::Lock(error) => classify(error),
             Self::SetFail(error) => (classify(error).0, ExitCode::LockFail),
             Self::Conflict { error, code, .. } => (classify(error).0, ExitCode::Command(*code)),
+            Self::Running(_) => (ErrorKind::Locked.as_str(), ExitCode::No),
             Self::Invalid { kind, .. } => (kind, ExitCode::Usage),
             Self::Directory(_, error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 ("Permission", ExitCode::Permission)
@@ -86,29 +89,41 @@ impl Failure {
             Self::Lock(error) | Self::SetFail(error) | Self::Conflict { error, .. } => {
                 with_sources(error)
             }
+            Self::Running(lock) => format!("cannot unlock {lock}"),
             Self::Directory(path, error) => format!("cannot create {}: {error}", shown(path)),
             Self::Output(error) => format!("cannot write to standard output: {error}"),
             Self::System(what, error) => format!("cannot {what}: {error}"),
             Self::In(path, failure) => {
                 let mut message = failure.message();
-                if let Some(program) = self.lock().and_then(processes::holder_of) {
-                    message = format!("{message}; {program}");
-                }
                 // Failures of the store itself name its file.
                 let path = shown(path);
-                match failure.error() {
-                    Some(_) if !message.contains(&path) => format!("{message} (store {path})"),
-                    _ => message,
+                let is_of_store = self.lock().is_some() || failure.error().is_some();
+                let is_store_named = message.contains(&path);
+                if let Some(program) = self.lock().and_then(processes::holder_of) {
+                    message += &format!("; {program}");
                 }
+                if let Self::Running(lock) = &**failure {
+                    let is_guard = lock.bound_to().map(|it| it.kind()) == Some(Bound::Manager);
+                    let loser = if is_guard { "program" } else { "job" };
+                    message += &format!("; its {loser} would lose it: say --force to take it away");
+                }
+                if is_of_store && !is_store_named {
+                    message += &format!(" (store {path})");
+                }
+                message
             }
         }
     }
 
     /// The lock that is in the way.
     pub(crate) fn lock(&self) -> Option<&Lock> {
-        match self.error()? {
-            Error::Locked(lock) | Error::LockFail(lock) => Some(lock),
-            _ => None,
+        match self {
+            Self::Running(lock) => Some(lock),
+            Self::In(_, failure) => failure.lock(),
+            _ => match self.error()? {
+                Error::Locked(lock) | Error::LockFail(lock) => Some(lock),
+                _ => None,
+            },
         }
     }
 

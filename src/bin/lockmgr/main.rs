@@ -14,6 +14,7 @@ mod failure;
 mod fault;
 mod get;
 mod misuse;
+mod outer;
 mod output;
 mod place;
 mod processes;
@@ -22,6 +23,7 @@ mod run_args;
 mod signals;
 mod table;
 mod terminal;
+mod unlock;
 mod waiting;
 
 use args::Cli;

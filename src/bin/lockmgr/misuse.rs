@@ -37,13 +37,14 @@ pub(crate) fn of_flock(run: &Run, arguments: &[OsString]) -> Result<(), Failure>
     let message = match run.names.as_slice() {
         _ if run.unlock => {
             "run gives its locks back when the command ends, so there is no -u; \
-                `lockmgr unlock NAME` removes a lock"
+                `lockmgr unlock NAME` gives back what `lockmgr get NAME --while parent` took"
         }
-        _ if run.shared => "every lock is exclusive: leave out -s",
+        _ if run.shared => "there are no shared locks yet, every lock is exclusive: leave out -s",
         _ if has_command => return Ok(()),
         [name] if is_descriptor(name) => {
             "there is no command to run, and no lock on a file descriptor; in a script, \
-                `lockmgr get NAME --wait forever --while parent` holds a lock until the script ends"
+                `lockmgr get NAME --wait forever --while parent` holds a lock until the script \
+                ends or calls `lockmgr unlock NAME`"
         }
         [_] => "there is no command to run: say NAME... -- COMMAND [ARG...], or NAME... -c STRING",
         _ => {

@@ -1,6 +1,6 @@
 //! Asks /proc about processes, if it is there.
 
-use lockmgr::{Lock, Printable};
+use lockmgr::{BoundTo, Lock, Printable};
 use rustix::process::Pid;
 use std::{fs, process};
 
@@ -19,10 +19,11 @@ fn is_of_this_namespace() -> bool {
     this.is_ok_and(|this| this.to_str() == Some(&process::id().to_string()))
 }
 
-/// Says which program the process of a lock's holder runs: `process 4242 runs "sleep 60"`.
+/// Says which program the process of a lock's holder runs: `process 4242 runs "sleep 60"`. Only of
+/// a process that the lock is bound to, and whose number means the same here.
 pub(crate) fn holder_of(lock: &Lock) -> Option<String> {
-    let bound_to = lock.bound_to().filter(|it| it.is_alive() == Some(true));
-    let pid = bound_to.map_or(lock.process_id(), |it| Some(it.process_id()))?;
+    let is_known = |it: &BoundTo| it.is_alive() == Some(true) && it.is_here();
+    let pid = lock.bound_to().filter(is_known)?.process_id();
     Some(format!("process {pid} runs {}", program(pid)?))
 }
 

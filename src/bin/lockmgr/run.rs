@@ -6,18 +6,23 @@ mod supervise;
 use crate::duration::{self, Wait};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::outer::Outer;
 use crate::place::{Place, holder, names};
 use crate::run_args::{OnLost, Run};
 use crate::signals::{Signals, Waker, end_by};
+use crate::table;
 use crate::waiting;
 use job::Job;
 pub(crate) use job::{EXEC, become_command};
-use lockmgr::{Error, Lock, LockGuard, LockManager, LockName, Timeout};
+use lockmgr::{Error, ErrorKind, Lock, LockGuard, LockManager, LockName, Timeout};
 use rustix::process::WaitStatus;
 use std::env;
 use std::ffi::OsString;
 use std::sync::mpsc::{self, Receiver};
 use supervise::Supervisor;
+
+/// Names of locks that are held, with their tokens.
+type Held = Vec<(String, u64)>;
 
 /// The options, checked before the store is touched.
 #[derive(Debug)]
@@ -37,11 +42,32 @@ struct Plan<'a> {
 pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure> {
     let mut signals = Signals::catch().map_err(unable)?;
     let plan = Plan::of(run)?;
-    let manager = waiting::attended(&mut signals, None, None, || place.to_write())??;
+    let opened = waiting::attended(&mut signals, None, None, || open(place, &plan))?;
+    let (manager, held_by_outer) = opened?;
+    if let Some(held) = held_by_outer {
+        drop(manager);
+        if let Some(signal) = signals.ending() {
+            end_by(signal);
+        }
+        return Ok(job::become_it(place, &plan, &held));
+    }
     let (guard, lost) = acquire(place, &manager, &plan, run.no_fork, &mut signals)?;
     if let Some(signal) = signals.ending() {
         drop(guard);
         end_by(signal);
+    }
+    if plan.lease.is_none() && guard.deadline().is_some() {
+        if run.no_fork {
+            return Err(Failure::Invalid {
+                kind: ErrorKind::Unsupported.as_str(),
+                message: "cannot become the command: the kernel cannot tell when it ends, and \
+                    nobody would renew its lease; leave out -F, or say --lease"
+                    .into(),
+            });
+        }
+        if plan.verbose {
+            job::say("the kernel cannot tell when the job ends: the lease is 60s, and renewed");
+        }
     }
     if run.no_fork {
         return become_holder(place, guard, &plan);
@@ -86,6 +112,28 @@ impl<'a> Plan<'a> {
             verbose: run.verbose,
         })
     }
+}
+
+/// Opens the store, and looks whether jobs around this process hold the locks already. Then the
+/// locks are theirs to keep and to release, and are returned with their tokens. To wait for some of
+/// them would be to wait for itself.
+fn open(place: &Place, plan: &Plan<'_>) -> Result<(LockManager, Option<Held>), Failure> {
+    let manager = place.to_write()?;
+    let held = Outer::of(place).held(&manager, &plan.names)?;
+    if held.is_empty() {
+        return Ok((manager, None));
+    }
+    let is_held = |name: &&LockName| held.iter().any(|(held, _)| **name == held.as_str());
+    let (held_names, others): (Vec<_>, Vec<_>) = plan.names.iter().partition(is_held);
+    if others.is_empty() {
+        return Ok((manager, Some(held)));
+    }
+    Err(Failure::Usage(format!(
+        "this job runs under {} already, but not under {}: name all of them in the outer run, or \
+            none of the first here",
+        table::names(held_names),
+        table::names(others)
+    )))
 }
 
 /// Takes the locks, waiting as it was asked to, and tells of those that are lost later.
@@ -135,7 +183,7 @@ fn acquire(
 /// Becomes the command, which gets the descriptor that the locks hang on.
 fn become_holder(place: &Place, guard: LockGuard, plan: &Plan<'_>) -> Result<ExitCode, Failure> {
     let inherited = job::inheritable(&guard).map_err(unable)?;
-    let code = job::become_it(place, plan, guard.tokens());
+    let code = job::become_it(place, plan, &guard.tokens());
     drop(inherited);
     guard.release()?;
     Ok(code)

@@ -56,7 +56,7 @@ pub(crate) struct Run {
     #[arg(short = 'x', short_alias = 'e', long, hide_short_help = true)]
     pub(crate) exclusive: bool,
     /// Hold the locks only until the command or lockmgr ends; if lockmgr is killed, the kernel kills
-    /// the command
+    /// the command, unless that is setuid
     #[arg(short = 'o', long, hide_short_help = true, conflicts_with = "no_fork")]
     pub(crate) close: bool,
     /// The holder [default: this host's name]

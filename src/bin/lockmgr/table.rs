@@ -1,7 +1,7 @@
 //! Locks, requests and results as tables for people.
 
 use chrono::{DateTime, Utc};
-use lockmgr::{Lock, LockManager, LockSetResult, Printable, Request, Status};
+use lockmgr::{Lock, LockManager, LockName, LockSetResult, Printable, Request, Status};
 use std::time::Duration;
 use unicode_width::UnicodeWidthStr;
 
@@ -46,6 +46,8 @@ fn process(lock: &Lock, about_to: Option<u32>) -> String {
     match (about_to, lock.bound_to(), lock.process_id()) {
         (Some(pid), ..) => format!("{pid} alive"),
         (None, Some(it), _) => match it.is_alive() {
+            // Its number means another process here, or none.
+            Some(_) if !it.is_here() => "alive elsewhere".into(),
             Some(_) => format!("{} alive", it.process_id()),
             None => format!("{} unknown", it.process_id()),
         },
@@ -113,6 +115,12 @@ pub(crate) fn name(name: &str) -> String {
     } else {
         shown
     }
+}
+
+/// Names in a sentence: "a", "b".
+pub(crate) fn names(names: Vec<&LockName>) -> String {
+    let quoted = |name: &&LockName| format!("\"{}\"", printable(name.as_str()));
+    names.iter().map(quoted).collect::<Vec<_>>().join(", ")
 }
 
 /// Lines whose cells begin in the same columns of a terminal.

@@ -107,7 +107,9 @@ impl Line {
             let mut pause = AT_ONCE;
             while is_ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 pause = SECOND;
-                let whom = whom(&manager, &names);
+                let Some(whom) = whom(&manager, &names) else {
+                    continue;
+                };
                 let line = format!("lockmgr: waiting {}s for {whom}", began.elapsed().as_secs());
                 let mut shown = lock(&of_thread);
                 if shown.is_over {
@@ -145,8 +147,9 @@ fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
     shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says whom a wait for these names is for, and how many are ahead.
-fn whom(manager: &LockManager, names: &[LockName]) -> String {
+/// Says whom a wait for these names is for, and how many are ahead. None if nobody holds them or is
+/// ahead: then the grant is on its way.
+fn whom(manager: &LockManager, names: &[LockName]) -> Option<String> {
     let requests = manager.requests("").unwrap_or_default();
     let wants_one = |request: &Request| request.names().iter().any(|name| names.contains(name));
     let me = Some(process::id());
@@ -155,13 +158,12 @@ fn whom(manager: &LockManager, names: &[LockName]) -> String {
         .position(|request| request.process_id() == me);
     // Not queued yet, it comes after all.
     let before = &requests[..mine.unwrap_or(requests.len())];
-    let ahead = match before.iter().filter(|request| wants_one(request)).count() {
-        0 => String::new(),
-        ahead => format!("; {ahead} ahead"),
-    };
+    let ahead = before.iter().filter(|request| wants_one(request)).count();
     let held = |name: &LockName| manager.find(name).ok().flatten();
-    match names.iter().find_map(held) {
-        Some(lock) => format!("{lock}{ahead}"),
-        None => format!("earlier requests{ahead}"),
+    match (names.iter().find_map(held), ahead) {
+        (Some(lock), 0) => Some(lock.to_string()),
+        (Some(lock), _) => Some(format!("{lock}; {ahead} ahead")),
+        (None, 0) => None,
+        (None, _) => Some(format!("earlier requests; {ahead} ahead")),
     }
 }

@@ -321,7 +321,7 @@ impl Script {
         if locks.is_empty() || self.dice.below(3) == 0 {
             return Named::Name(self.name());
         }
-        Named::Lock(pick(&locks, &mut self.dice).clone())
+        Named::Lock(Box::new(pick(&locks, &mut self.dice).clone()))
     }
 
     fn timeout(&mut self) -> Timeout {
@@ -338,14 +338,14 @@ impl Script {
 
 enum Named {
     Name(String),
-    Lock(Lock),
+    Lock(Box<Lock>),
 }
 
 impl Named {
     fn of(&self) -> LockRef<'_> {
         match self {
             Self::Name(name) => name.as_str().into(),
-            Self::Lock(lock) => lock.into(),
+            Self::Lock(lock) => lock.as_ref().into(),
         }
     }
 }

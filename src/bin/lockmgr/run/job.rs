@@ -4,6 +4,7 @@
 use super::Plan;
 use crate::exit_code::ExitCode;
 use crate::failure::is_short_of_means;
+use crate::outer;
 use crate::place::{Place, shown};
 use crate::processes::{Kin, children, descendants, kin};
 use crate::signals::{Caught, stop};
@@ -27,10 +28,6 @@ use std::process::{self, Command};
 /// The first argument of the process that becomes the command; the next is its parent. Not for
 /// people, and not worth a parser.
 pub(crate) const EXEC: &str = "__exec";
-
-/// Variables that tell the command of its locks. They are left out if they do not fit.
-const NAMES: &str = "LOCKMGR_NAMES";
-const TOKENS: &str = "LOCKMGR_TOKENS";
 
 /// The exit statuses of shells if a command was found but cannot be run, and if it was not found.
 const NOT_EXECUTABLE: u8 = 126;
@@ -87,7 +84,7 @@ impl Job {
         if !shares_group {
             command.process_group(0);
         }
-        tell(&mut command, &place.path, guard.tokens());
+        outer::tell(&mut command, place, &guard.tokens());
         let spawned = retried(&mut command, plan.verbose, SharedChild::spawn);
         drop(inherited);
         let command = spawned.map_err(|error| not_run(&plan.command[0], &error))?;
@@ -219,19 +216,6 @@ fn this_program() -> Option<PathBuf> {
     places.find(|place| place.is_file())
 }
 
-/// Tells the command of the store and its locks.
-fn tell(command: &mut Command, db: &Path, tokens: Vec<(String, u64)>) {
-    let (names, tokens): (Vec<_>, Vec<_>) = tokens
-        .into_iter()
-        .map(|(name, token)| (name, token.to_string()))
-        .unzip();
-    let db = std::path::absolute(db).unwrap_or_else(|_| db.to_owned());
-    command
-        .env("LOCKMGR_DB", db)
-        .env(NAMES, names.join("\n"))
-        .env(TOKENS, tokens.join("\n"));
-}
-
 /// Starts or becomes a command, without the names and tokens if they do not fit.
 fn retried<T>(
     command: &mut Command,
@@ -243,7 +227,8 @@ fn retried<T>(
             if verbose {
                 say("the command gets neither LOCKMGR_NAMES nor LOCKMGR_TOKENS: they are too long");
             }
-            start(command.env_remove(NAMES).env_remove(TOKENS))
+            outer::untell(command);
+            start(command)
         }
         started => started,
     }
@@ -265,12 +250,12 @@ pub(crate) fn become_command(parent: &OsStr, command: &[OsString]) -> ExitCode {
     not_run(program, &Command::new(program).args(arguments).exec())
 }
 
-/// Becomes the command, in this process.
-pub(super) fn become_it(place: &Place, plan: &Plan<'_>, tokens: Vec<(String, u64)>) -> ExitCode {
+/// Becomes the command, in this process. It sees these locks, with their tokens.
+pub(super) fn become_it(place: &Place, plan: &Plan<'_>, held: &[(String, u64)]) -> ExitCode {
     let program = &plan.command[0];
     let mut command = Command::new(program);
     command.args(&plan.command[1..]);
-    tell(&mut command, &place.path, tokens);
+    outer::tell(&mut command, place, held);
     let not_become = retried(&mut command, plan.verbose, |command| {
         Err::<(), _>(command.exec())
     });

@@ -1,0 +1,139 @@
+//! The locks of the jobs around this process: of every `lockmgr run` that it descends from, as the
+//! environment tells.
+//!
+//! The environment only claims. A lock counts while the store says that its token still holds it.
+
+use crate::place::Place;
+use lockmgr::{Lock, LockManager, LockName};
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Variables for the command: the store, and one name and one token a line.
+const DB: &str = "LOCKMGR_DB";
+const NAMES: &str = "LOCKMGR_NAMES";
+const TOKENS: &str = "LOCKMGR_TOKENS";
+
+/// The file that the names and tokens are of. A script may name another one in `LOCKMGR_DB`, which
+/// may have the same name with the same token.
+const STORE: &str = "LOCKMGR_STORE";
+
+/// The locks of the jobs further out: one `STORE TOKEN NAME` a line.
+const OUTER: &str = "LOCKMGR_OUTER";
+
+/// Tells a command of its store, its locks, and those of the jobs around it.
+pub(crate) fn tell(command: &mut Command, place: &Place, held: &[(String, u64)]) {
+    let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
+    let tokens: Vec<String> = held.iter().map(|(_, token)| token.to_string()).collect();
+    let db = std::path::absolute(&place.path).unwrap_or_else(|_| place.path.clone());
+    untell(command);
+    command
+        .env(DB, db)
+        .env(NAMES, names.join("\n"))
+        .env(TOKENS, tokens.join("\n"));
+    if let Some(store) = identity(&place.path) {
+        command.env(STORE, store);
+    }
+    let claims: Vec<String> = claims().iter().map(Claim::line).collect();
+    if !claims.is_empty() {
+        command.env(OUTER, claims.join("\n"));
+    }
+}
+
+/// Keeps back what may not fit into the environment.
+pub(crate) fn untell(command: &mut Command) {
+    for variable in [NAMES, TOKENS, STORE, OUTER] {
+        command.env_remove(variable);
+    }
+}
+
+/// The locks in one store that the jobs around this process claim.
+#[derive(Debug)]
+pub(crate) struct Outer(Vec<Claim>);
+
+impl Outer {
+    pub(crate) fn of(place: &Place) -> Self {
+        let mut claims = claims();
+        let store = identity(&place.path);
+        claims.retain(|claim| Some(&claim.store) == store.as_ref());
+        Self(claims)
+    }
+
+    /// Whether a job around this process holds this lock.
+    pub(crate) fn holds(&self, lock: &Lock) -> bool {
+        let is_it = |claim: &Claim| lock.name() == claim.name.as_str();
+        self.0
+            .iter()
+            .any(|claim| is_it(claim) && lock.token() == claim.token)
+    }
+
+    /// Those of the names that jobs around this process hold, with their tokens.
+    pub(crate) fn held(
+        &self,
+        manager: &LockManager,
+        names: &[LockName],
+    ) -> lockmgr::Result<Vec<(String, u64)>> {
+        let mut held = Vec::new();
+        for name in names.iter().filter(|_| !self.0.is_empty()) {
+            if let Some(lock) = manager.find(name)?.filter(|lock| self.holds(lock)) {
+                held.push((name.to_string(), lock.token()));
+            }
+        }
+        Ok(held)
+    }
+}
+
+/// A lock that the environment says a job around this process holds.
+#[derive(Debug, PartialEq, Eq)]
+struct Claim {
+    store: String,
+    token: u64,
+    name: String,
+}
+
+impl Claim {
+    fn line(&self) -> String {
+        format!("{} {} {}", self.store, self.token, self.name)
+    }
+
+    fn of_line(line: &str) -> Option<Self> {
+        let mut words = line.splitn(3, ' ');
+        Some(Self {
+            store: words.next()?.to_owned(),
+            token: words.next()?.parse().ok()?,
+            name: words.next()?.to_owned(),
+        })
+    }
+}
+
+/// All claims of the environment, those of the innermost job first.
+fn claims() -> Vec<Claim> {
+    let variable = |name| env::var(name).unwrap_or_default();
+    let store = env::var(STORE).ok();
+    let store = store.or_else(|| identity(Path::new(&env::var_os(DB)?)));
+    let mut claims = Vec::new();
+    if let Some(store) = store {
+        let (names, tokens) = (variable(NAMES), variable(TOKENS));
+        for (name, token) in names.lines().zip(tokens.lines()) {
+            if let Ok(token) = token.parse() {
+                let (store, name) = (store.clone(), name.to_owned());
+                claims.push(Claim { store, token, name });
+            }
+        }
+    }
+    for claim in variable(OUTER).lines().filter_map(Claim::of_line) {
+        // Jobs that go on under the same locks claim them again.
+        if !claims.contains(&claim) {
+            claims.push(claim);
+        }
+    }
+    claims
+}
+
+/// Tells a file apart from every other, whatever its name.
+fn identity(path: &Path) -> Option<String> {
+    let file = fs::metadata(path).ok()?;
+    Some(format!("{}:{}", file.dev(), file.ino()))
+}
