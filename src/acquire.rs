@@ -1,6 +1,8 @@
 //! `Acquire`: what can be asked for, and how.
 
 use crate::ask::Asker;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::guard::LockGuard;
 use crate::held::{Held, OnLost};
