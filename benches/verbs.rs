@@ -6,6 +6,7 @@
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
 use lockmgr::{Error, GetOptions, LockManager, SetOptions};
 use std::hint::black_box;
+use std::time::Duration;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
@@ -24,6 +25,7 @@ fn main() {
         writes(&mut group, &manager);
         writes_of_nothing(&mut group, &manager);
         reads(&mut group, &manager);
+        renewals(&mut group, &manager);
         group.finish();
     }
     criterion.final_summary();
@@ -92,6 +94,21 @@ fn reads(group: &mut Group<'_>, manager: &LockManager) {
     group.bench_function("find", |bencher| {
         bencher.iter(|| manager.find(black_box("present")).expect("an answer"));
     });
+}
+
+/// One renewal of a guard: ten times the names cost ten times as much.
+fn renewals(group: &mut Group<'_>, manager: &LockManager) {
+    group.sample_size(10);
+    for count in [1_000, 10_000] {
+        let names = (0..count).map(|i| format!("held:{i}"));
+        let acquire = manager.acquire(names.collect::<Vec<_>>());
+        let acquire = acquire.lease(Duration::from_secs(600)).no_keep_alive();
+        let mut guard = acquire.try_lock().expect("free locks");
+        group.bench_function(format!("renew a guard of {count} names"), |bencher| {
+            bencher.iter(|| guard.renew().expect("a renewal"));
+        });
+    }
+    group.sample_size(100);
 }
 
 fn only_present(manager: &LockManager) {
