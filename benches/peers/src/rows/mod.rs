@@ -10,6 +10,7 @@ mod opening;
 mod processes;
 mod reads;
 mod threads;
+mod waiting;
 mod writes;
 
 use crate::lab::Lab;
@@ -18,7 +19,7 @@ use anyhow::Result;
 
 type Measure = fn(&Lab, &mut Report) -> Result<()>;
 
-pub(crate) const GROUPS: [(&str, Measure); 11] = [
+pub(crate) const GROUPS: [(&str, Measure); 12] = [
     ("writes", writes::measure),
     ("reads", reads::measure),
     ("opening", opening::measure),
@@ -26,6 +27,7 @@ pub(crate) const GROUPS: [(&str, Measure); 11] = [
     ("processes", processes::measure),
     ("threads", threads::measure),
     ("handover", handover::measure),
+    ("waiting", waiting::measure),
     ("django", django::measure),
     ("memory", memory::measure),
     ("files", files::measure),
