@@ -107,6 +107,8 @@ fn pair(lab: &Lab, waiter: Waiter, unshare: &[&str]) -> Result<Pair> {
     let mut command = Command::new("unshare");
     command.args(unshare).arg(std::env::current_exe()?);
     command.args(place.arguments().map(AsRef::as_ref));
+    // Where it complains that its child was killed. The worker tells its failures in its answers.
+    command.stderr(Stdio::null());
     let mut holder = Child::start(command)?;
     holder.tell("keep")?;
     holder.turn()?;
