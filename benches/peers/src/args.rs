@@ -55,12 +55,13 @@ pub(crate) enum Worker {
     /// releases the lock at once, after `keep` with the next line.
     #[command(hide = true)]
     Wait { waiter: Waiter, file: PathBuf },
-    /// Waits in as many threads for as many names, each for its own.
+    /// Waits in as many threads for as many names, each for its own. So many ask at once.
     #[command(hide = true)]
     Crowd {
         file: PathBuf,
         prefix: String,
         count: usize,
+        at_once: usize,
     },
     /// Has a store of bare redb open.
     #[command(hide = true)]

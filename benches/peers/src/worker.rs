@@ -5,6 +5,7 @@ use crate::names;
 use crate::peers::lockmgr::Lockmgr;
 use crate::peers::{Kind, Mode, Peer, is_busy};
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -62,7 +63,8 @@ pub(crate) fn main(worker: Worker) -> Result<()> {
             file,
             prefix,
             count,
-        } => crowd(&file, &prefix, count),
+            at_once,
+        } => crowd(&file, &prefix, count, at_once),
         Worker::Open { dir } => open(&dir),
         Worker::Resident {
             kind,
@@ -164,20 +166,27 @@ fn tell(turn: &Result<Turn, String>) -> Result<()> {
 }
 
 /// Its threads are the caller's, each with a small stack.
-fn crowd(file: &Path, prefix: &str, count: usize) -> Result<()> {
+fn crowd(file: &Path, prefix: &str, count: usize, at_once: usize) -> Result<()> {
     const STACK: usize = 128 << 10;
+    // It may not have come to its input when the one that measures is interrupted.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     let manager = Lockmgr::open(file, Mode::Shared)?.manager;
-    for i in 0..count {
-        let request = manager.acquire([format!("{prefix}{i}")]);
-        let thread = thread::Builder::new().stack_size(STACK);
-        thread.spawn(move || {
-            let guard = request.lock();
-            // Nobody releases what it waits for while it is measured.
-            eprintln!("a request of a crowd ended: {guard:?}");
-        })?;
-    }
-    while manager.requests(prefix)?.len() < count {
-        thread::sleep(Duration::from_millis(50));
+    let mut asked = 0;
+    while asked < count {
+        for _ in 0..at_once.min(count - asked) {
+            let request = manager.acquire([format!("{prefix}{asked}")]);
+            let thread = thread::Builder::new().stack_size(STACK);
+            thread.spawn(move || {
+                let guard = request.lock();
+                // Nobody releases what it waits for while it is measured.
+                eprintln!("a request of a crowd ended: {guard:?}");
+            })?;
+            asked += 1;
+        }
+        // A look at many takes time that they need.
+        while manager.requests(prefix)?.len() < asked {
+            thread::sleep(Duration::from_millis(2 + at_once as u64 / 20));
+        }
     }
     println!("ready");
     io::stdin().read_line(&mut String::new())?;

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 /// The most processes that many requests come from.
 const PROCESSES: usize = 4;
 
+/// Threads of a process that ask at once, so that they do not get in each other's way.
+const AT_ONCE: &str = "16";
+
 /// Who waits in a store while this process writes to it.
 struct Crowd {
     /// Requests, and the processes that they come from.
@@ -118,7 +121,9 @@ impl Crowd {
         let mut workers = Vec::new();
         for process in 0..processes {
             let prefix = prefix(process);
-            workers.push(Child::worker(&[&"crowd", &store, &prefix, &each])?);
+            workers.push(Child::worker(&[
+                &"crowd", &store, &prefix, &each, &AT_ONCE,
+            ])?);
         }
         Ok(Self {
             requests,

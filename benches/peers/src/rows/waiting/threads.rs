@@ -6,10 +6,11 @@ use crate::peers::lockmgr::Lockmgr;
 use crate::peers::{Kind, Mode};
 use crate::report::{Figure, Report, Row, Unit};
 use crate::rows::count;
+use crate::stats::micros;
 use anyhow::{Context, Result};
 use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a process has.
 struct Takes {
@@ -18,6 +19,8 @@ struct Takes {
     threads: f64,
     /// Resident, in bytes.
     memory: f64,
+    /// From its start until all that ask at once wait, in microseconds.
+    queued: f64,
 }
 
 pub(super) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
@@ -50,6 +53,11 @@ pub(super) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
         )
         .target("no more than of one", of_many.threads <= of_one.threads),
     );
+    report.push(row(
+        format!("{what}: from the start of the process until all wait"),
+        Unit::Time,
+        |takes| takes.queued,
+    ));
     let each = (of_many.memory - of_one.memory) / (many as f64 - 1.0) / 1024.0;
     report.push(
         row(
@@ -68,7 +76,10 @@ fn takes(lab: &Lab, threads: usize) -> Result<Takes> {
     let manager = Lockmgr::open(&store, Mode::Shared)?.manager;
     let names = (0..threads).map(|i| format!("w{i}"));
     let held = manager.acquire(names).try_lock()?;
-    let worker = Child::worker(&[&"crowd", &store, &"w", &threads.to_string()])?;
+    let count = threads.to_string();
+    let began = Instant::now();
+    let worker = Child::worker(&[&"crowd", &store, &"w", &count, &count])?;
+    let queued = micros(began.elapsed());
     // Helpers that only queueing needs have ended then.
     thread::sleep(Duration::from_millis(500));
 
@@ -83,6 +94,7 @@ fn takes(lab: &Lab, threads: usize) -> Result<Takes> {
         descriptors: fs::read_dir(format!("{process}/fd"))?.count() as f64,
         threads: field("Threads:")? - 1.0 - threads as f64,
         memory: field("VmRSS:")? * 1024.0,
+        queued,
     };
     drop(worker);
     drop(held);
