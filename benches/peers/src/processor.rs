@@ -1,9 +1,12 @@
 //! Processor time of this process and of others.
 
+use crate::stats::micros;
 use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Microseconds that this process has used, all of its threads together, ended ones too.
 pub(crate) fn of_this_process() -> f64 {
@@ -37,6 +40,15 @@ pub(crate) fn of_processes(processes: &[u32]) -> Result<f64> {
         }
     }
     Ok(sum)
+}
+
+/// Percent of a core that these processes use together, while this one sleeps for so long.
+pub(crate) fn while_asleep(processes: &[u32], window: Duration) -> Result<f64> {
+    let before = of_processes(processes)?;
+    let began = Instant::now();
+    thread::sleep(window);
+    let used = of_processes(processes)? - before;
+    Ok(100.0 * used / micros(began.elapsed()))
 }
 
 /// The processor time of this process and of others from now on.

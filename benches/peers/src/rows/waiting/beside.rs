@@ -6,7 +6,7 @@ use crate::names;
 use crate::peers::lockmgr::Lockmgr;
 use crate::peers::{Kind, Mode, Peer};
 use crate::plot::{Chart, Data, Line};
-use crate::processor::Meter;
+use crate::processor::{self, Meter};
 use crate::report::{Figure, Report, Row, Unit};
 use crate::rows::{count, locks};
 use crate::stats::{Sample, micros, ratio, turns};
@@ -78,6 +78,26 @@ pub(super) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
         report.push(row(crowd, alone, of_locks, most));
     }
     plot(report, alone, of_requests, of_processes);
+    idle(lab, report, of_requests)
+}
+
+/// What the requests cost that have nothing to do, each waiting for a name of its own.
+fn idle(lab: &Lab, report: &mut Report, crowds: &[Crowd]) -> Result<()> {
+    let window = lab.scale.waiting.idle_window;
+    for crowd in crowds.iter().skip(1) {
+        let used = processor::while_asleep(&crowd.ids, window)?;
+        report.push(
+            Row::new(
+                format!(
+                    "{} idle requests of {} processes, percent of a core together",
+                    count(crowd.requests),
+                    crowd.processes
+                ),
+                Figure::one("lockmgr", Unit::Plain, used),
+            )
+            .note("each waits for a name of its own"),
+        );
+    }
     Ok(())
 }
 

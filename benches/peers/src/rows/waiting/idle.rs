@@ -8,7 +8,7 @@ use crate::report::{Figure, Report, Row, Unit};
 use crate::rows::count;
 use anyhow::Result;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Percent of a core.
 const MOST: f64 = 2.0;
@@ -44,13 +44,9 @@ fn percent(lab: &Lab, waiter: Waiter) -> Result<f64> {
     queue.place.until_waiting(scale.idle)?;
     // Until the last of them sleeps.
     thread::sleep(scale.idle_window.min(Duration::from_secs(1)));
-    let before = processor::of_processes(&queue.ids)?;
-    let began = Instant::now();
-    thread::sleep(scale.idle_window);
-    let used = processor::of_processes(&queue.ids)? - before;
-    let took = began.elapsed();
+    let used = processor::while_asleep(&queue.ids, scale.idle_window)?;
     // They end before the lock is free.
     queue.end();
     release()?;
-    Ok(100.0 * used / crate::stats::micros(took))
+    Ok(used)
 }
