@@ -54,7 +54,7 @@ fn rings(lab: &Lab, waiter: Waiter) -> Result<Vec<Ring>> {
         lab.say(&format!("hand-overs, {waiter:?}, {behind} behind"));
         rings.push(Ring::new(lab, waiter, behind)?);
     }
-    for round in 0..=scale.rounds {
+    for round in 0..=scale.rounds.div_ceil(2) {
         for which in turns(rings.len(), round) {
             let ring = &mut rings[which];
             let (processor, wall) = ring.round()?;
