@@ -1,5 +1,6 @@
 //! The rows of the table, in groups that can be measured by themselves.
 
+mod before;
 mod clean;
 mod command;
 mod django;
@@ -19,7 +20,7 @@ use anyhow::Result;
 
 type Measure = fn(&Lab, &mut Report) -> Result<()>;
 
-pub(crate) const GROUPS: [(&str, Measure); 12] = [
+pub(crate) const GROUPS: [(&str, Measure); 13] = [
     ("writes", writes::measure),
     ("reads", reads::measure),
     ("opening", opening::measure),
@@ -28,6 +29,7 @@ pub(crate) const GROUPS: [(&str, Measure); 12] = [
     ("threads", threads::measure),
     ("handover", handover::measure),
     ("waiting", waiting::measure),
+    ("before", before::measure),
     ("django", django::measure),
     ("memory", memory::measure),
     ("files", files::measure),

@@ -1,6 +1,5 @@
 //! What waiting costs: those that wait, those that do not, and those that hand over.
 
-mod before;
 mod beside;
 mod chain;
 mod idle;
@@ -25,6 +24,5 @@ pub(super) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     storm::measure(lab, report)?;
     idle::measure(lab, report)?;
     threads::measure(lab, report)?;
-    killed::measure(lab, report)?;
-    before::measure(lab, report)
+    killed::measure(lab, report)
 }
