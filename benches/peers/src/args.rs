@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// A Python environment that has django-lockmgr and filelock [default: make one].
     #[arg(long, value_name = "DIR")]
     pub(crate) venv: Option<PathBuf>,
+    /// The program `verbs` of an older checkout, to compare this one with (see the README).
+    #[arg(long, value_name = "PATH")]
+    pub(crate) before: Option<PathBuf>,
     /// Leave the peers from PyPI out. So does --quick, which needs no network, without --venv.
     #[arg(long)]
     pub(crate) no_python: bool,
@@ -48,9 +51,21 @@ pub(crate) enum Worker {
         id: u64,
         days: u32,
     },
-    /// For each line of input waits for the lock `x`, and says when it had it.
+    /// For each line of input waits for the lock `x`, and says when it had it. After `pass` it
+    /// releases the lock at once, after `keep` with the next line.
     #[command(hide = true)]
     Wait { waiter: Waiter, file: PathBuf },
+    /// Waits in as many threads for as many names, each for its own. So many ask at once.
+    #[command(hide = true)]
+    Crowd {
+        file: PathBuf,
+        prefix: String,
+        count: usize,
+        at_once: usize,
+    },
+    /// Has a store of bare redb open.
+    #[command(hide = true)]
+    Open { dir: PathBuf },
     /// Works on a large store, and says how much memory it has then.
     #[command(hide = true)]
     Resident {
@@ -83,6 +98,34 @@ pub(crate) struct Scale {
     pub(crate) window: Duration,
     /// Rows of a store of which each one's bytes count.
     pub(crate) filed: usize,
+    pub(crate) waiting: Waiting,
+}
+
+/// How many wait, and how often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    /// Requests of at most four processes.
+    pub(crate) requests: [usize; 3],
+    /// Processes with one request each.
+    pub(crate) processes: [usize; 2],
+    /// Rounds, and calls of each one.
+    pub(crate) rounds: usize,
+    pub(crate) calls: usize,
+    /// Processes that wait behind a hand-over, and hand-overs in a row.
+    pub(crate) behind: [usize; 3],
+    pub(crate) in_a_row: usize,
+    /// Processes that ask at once.
+    pub(crate) storm: usize,
+    /// Processes that are idle, and how long they are watched.
+    pub(crate) idle: usize,
+    pub(crate) idle_window: Duration,
+    pub(crate) threads: usize,
+    /// Holders killed, so many of them started together, and how long their waiters have waited.
+    pub(crate) kills: usize,
+    pub(crate) kills_together: usize,
+    pub(crate) late: Duration,
+    /// Pairs of a run of an older build and of this one.
+    pub(crate) pairs: usize,
 }
 
 impl Scale {
@@ -95,6 +138,22 @@ impl Scale {
             repeats: 5,
             window: Duration::from_millis(1500),
             filed: 20_000,
+            waiting: Waiting {
+                requests: [100, 1_000, 10_000],
+                processes: [10, 100],
+                rounds: 20,
+                calls: 100,
+                behind: [20, 100, 500],
+                in_a_row: 20,
+                storm: 1_000,
+                idle: 400,
+                idle_window: Duration::from_secs(6),
+                threads: 1_000,
+                kills: 100,
+                kills_together: 25,
+                late: Duration::from_millis(10_500),
+                pairs: 20,
+            },
         }
     }
 
@@ -107,6 +166,22 @@ impl Scale {
             repeats: 1,
             window: Duration::from_millis(100),
             filed: 100,
+            waiting: Waiting {
+                requests: [4, 8, 16],
+                processes: [2, 4],
+                rounds: 2,
+                calls: 5,
+                behind: [3, 6, 9],
+                in_a_row: 2,
+                storm: 10,
+                idle: 4,
+                idle_window: Duration::from_millis(300),
+                threads: 10,
+                kills: 2,
+                kills_together: 2,
+                late: Duration::from_millis(100),
+                pairs: 2,
+            },
         }
     }
 

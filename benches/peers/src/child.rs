@@ -1,6 +1,7 @@
 //! Other processes: each says `ready` when it is, and is talked to in lines.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::worker::Turn;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
@@ -42,6 +43,14 @@ impl Child {
         self.process.id()
     }
 
+    /// As many workers that do the same.
+    pub(crate) fn workers(
+        count: usize,
+        arguments: &[&dyn AsRef<std::ffi::OsStr>],
+    ) -> Result<Vec<Self>> {
+        (0..count).map(|_| Self::worker(arguments)).collect()
+    }
+
     pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
         let input = self.input.as_mut().context("the child was told to end")?;
         writeln!(input, "{line}")?;
@@ -54,6 +63,23 @@ impl Child {
             bail!("a child ended early: {}", self.process.wait()?);
         }
         Ok(line.trim_end().to_owned())
+    }
+
+    /// What a worker that waits says of its turn, or why it got none.
+    pub(crate) fn outcome(&mut self) -> Result<Result<Turn, String>> {
+        Ok(serde_json::from_str(&self.answer()?)?)
+    }
+
+    /// What a worker that waits says of its turn.
+    pub(crate) fn turn(&mut self) -> Result<Turn> {
+        let outcome = self.outcome()?;
+        outcome.map_err(|error| anyhow!("a waiter failed: {error}"))
+    }
+
+    /// Ends it at once, and does not wait for its end.
+    pub(crate) fn kill(&mut self) {
+        // One that has ended is ended.
+        let _ = self.process.kill();
     }
 
     /// Tells it to end.

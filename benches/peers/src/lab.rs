@@ -26,6 +26,7 @@ pub(crate) struct Lab {
     /// By their rows.
     stores: RefCell<BTreeMap<usize, Rc<Stores>>>,
     bin: Option<PathBuf>,
+    before: Option<PathBuf>,
     /// The environment with the peers from PyPI, or why there is none.
     venv: OnceCell<Result<Venv, String>>,
 }
@@ -55,6 +56,7 @@ impl Lab {
             began: Instant::now(),
             stores: RefCell::default(),
             bin: args.bin.clone(),
+            before: args.before.clone(),
             venv: match given_venv(args)? {
                 Some(venv) => OnceCell::from(venv),
                 None => OnceCell::new(),
@@ -69,6 +71,11 @@ impl Lab {
     /// The command, where it was given.
     pub(crate) fn bin(&self) -> Option<&Path> {
         self.bin.as_deref()
+    }
+
+    /// The program `verbs` of an older checkout, where it was given.
+    pub(crate) fn before(&self) -> Option<&Path> {
+        self.before.as_deref()
     }
 
     pub(crate) fn say(&self, what: &str) {

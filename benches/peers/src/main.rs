@@ -9,6 +9,7 @@ mod machine;
 mod names;
 mod peers;
 mod plot;
+mod processor;
 mod report;
 mod rows;
 mod stats;

@@ -5,10 +5,11 @@ use crate::names;
 use crate::peers::lockmgr::Lockmgr;
 use crate::peers::{Kind, Mode, Peer, is_busy};
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,15 @@ pub(crate) struct Call {
     pub(crate) gave_up: bool,
 }
 
+/// One turn of a worker that waits for a lock, in microseconds on the clock that all share.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Turn {
+    pub(crate) asked: f64,
+    pub(crate) granted: f64,
+    /// When it called for the release.
+    pub(crate) released: f64,
+}
+
 /// Memory of a process, in KiB.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Resident {
@@ -49,6 +59,13 @@ pub(crate) fn main(worker: Worker) -> Result<()> {
             Waiter::Lockmgr => wait_for_lockmgr(&file),
             Waiter::Flock => wait_for_flock(&file),
         },
+        Worker::Crowd {
+            file,
+            prefix,
+            count,
+            at_once,
+        } => crowd(&file, &prefix, count, at_once),
+        Worker::Open { dir } => open(&dir),
         Worker::Resident {
             kind,
             mode,
@@ -97,30 +114,90 @@ fn write(kind: Kind, dir: &Path, id: u64, days: u32) -> Result<()> {
 
 fn wait_for_lockmgr(file: &Path) -> Result<()> {
     let manager = Lockmgr::open(file, Mode::Shared)?.manager;
-    each_line(|| {
-        let guard = manager.acquire(["x"]).lock()?;
-        let granted = now();
-        guard.release()?;
-        Ok(granted)
-    })
+    take_turns(
+        || Ok(manager.acquire(["x"]).lock()?),
+        |guard| Ok(guard.release()?),
+    )
 }
 
 fn wait_for_flock(path: &Path) -> Result<()> {
     let file = File::options().write(true).open(path)?;
-    each_line(|| {
-        file.lock()?;
-        let granted = now();
-        file.unlock()?;
-        Ok(granted)
-    })
+    take_turns(|| Ok(file.lock()?), |()| Ok(file.unlock()?))
 }
 
-fn each_line(mut work: impl FnMut() -> Result<f64>) -> Result<()> {
+/// For each line: `pass` gives the lock on at once, `keep` with the next line. A turn that failed
+/// is told, and the next one may come.
+fn take_turns<G>(
+    mut acquire: impl FnMut() -> Result<G>,
+    mut release: impl FnMut(G) -> Result<()>,
+) -> Result<()> {
     println!("ready");
-    for line in io::stdin().lines() {
-        line?;
-        println!("{}", work()?);
+    let mut lines = io::stdin().lines();
+    while let Some(line) = lines.next() {
+        let keeps = line? == "keep";
+        let asked = now();
+        let turn = acquire().and_then(|guard| {
+            let granted = now();
+            let mut turn = Turn {
+                asked,
+                granted,
+                released: granted,
+            };
+            if keeps {
+                tell(&Ok(turn))?;
+                if lines.next().transpose()?.is_none() {
+                    // The end of the program, with the lock.
+                    return Ok(turn);
+                }
+                turn.released = now();
+            }
+            release(guard)?;
+            Ok(turn)
+        });
+        tell(&turn.map_err(|error| format!("{error:#}")))?;
     }
+    Ok(())
+}
+
+fn tell(turn: &Result<Turn, String>) -> Result<()> {
+    // Whoever asked may have gone meanwhile.
+    let line = serde_json::to_string(turn)?;
+    Ok(writeln!(io::stdout(), "{line}")?)
+}
+
+/// Its threads are the caller's, each with a small stack.
+fn crowd(file: &Path, prefix: &str, count: usize, at_once: usize) -> Result<()> {
+    const STACK: usize = 128 << 10;
+    // It may not have come to its input when the one that measures is interrupted.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let manager = Lockmgr::open(file, Mode::Shared)?.manager;
+    let mut asked = 0;
+    while asked < count {
+        for _ in 0..at_once.min(count - asked) {
+            let request = manager.acquire([format!("{prefix}{asked}")]);
+            let thread = thread::Builder::new().stack_size(STACK);
+            thread.spawn(move || {
+                let guard = request.lock();
+                // Nobody releases what it waits for while it is measured.
+                eprintln!("a request of a crowd ended: {guard:?}");
+            })?;
+            asked += 1;
+        }
+        // A look at many takes time that they need.
+        while manager.requests(prefix)?.len() < asked {
+            thread::sleep(Duration::from_millis(2 + at_once as u64 / 20));
+        }
+    }
+    println!("ready");
+    io::stdin().read_line(&mut String::new())?;
+    // Its threads still wait, and end with it.
+    std::process::exit(0);
+}
+
+fn open(dir: &Path) -> Result<()> {
+    let _open = Kind::Redb.open(dir, Mode::Shared)?;
+    println!("ready");
+    io::stdin().read_line(&mut String::new())?;
     Ok(())
 }
 

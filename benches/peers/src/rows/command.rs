@@ -69,10 +69,10 @@ fn whole_process(lab: &Lab, report: &mut Report, bin: &PathBuf) -> Result<()> {
     Ok(())
 }
 
-fn cargo(arguments: &[&str]) -> Result<String> {
+fn cargo(manifest: &str, arguments: &[&str]) -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(arguments).args(["--manifest-path", MANIFEST]);
+    command.args(arguments).args(["--manifest-path", manifest]);
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -84,33 +84,44 @@ fn cargo(arguments: &[&str]) -> Result<String> {
 /// Builds the command, and says where it is.
 fn build(lab: &Lab) -> Result<PathBuf> {
     lab.say("building the command for release");
-    let messages = cargo(&[
-        "build",
-        "--release",
-        "--bin",
-        "lockmgr",
-        "--message-format",
-        "json",
-    ])?;
+    built(MANIFEST, "lockmgr")
+}
+
+/// Builds a program of this package for release, and says where it is.
+pub(super) fn built(manifest: &str, program: &str) -> Result<PathBuf> {
+    let messages = cargo(
+        manifest,
+        &[
+            "build",
+            "--release",
+            "--bin",
+            program,
+            "--message-format",
+            "json",
+        ],
+    )?;
     let executable = messages.lines().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message.get("executable")?.as_str()?))
     });
-    executable.context("cargo built no lockmgr")
+    executable.with_context(|| format!("cargo built no {program}"))
 }
 
 /// How many crates are compiled, lockmgr among them.
 fn crates() -> Result<usize> {
-    let tree = cargo(&[
-        "tree",
-        "--no-default-features",
-        "--edges",
-        "normal,build",
-        "--prefix",
-        "none",
-        "--format",
-        "{p}",
-    ])?;
+    let tree = cargo(
+        MANIFEST,
+        &[
+            "tree",
+            "--no-default-features",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ],
+    )?;
     let names: BTreeSet<&str> = tree
         .lines()
         .map(|line| line.split(" (").next().unwrap_or(line))

@@ -106,7 +106,7 @@ fn pairs(lab: &Lab) -> Result<[Sample; 3]> {
 
 fn hand_over(manager: &LockManager, waiter: &mut Child) -> Result<f64> {
     let guard = manager.acquire(["x"]).lock()?;
-    waiter.tell("wait")?;
+    waiter.tell("pass")?;
     while manager.requests("x")?.is_empty() {
         thread::sleep(Duration::from_millis(1));
     }
@@ -114,12 +114,12 @@ fn hand_over(manager: &LockManager, waiter: &mut Child) -> Result<f64> {
     thread::sleep(Duration::from_millis(3));
     let released = now();
     guard.release()?;
-    Ok(waiter.answer()?.parse::<f64>()? - released)
+    Ok(waiter.turn()?.granted - released)
 }
 
 fn hand_over_flock(file: &File, waiter: &mut Child) -> Result<f64> {
     file.lock()?;
-    waiter.tell("wait")?;
+    waiter.tell("pass")?;
     let asked = Instant::now();
     while !is_blocked(waiter.id()) && asked.elapsed() < Duration::from_millis(50) {
         thread::sleep(Duration::from_millis(1));
@@ -127,7 +127,7 @@ fn hand_over_flock(file: &File, waiter: &mut Child) -> Result<f64> {
     thread::sleep(Duration::from_millis(3));
     let released = now();
     file.unlock()?;
-    Ok(waiter.answer()?.parse::<f64>()? - released)
+    Ok(waiter.turn()?.granted - released)
 }
 
 /// Whether this process waits for a lock of a file.

@@ -1,5 +1,6 @@
 //! The rows of the table, in groups that can be measured by themselves.
 
+mod before;
 mod clean;
 mod command;
 mod django;
@@ -10,6 +11,7 @@ mod opening;
 mod processes;
 mod reads;
 mod threads;
+mod waiting;
 mod writes;
 
 use crate::lab::Lab;
@@ -18,7 +20,7 @@ use anyhow::Result;
 
 type Measure = fn(&Lab, &mut Report) -> Result<()>;
 
-pub(crate) const GROUPS: [(&str, Measure); 11] = [
+pub(crate) const GROUPS: [(&str, Measure); 13] = [
     ("writes", writes::measure),
     ("reads", reads::measure),
     ("opening", opening::measure),
@@ -26,6 +28,8 @@ pub(crate) const GROUPS: [(&str, Measure); 11] = [
     ("processes", processes::measure),
     ("threads", threads::measure),
     ("handover", handover::measure),
+    ("waiting", waiting::measure),
+    ("before", before::measure),
     ("django", django::measure),
     ("memory", memory::measure),
     ("files", files::measure),
