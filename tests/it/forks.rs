@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 /// The program that forks, built when the first test needs it: it has unsafe code.
-static FORKER: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(crate) static FORKER: LazyLock<PathBuf> = LazyLock::new(|| {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("forker");
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/forker/Cargo.toml");
     let mut build = Command::new(env!("CARGO"));

@@ -1,6 +1,7 @@
 //! What the tests of holding and waiting share: processes that never outlive their test, and
 //! waiting for a fact instead of for a time.
 
+pub(crate) use crate::dice::{Dice, millis, secs};
 use crate::support::{Home, Ran, finish, spawn};
 use lockmgr::{Lock, LockManager};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -16,14 +17,6 @@ pub(crate) const DONE: Option<i32> = Some(0);
 pub(crate) const NO: Option<i32> = Some(1);
 pub(crate) const LOCK_FAIL: Option<i32> = Some(2);
 pub(crate) const USAGE: Option<i32> = Some(64);
-
-pub(crate) fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-pub(crate) const fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
 
 /// Returns once this is so; fails the test where it never becomes so.
 #[track_caller]
@@ -103,12 +96,20 @@ impl Kept {
         self.0.as_ref().unwrap().id()
     }
 
-    fn raw_pid(&self) -> Pid {
+    pub(crate) fn raw_pid(&self) -> Pid {
         Pid::from_child(self.0.as_ref().unwrap())
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.raw_pid(), signal).unwrap();
+    }
+
+    /// Whether it has ended; it stays a zombie.
+    pub(crate) fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        waitid(WaitId::Pid(self.raw_pid()), options)
+            .unwrap()
+            .is_some()
     }
 
     /// Kills it, and returns when it has ended: as a zombie, nobody having waited for it.
@@ -169,31 +170,4 @@ impl Drop for Kept {
 pub(crate) fn lines(path: &std::path::Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
-}
-
-/// Numbers that look random, and are the same in every run.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005);
-        self.0 = self.0.wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-
-    /// Some of the names, in any order.
-    pub(crate) fn some_of<'a>(&mut self, names: &[&'a str]) -> Vec<&'a str> {
-        loop {
-            let mut chosen: Vec<&str> = Vec::new();
-            for name in names {
-                if self.below(2) == 0 {
-                    let place = self.below(chosen.len() as u64 + 1) as usize;
-                    chosen.insert(place, name);
-                }
-            }
-            if !chosen.is_empty() {
-                return chosen;
-            }
-        }
-    }
 }

@@ -7,6 +7,7 @@ mod bound;
 mod command;
 mod containers;
 mod crashes;
+mod dice;
 mod errors;
 mod failing_storage;
 mod flock;

@@ -463,6 +463,25 @@ fn command_inherits_one_descriptor_and_none_with_close() {
 }
 
 #[test]
+fn job_that_opens_descriptors_by_their_numbers_keeps_the_lock() {
+    let home = Home::new();
+    let manager = home.open();
+    let opened = (3..=9).chain([20, 99, 100, 200]);
+    let opened: String = opened.map(|fd| format!("exec {fd}</dev/null; ")).collect();
+    let script = format!("{opened} echo opened; read -r _");
+    for option in ["-n", "-F"] {
+        let mut command = home.command();
+        let args = ["run", option, "x", "--", "bash", "-c", &script];
+        let mut run = Kept::start_open(command.args(args));
+        assert_eq!(run.line(), "opened");
+        assert!(manager.is_locked("x").unwrap(), "{option}");
+        assert_eq!(home.lockmgr(["run", "-n", "x", "--", "true"]).status, NO);
+        run.close();
+        until("the lock is free", || !manager.is_locked("x").unwrap());
+    }
+}
+
+#[test]
 fn daemon_left_behind_holds_the_lock_as_long_as_it_lives_and_not_with_close() {
     let home = Home::new();
     let manager = home.open();

@@ -5,54 +5,44 @@
 //! seed repeats what is asked for, not when the machine does it.
 
 mod history;
+mod job;
+mod places;
+mod terms;
+mod witness;
 mod worker;
 
-use crate::holding_support::{Dice, Kept, millis, secs, until};
+use crate::holding_support::{Dice, millis};
 use crate::processes::can_fake_time;
-use crate::support::{Home, setting};
+use crate::support::{Home, chmod, setting};
 use history::{History, Life, Waiting};
 use lockmgr::{Error, LockManager};
+use places::{Place, Places, Process};
 use rustix::process::Signal;
-use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
-use std::env;
 use std::fmt;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use terms::{CHILD, COMMAND, DIR, JOB, LONERS, LONG, SHARED, boot_micros};
 use worker::Worker;
 
-/// Names that are given back by who holds them alone, and names that anybody forces free.
-const SHARED: [&str; 6] = ["s0", "s1", "s2", "s3", "s4", "s5"];
-const FORCED: [&str; 2] = ["f0", "f1"];
-
-/// What the names that one worker has for itself begin with.
-const MINE: &str = "mine:";
-
-/// A lease that outlasts every stop.
-const LONG: Duration = Duration::from_secs(60);
-
-const WORKERS: usize = 10;
-
-/// So many of them change their own locks alone.
-const LONERS: usize = 3;
+const WORKERS: usize = 14;
 
 /// After so long all are killed, what they noted is judged, and others go on with the store.
-const ROUND: u64 = 60;
+const ROUND: u64 = 30;
 
-fn boot_micros() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    now.tv_sec.cast_unsigned() * 1_000_000 + now.tv_nsec.cast_unsigned() / 1_000
-}
+/// How long the children of a killed process live on, at most.
+const ORPHANED: u64 = 500_000;
 
 /// What came of it.
 #[derive(Default)]
 struct Figures {
     seconds: u64,
     seed: u64,
-    processes: usize,
+    /// By place, and the children that were forked off.
+    processes: BTreeMap<&'static str, usize>,
     kills: usize,
     stops: usize,
     /// Kills and stops that hit a call which did not just wait.
@@ -66,6 +56,10 @@ struct Figures {
     gave_up: usize,
     /// Calls that gave up because others kept the store busy.
     busy: usize,
+    /// How long those waited on, in microseconds, before whom somebody died; and if that one had
+    /// a pid namespace of its own.
+    after_deaths: Vec<u64>,
+    after_deaths_apart: Vec<u64>,
     violations: usize,
 }
 
@@ -76,10 +70,18 @@ impl fmt::Display for Figures {
             f,
             "the soak: repeat it with LOCKMGR_SOAK_SECONDS={seconds} LOCKMGR_SOAK_SEED={seed}"
         )?;
+        let places = self.processes.iter();
+        let places = places.map(|(place, count)| format!("{place} {count}"));
+        let processes: usize = self.processes.values().sum();
         writeln!(
             f,
-            "{} processes, {} kills, {} stops ({} of these amid a call), {} clock steps",
-            self.processes, self.kills, self.stops, self.amid_calls, self.clock_steps
+            "{processes} processes: {}",
+            Vec::from_iter(places).join(", ")
+        )?;
+        writeln!(
+            f,
+            "{} kills, {} stops ({} of these amid a call), {} clock steps",
+            self.kills, self.stops, self.amid_calls, self.clock_steps
         )?;
         let calls = self
             .calls
@@ -87,6 +89,20 @@ impl fmt::Display for Figures {
             .map(|(verb, count)| format!("{verb} {count}"));
         let total: usize = self.calls.values().sum();
         writeln!(f, "{total} calls: {}", Vec::from_iter(calls).join(", "))?;
+        for (whose, took) in [
+            ("a death", &self.after_deaths),
+            ("one in another pid namespace", &self.after_deaths_apart),
+        ] {
+            let mut took = took.clone();
+            took.sort_unstable();
+            if let Some(slowest) = took.last() {
+                let (count, median) = (took.len(), took[took.len() / 2]);
+                writeln!(
+                    f,
+                    "{count} grants after {whose}: median {median} µs, slowest {slowest} µs"
+                )?;
+            }
+        }
         write!(
             f,
             "{} grants, {} hand-overs, {} waits given up, {} calls found the store busy, {} violations",
@@ -97,10 +113,11 @@ impl fmt::Display for Figures {
 
 /// A process that works, or is stopped.
 struct Running {
-    kept: Kept,
+    process: Process,
+    place: Place,
     number: usize,
     life: Life,
-    /// Until when it is stopped, where it is.
+    /// Until when it is stopped, if it is.
     until: Option<u64>,
 }
 
@@ -108,9 +125,12 @@ struct Running {
 struct Fleet<'a> {
     dir: PathBuf,
     dice: Dice,
-    /// What makes the wall clock movable, where that can be.
+    places: &'a Places,
+    /// What makes the wall clock movable, if that can be.
     preload: Option<&'a str>,
     running: Vec<Running>,
+    /// Processes that were killed, whose children live until then.
+    orphaning: Vec<(u64, Running)>,
     history: History,
     started: usize,
     figures: &'a mut Figures,
@@ -120,28 +140,28 @@ impl Fleet<'_> {
     fn start(&mut self, slot: usize) {
         let number = self.started;
         self.started += 1;
-        self.figures.processes += 1;
-        let job = format!("{slot} {number} {}", self.dice.below(u64::MAX));
+        let place = self.places.of(slot);
+        *self.figures.processes.entry(place.name()).or_default() += 1;
+        let is_apart = place.has_own_pids();
+        let seed = self.dice.below(u64::MAX);
+        let job = format!("{slot} {number} {seed} {}", u8::from(is_apart));
         let mut errors = File::options();
         let errors = errors
             .create(true)
             .append(true)
             .open(self.dir.join("errors"))
             .unwrap();
-        let mut command = Command::new(env::current_exe().unwrap());
+        let mut command = self.places.command(place, slot);
         command
-            .args([
-                "--exact",
-                "soak::a_worker_of_the_soak",
-                "--nocapture",
-                "--ignored",
-            ])
-            .env("LOCKMGR_SOAK_JOB", job)
-            .env("LOCKMGR_SOAK_DIR", &self.dir)
+            .env(JOB, job)
+            .env(DIR, &self.dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors);
-        if let (Some(library), 1) = (self.preload, slot % 2) {
+        if let Some(lockmgr) = self.places.lockmgr() {
+            command.env(COMMAND, lockmgr);
+        }
+        if let Some(library) = self.preload.filter(|_| self.can_step(slot)) {
             command
                 .env("LD_PRELOAD", library)
                 .env("FAKETIME_TIMESTAMP_FILE", self.clock(slot))
@@ -149,16 +169,24 @@ impl Fleet<'_> {
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         self.running.push(Running {
-            kept: Kept::start_with(&mut command),
+            process: Process::start(command, is_apart),
+            place,
             number,
             life: Life {
                 slot,
+                is_apart,
                 killed: u64::MAX,
                 gone: u64::MAX,
+                all_gone: u64::MAX,
                 stops: Vec::new(),
             },
             until: None,
         });
+    }
+
+    /// Whether the wall clock of a slot is moved.
+    fn can_step(&self, slot: usize) -> bool {
+        self.preload.is_some() && slot % 2 == 1 && self.places.of(slot) == Place::Host
     }
 
     fn clock(&self, slot: usize) -> PathBuf {
@@ -184,7 +212,7 @@ impl Fleet<'_> {
             let now = boot_micros();
             it.until = Some(now + micros);
             it.life.stops.push((now, u64::MAX));
-            it.kept.signal(Signal::STOP);
+            it.process.signal(Signal::STOP);
             self.figures.stops += 1;
         }
     }
@@ -195,10 +223,11 @@ impl Fleet<'_> {
         for it in &mut self.running {
             if it.until.is_some_and(|until| until <= now) {
                 it.until = None;
-                it.kept.signal(Signal::CONT);
+                it.process.signal(Signal::CONT);
                 it.life.stops.last_mut().unwrap().1 = boot_micros();
             }
         }
+        self.end_orphans(now);
     }
 
     /// Kills one, and starts another in its place once it is gone.
@@ -209,19 +238,81 @@ impl Fleet<'_> {
         self.start(slot);
     }
 
+    /// Kills one that holds what others may wait for.
+    fn replace_holder(&mut self, manager: &LockManager) {
+        let Ok(locks) = manager.locks("s") else {
+            return;
+        };
+        let is_holder = |it: &Running| {
+            let holders = locks.iter().map(|lock| lock.locked_by().as_str());
+            let mut numbers = holders.map(|who| who.split('/').next().unwrap());
+            numbers.any(|number| number == it.number.to_string())
+        };
+        if let Some(at) = self.running.iter().position(is_holder) {
+            self.replace(at);
+        }
+    }
+
     /// Kills one, and takes up what it noted.
     fn bury(&mut self, mut it: Running) {
-        self.figures.kills += 1;
-        it.life.killed = boot_micros();
-        it.kept.kill_into_zombie();
-        it.life.gone = boot_micros();
-        let pid = it.kept.pid();
-        let status = it.kept.child().wait().unwrap();
-        if status.code().is_some() {
+        if it.process.has_ended() {
             let errors = fs::read_to_string(self.dir.join("errors")).unwrap_or_default();
             let what = format!("process {} ended by itself: {errors}", it.number);
             self.history.violations.push(what);
         }
+        self.figures.kills += 1;
+        it.life.killed = boot_micros();
+        it.process.kill_into_zombie();
+        it.life.gone = boot_micros();
+        if it.place == Place::Forking {
+            let until = it.life.gone + self.dice.below(ORPHANED);
+            self.orphaning.push((until, it));
+        } else {
+            self.take_up(it);
+        }
+    }
+
+    /// Kills the children of those that were killed before.
+    fn end_orphans(&mut self, now: u64) {
+        while let Some(at) = self.orphaning.iter().position(|(until, _)| *until <= now) {
+            let (_, parent) = self.orphaning.swap_remove(at);
+            let prefix = format!("{}.", parent.number);
+            for entry in fs::read_dir(&self.dir).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap();
+                let Some(child) = name.strip_prefix(&prefix) else {
+                    continue;
+                };
+                let number = parent.number + CHILD * child.parse::<usize>().unwrap();
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                let pid = text.lines().next().and_then(|line| line.strip_prefix("@ "));
+                let killed = boot_micros();
+                if let Some(pid) = pid {
+                    let is_killed = parent.process.kill_child(pid.parse().unwrap());
+                    self.figures.kills += usize::from(is_killed);
+                }
+                let gone = boot_micros();
+                let life = Life {
+                    slot: number,
+                    is_apart: false,
+                    killed,
+                    gone,
+                    all_gone: gone,
+                    stops: Vec::new(),
+                };
+                *self.figures.processes.entry("forked off").or_default() += 1;
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                self.history.add(number, life, &text);
+                fs::remove_file(path).unwrap();
+            }
+            self.take_up(parent);
+        }
+    }
+
+    fn take_up(&mut self, mut it: Running) {
+        it.life.all_gone = boot_micros();
+        let pid = it.process.kept.pid();
+        it.process.kept.child().wait().unwrap();
         // What faketime cannot put away itself when it is killed.
         for left in ["faketime_shm_", "sem.faketime_sem_"] {
             let _ = fs::remove_file(format!("/dev/shm/{left}{pid}"));
@@ -233,7 +324,7 @@ impl Fleet<'_> {
     }
 
     /// Does harm until then, and kills all.
-    fn run(&mut self, end: u64) {
+    fn run(&mut self, manager: &LockManager, end: u64) {
         for slot in 0..WORKERS {
             self.step(slot);
             self.start(slot);
@@ -250,8 +341,9 @@ impl Fleet<'_> {
                     let at = self.running.iter().position(is_loner).unwrap();
                     self.replace(at);
                 }
+                5 => self.replace_holder(manager),
                 1..4 => self.stop(at),
-                4 if self.preload.is_some() && self.running[at].life.slot % 2 == 1 => {
+                4 if self.can_step(self.running[at].life.slot) => {
                     self.step(self.running[at].life.slot);
                     self.figures.clock_steps += 1;
                 }
@@ -260,6 +352,11 @@ impl Fleet<'_> {
         }
         while let Some(running) = self.running.pop() {
             self.bury(running);
+        }
+        self.end_orphans(u64::MAX);
+        let errors = fs::read_to_string(self.dir.join("errors")).unwrap_or_default();
+        if errors.contains("panicked") {
+            self.history.violations.push(errors);
         }
     }
 }
@@ -303,13 +400,16 @@ fn soak(
     length: Duration,
     seed: u64,
     preload: Option<&str>,
+    places: &Places,
     figures: &mut Figures,
 ) -> History {
     let mut fleet = Fleet {
         dir: home.path().to_owned(),
         dice: Dice(seed),
         preload,
+        places,
         running: Vec::new(),
+        orphaning: Vec::new(),
         history: History::default(),
         started: 0,
         figures,
@@ -319,7 +419,7 @@ fn soak(
     let end = boot_micros() + length.as_micros() as u64;
     let seen = thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(&manager, end));
-        fleet.run(end);
+        fleet.run(&manager, end);
         watcher.join().unwrap()
     });
     drop(manager);
@@ -329,11 +429,19 @@ fn soak(
 
     // Nobody is left, in the queue neither; of what is shared no more than short leases.
     let manager = LockManager::open(&path).unwrap();
-    assert!(manager.requests("").unwrap().is_empty());
-    for names in ["s", "f"] {
-        until("what the dead held is free", || {
-            manager.locks(names).unwrap().is_empty()
-        });
+    let began = boot_micros();
+    let is_left = || {
+        let locks = ["s", "f"].map(|names| manager.locks(names).unwrap());
+        let requests = manager.requests("").unwrap();
+        (!requests.is_empty() || locks != [vec![], vec![]])
+            .then(|| format!("{requests:?} {locks:?}"))
+    };
+    while let Some(left) = is_left() {
+        assert!(
+            boot_micros() - began < 5_000_000,
+            "what the dead held is not free: {left}"
+        );
+        thread::sleep(millis(3));
     }
     manager.clean_locks().unwrap();
     drop(manager);
@@ -356,22 +464,37 @@ fn every_promise_is_kept_by_processes_that_are_killed_and_stopped() {
     let preload = faketime();
     // Who is killed loses nothing that it wrote, so the disk would only slow this down.
     let home = Home::in_memory();
-    fs::create_dir(home.join("store")).unwrap();
+    let mut places = Places::new(&home);
+    for path in SHARED
+        .iter()
+        .flat_map(|name| witness::files(home.path(), name))
+    {
+        File::create_new(&path).unwrap();
+        chmod(&path, 0o666);
+    }
     let mut figures = Figures {
         seconds: length,
         seed,
         ..Figures::default()
     };
-    for round in 0..length.div_ceil(ROUND) {
-        let length = secs(ROUND.min(length - round * ROUND));
+    // Between boot ids the wall clock decides: each is changed in every other round.
+    let rounds = 2 * length.div_ceil(2 * ROUND);
+    for round in 0..rounds {
+        let is_first = round % 2 == 0;
+        places.set_boot_ids(!is_first || preload.is_none());
         let history = soak(
             &home,
-            length,
+            millis(length * 1_000 / rounds),
             seed + round,
-            preload.as_deref(),
+            preload.as_deref().filter(|_| is_first),
+            &places,
             &mut figures,
         );
         figures.violations += history.violations.len();
+        figures.after_deaths.extend(history.after_deaths);
+        figures
+            .after_deaths_apart
+            .extend(history.after_deaths_apart);
         let first: Vec<_> = history.violations.into_iter().take(10).collect();
         assert!(first.is_empty(), "{figures}\n{}", first.join("\n"));
     }
@@ -388,15 +511,17 @@ fn judged(seen: u64) -> Vec<String> {
     let mut history = History::default();
     let until = 1_000_000;
     let early = format!(
-        "> 100 acquire - {} bound s0\n< 400 ok s0|-|2@{until}\n",
+        "> 100 acquire - {} manager s0\n< 400 ok s0|-|2@{until}\n",
         LONG.as_micros()
     );
-    let late = "> 50 acquire 900 500 bound s0\n< 300 ok s0|-|1@350\n> 310 release 900 0 - s0#1\n< 320 ok s0|1|-\n";
+    let late = "> 50 acquire 900 500 manager s0\n< 300 ok s0|-|1@350\n> 310 release 900 0 - s0#1\n< 320 ok s0|1|-\n";
     for (process, notes) in [&early, late].into_iter().enumerate() {
         let life = Life {
             slot: process,
+            is_apart: false,
             killed: until,
             gone: until,
+            all_gone: until,
             stops: Vec::new(),
         };
         history.add(process, life, notes);
@@ -425,13 +550,7 @@ fn the_judge_tells_who_came_later_and_was_first_from_a_guard_that_asks_again() {
 #[test]
 #[ignore = "it is one process of the soak"]
 fn a_worker_of_the_soak() {
-    let Some(dir) = env::var_os("LOCKMGR_SOAK_DIR") else {
-        return;
-    };
-    let job = env::var("LOCKMGR_SOAK_JOB").unwrap();
-    let job: Vec<u64> = job.split(' ').map(|it| it.parse().unwrap()).collect();
-    let [slot, number, seed] = job[..] else {
-        panic!("{job:?}");
-    };
-    Worker::new(dir.as_ref(), slot as usize, number as usize, seed).work();
+    if let Some(worker) = Worker::from_env(None) {
+        worker.work();
+    }
 }

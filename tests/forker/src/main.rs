@@ -1,6 +1,19 @@
-//! Forks amid the use of a store, as C programs and old daemons do: `forker STORE SCENARIO`.
+//! Forks amid the use of a store, as C programs and old daemons do: `forker STORE SCENARIO`, or
+//! `forker soak`.
 //!
 //! It ends with a status other than 0 if the parent or the child met something unexpected.
+
+// The worker of the soak, which forks here.
+#[path = "../../it/dice.rs"]
+mod dice;
+#[path = "../../it/soak/job.rs"]
+mod job;
+#[path = "../../it/soak/terms.rs"]
+mod terms;
+#[path = "../../it/soak/witness.rs"]
+mod witness;
+#[path = "../../it/soak/worker.rs"]
+mod worker;
 
 use lockmgr::{Error, GetOptions, LockManager, SetOptions, StorageCall};
 use std::io::Read;
@@ -52,6 +65,12 @@ fn is_forked<T>(result: Result<T, Error>, parent: u32) {
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
+    if args[1] == "soak" {
+        // SAFETY: as above; what the child does not own it does not use.
+        let worker = worker::Worker::from_env(Some(|| unsafe { fork() }));
+        worker.expect("a worker of the soak").work();
+        return;
+    }
     let db = Path::new(&args[1]);
     match args[2].as_str() {
         "calls" => calls(db),

@@ -3,7 +3,8 @@
 //! Judges by what is certain alone. All times are microseconds since boot. A call takes effect
 //! between its two times; what it said of a lock was so at some instant between them.
 
-use super::{FORCED, Figures, LONG, MINE};
+use super::Figures;
+use super::terms::{FORCED, LONG, MINE};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,6 +14,10 @@ const SLACK: u64 = 1_000;
 
 /// How much longer than its bound a call may take where the machine is busy.
 const MARGIN: Duration = Duration::from_secs(4);
+
+/// How soon locks that became free are granted to the next request for them, at most: longer than
+/// a process that is amid a write is stopped.
+const SOON: u64 = 5_000_000;
 
 /// Calls that may have ended a lock: when each was over, and when it began.
 type Ends = Vec<(u64, u64)>;
@@ -47,6 +52,15 @@ struct Said {
     now: Now,
 }
 
+/// What the locks of a call are bound to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Bound {
+    No,
+    Manager,
+    Process,
+    Job,
+}
+
 /// One call of one process.
 #[derive(Debug)]
 pub(super) struct Call {
@@ -55,7 +69,7 @@ pub(super) struct Call {
     /// In microseconds; none where it waits until it is granted.
     limit: Option<u64>,
     lease: u64,
-    is_bound: bool,
+    bound_to: Bound,
     targets: Vec<(String, Option<u64>)>,
     invoked: u64,
     /// When the answer was there; none where the process was killed before.
@@ -71,9 +85,14 @@ pub(super) struct Call {
 pub(super) struct Life {
     /// Who has the same locks of its own, one after the other.
     pub(super) slot: usize,
+    /// Whether its number says nothing to some of the others.
+    pub(super) is_apart: bool,
     /// When it was killed, and when it was certainly gone.
     pub(super) killed: u64,
     pub(super) gone: u64,
+    /// When all were gone that it forked off: these have copies of its descriptors, and other pid
+    /// namespaces see no more than that.
+    pub(super) all_gone: u64,
     pub(super) stops: Vec<(u64, u64)>,
 }
 
@@ -102,6 +121,22 @@ struct Known {
     has_ended: u64,
 }
 
+/// When something was out of the way of the requests for a name.
+struct End {
+    end: u64,
+    is_death: bool,
+    before: Before,
+    by: usize,
+}
+
+/// In whose way it was.
+enum Before {
+    /// Of requests that were granted later than this lock was.
+    Lock(u64),
+    /// Of requests that were seen to wait after this call began.
+    Call(u64),
+}
+
 #[derive(Debug, Default)]
 pub(super) struct History {
     calls: Vec<Call>,
@@ -109,6 +144,10 @@ pub(super) struct History {
     by_process: BTreeMap<usize, Vec<usize>>,
     lives: BTreeMap<usize, Life>,
     waiting: BTreeMap<u64, Waiting>,
+    /// How long those waited on who were next when a holder or a waiter before them died.
+    pub(super) after_deaths: Vec<u64>,
+    /// The same, if that one had a pid namespace of its own.
+    pub(super) after_deaths_apart: Vec<u64>,
     locks: BTreeMap<u64, Known>,
     /// For each name its new locks: the call, and the token.
     created: HashMap<String, Vec<(usize, u64)>>,
@@ -136,7 +175,12 @@ impl Call {
             verb: verb.to_owned(),
             limit: (limit != "-").then(|| number(limit)),
             lease: number(lease),
-            is_bound: bound == "bound",
+            bound_to: match bound {
+                "manager" => Bound::Manager,
+                "process" => Bound::Process,
+                "job" => Bound::Job,
+                _ => Bound::No,
+            },
             targets: targets.split(',').map(target).collect(),
             invoked: number(time),
             returned: None,
@@ -170,7 +214,7 @@ impl Call {
     fn may_end_locks(&self) -> bool {
         matches!(
             &*self.verb,
-            "unlock" | "unlock_all" | "guard.unlock" | "release"
+            "unlock" | "unlock_all" | "guard.unlock" | "release" | "job.end"
         )
     }
 
@@ -225,7 +269,7 @@ impl Said {
 
 impl History {
     /// Takes up the notes of a process.
-    pub(super) fn add(&mut self, process: usize, life: Life, notes: &str) {
+    pub(super) fn add(&mut self, process: usize, mut life: Life, notes: &str) {
         let calls = self.by_process.entry(process).or_default();
         // What does not end in a line feed was cut off.
         let whole = notes.rfind('\n').map_or("", |end| &notes[..end]);
@@ -236,6 +280,9 @@ impl History {
                     self.calls.push(Call::invoked(process, rest, life.gone));
                 }
                 ("< ", rest) => self.calls.last_mut().unwrap().returned(rest),
+                // It ended by itself, as it was told to.
+                (". ", rest) => life.killed = life.killed.min(number(rest)),
+                ("@ ", _) => {}
                 (_, rest) => self.violations.push(format!("process {process}: {rest}")),
             }
         }
@@ -259,6 +306,7 @@ impl History {
         self.check_tokens_rise();
         self.check_what_is_held_is_seen();
         self.check_first_come_first_served();
+        self.check_ends_are_noticed();
         self.check_own_locks();
         self.check_limits();
     }
@@ -355,9 +403,9 @@ impl History {
             .iter()
             .filter(|(returned, _)| *returned <= at);
         let until = known.map(|(_, until)| until.saturating_sub(SLACK)).max();
-        let killed = match creator.is_bound {
-            true => self.lives[&creator.process].killed,
-            false => u64::MAX,
+        let killed = match creator.bound_to {
+            Bound::No => u64::MAX,
+            _ => self.lives[&creator.process].killed,
         };
         until.unwrap_or_default().min(lock.may_end).min(killed)
     }
@@ -455,9 +503,7 @@ impl History {
                     wrong.push(("what was given back is found", lock.creator, at));
                 }
                 let creator = lock.creator.map(|creator| &self.calls[creator]);
-                if creator.is_some_and(|creator| {
-                    creator.is_bound && self.lives[&creator.process].gone < call.invoked
-                }) {
+                if creator.is_some_and(|creator| self.is_certainly_gone(creator, call)) {
                     wrong.push(("what a dead process held is found", lock.creator, at));
                 }
             }
@@ -465,6 +511,22 @@ impl History {
         for (what, creator, at) in wrong {
             self.violation(what, &Vec::from_iter(creator.into_iter().chain([at])));
         }
+    }
+
+    /// Whether what the locks of one call are bound to is gone for another call.
+    fn is_certainly_gone(&self, creator: &Call, for_call: &Call) -> bool {
+        let life = &self.lives[&creator.process];
+        let gone = match creator.bound_to {
+            Bound::No => return false,
+            Bound::Process if life.is_apart || self.lives[&for_call.process].is_apart => {
+                return false;
+            }
+            Bound::Manager if self.lives[&for_call.process].is_apart => life.all_gone,
+            Bound::Manager | Bound::Process => life.gone,
+            // Its input ends with the process that started it.
+            Bound::Job => life.gone + SOON,
+        };
+        gone < for_call.invoked
     }
 
     /// Whether a list has this lock, but not another that was created by the same call and is
@@ -548,6 +610,7 @@ impl History {
         let mut wrong = Vec::new();
         for (process, life) in &self.lives {
             let own = by_slot.entry(life.slot).or_default();
+            own.is_apart = life.is_apart;
             for &at in &self.by_process[process] {
                 let call = &self.calls[at];
                 for said in call.said.iter().filter(|said| said.name.starts_with(MINE)) {
@@ -580,7 +643,7 @@ impl History {
                 *figures.calls.entry(call.verb.clone()).or_default() += 1;
                 let hits = |at| {
                     let is_before = call.returned.is_none_or(|returned| at < returned);
-                    call.verb != "acquire" && call.invoked <= at && is_before
+                    !matches!(&*call.verb, "acquire" | "run") && call.invoked <= at && is_before
                 };
                 let harm = life
                     .stops
@@ -589,13 +652,128 @@ impl History {
                     .chain([life.killed]);
                 figures.amid_calls += harm.filter(|at| hits(*at)).count();
                 figures.busy += usize::from(call.outcome == "busy");
-                if call.verb == "acquire" {
+                if matches!(&*call.verb, "acquire" | "run") {
                     let has_waited = waited.contains(&(*process, number));
                     figures.grants += usize::from(call.outcome == "ok");
                     figures.hand_overs += usize::from(call.outcome == "ok" && has_waited);
                     figures.gave_up += usize::from(call.outcome == "no" && has_waited);
                 }
             }
+        }
+    }
+
+    /// What was in the way of requests for each name, and when it was certainly out of it.
+    fn ends(&self) -> HashMap<&str, Vec<End>> {
+        let mut given_back: HashMap<u64, u64> = HashMap::new();
+        let mut ends: HashMap<&str, Vec<End>> = HashMap::new();
+        for (at, call) in self.calls.iter().enumerate() {
+            let life = &self.lives[&call.process];
+            if call.may_end_locks() && call.outcome == "ok" {
+                for token in call.targets.iter().filter_map(|(_, token)| *token) {
+                    given_back.insert(token, call.over);
+                }
+            }
+            // A request that left the queue, and what a killed process may have been granted.
+            let end = match (&*call.outcome, call.bound_to) {
+                _ if call.changes_nothing() || call.may_end_locks() => continue,
+                ("ok", _) => continue,
+                ("killed", Bound::No) => life.gone + call.lease,
+                ("killed", Bound::Process) if life.is_apart => life.gone + call.lease,
+                ("killed", _) => life.gone,
+                _ if matches!(&*call.verb, "acquire" | "run") => call.returned.unwrap(),
+                _ => call.returned.unwrap() + call.lease,
+            };
+            for (name, _) in &call.targets {
+                let is_death = call.outcome == "killed" && end == life.gone;
+                let before = Before::Call(call.invoked);
+                ends.entry(name).or_default().push(End {
+                    end,
+                    is_death,
+                    before,
+                    by: at,
+                });
+            }
+        }
+        for (token, lock) in &self.locks {
+            let Some(at) = lock.creator else {
+                continue;
+            };
+            let (call, life) = (&self.calls[at], &self.lives[&self.calls[at].process]);
+            let until = lock.deadlines.iter().map(|(_, until)| *until).max();
+            let until = until.unwrap_or(u64::MAX);
+            let (end, is_death) = match (given_back.get(token), call.bound_to) {
+                (Some(end), _) => (*end, false),
+                (None, Bound::Manager) => (life.gone, true),
+                (None, Bound::Job) => (life.gone, true),
+                (None, Bound::Process) if !life.is_apart => (life.gone.min(until), false),
+                (None, _) => (until, false),
+            };
+            let before = Before::Lock(*token);
+            ends.entry(&lock.name).or_default().push(End {
+                end,
+                is_death,
+                before,
+                by: at,
+            });
+        }
+        for ends in ends.values_mut() {
+            ends.sort_unstable_by_key(|it| it.end);
+        }
+        ends
+    }
+
+    /// A request is granted soon after the last was gone that was before it, however that ended.
+    fn check_ends_are_noticed(&mut self) {
+        let ends = self.ends();
+        let (mut late, mut after_deaths, mut apart) = (Vec::new(), Vec::new(), Vec::new());
+        for waiting in self.waiting.values() {
+            let at = self.by_process[&waiting.process][waiting.call];
+            let call = &self.calls[at];
+            let Some(returned) = call.returned.filter(|_| call.outcome == "ok") else {
+                continue;
+            };
+            let mut last: Option<&End> = None;
+            let mut is_certain = true;
+            for said in &call.said {
+                let (Some(token), Some(ends)) = (said.created(), ends.get(&*said.name)) else {
+                    continue;
+                };
+                let is_before = |end: &&End| match end.before {
+                    Before::Lock(other) => other < token,
+                    Before::Call(invoked) => invoked < waiting.seen,
+                };
+                let past = ends.partition_point(|it| it.end <= returned);
+                let previous = ends[..past].iter().rev().find(is_before);
+                last = last.into_iter().chain(previous).max_by_key(|it| it.end);
+                // Of some holders it is not known when they ended, only that they had.
+                let holders = ends.iter().filter_map(|it| match it.before {
+                    Before::Lock(other) if other < token => Some((other, it.end)),
+                    _ => None,
+                });
+                is_certain &= holders.max().is_none_or(|(_, end)| end <= returned);
+            }
+            let Some(last) = last.filter(|last| is_certain && last.end > waiting.seen) else {
+                continue;
+            };
+            let stops = self.lives[&call.process].stops.iter();
+            let stopped =
+                stops.map(|&(from, to)| to.min(returned).saturating_sub(from.max(last.end)));
+            let took = (returned - last.end).saturating_sub(stopped.sum());
+            if last.is_death {
+                after_deaths.push(took);
+                if self.lives[&self.calls[last.by].process].is_apart {
+                    apart.push(took);
+                }
+            }
+            if took > SOON {
+                late.push((took, at, last.by));
+            }
+        }
+        self.after_deaths = after_deaths;
+        self.after_deaths_apart = apart;
+        for (took, at, by) in late {
+            let what = format!("it was granted {took} µs after it could be");
+            self.violation(&what, &[by, at]);
         }
     }
 
@@ -636,6 +814,8 @@ enum OwnLock {
 /// not known.
 #[derive(Debug, Default)]
 struct Own {
+    /// Whether nobody can prove that the processes are gone.
+    is_apart: bool,
     locks: HashMap<String, OwnLock>,
     /// The call that last told.
     since: HashMap<String, usize>,
@@ -646,7 +826,7 @@ struct Own {
 
 impl Own {
     /// Whether a lock is live all through a call, or not at all; none where that is not certain.
-    fn is_live(lock: OwnLock, call: &Call) -> Option<bool> {
+    fn is_live(&self, lock: OwnLock, call: &Call) -> Option<bool> {
         let OwnLock::Held {
             until, bound_to, ..
         } = lock
@@ -654,7 +834,7 @@ impl Own {
             return Some(false);
         };
         if bound_to.is_some_and(|process| process != call.process) {
-            return Some(false);
+            return (!self.is_apart).then_some(false);
         }
         if until.saturating_add(SLACK) < call.invoked {
             return Some(false);
@@ -664,7 +844,7 @@ impl Own {
 
     fn contradicts(&self, call: &Call, said: &Said) -> Option<&'static str> {
         let present = self.locks.get(&said.name).copied();
-        let is_live = present.and_then(|lock| Self::is_live(lock, call));
+        let is_live = present.and_then(|lock| self.is_live(lock, call));
         let old = match present {
             Some(OwnLock::Held { token, until, .. }) => Some((token, until)),
             _ => None,
@@ -753,6 +933,7 @@ impl Own {
             return;
         }
         for said in call.said.iter().filter(|said| said.name.starts_with(MINE)) {
+            let known = self.locks.get(&said.name).copied();
             let lock = match (said.was, said.now) {
                 (_, Now::Held { until: 0, .. }) => None,
                 (
@@ -765,8 +946,31 @@ impl Own {
                 ) => Some(OwnLock::Held {
                     token,
                     until,
-                    bound_to: is_bound.then_some(call.process),
+                    bound_to: is_bound.then(|| match (said.was, known) {
+                        // It lasts longer than the process that it is bound to.
+                        (
+                            Was::Bearing(_),
+                            Some(OwnLock::Held {
+                                bound_to,
+                                token: old,
+                                ..
+                            }),
+                        ) if self.is_apart && old == token => bound_to.unwrap_or(call.process),
+                        (Was::Absent, _) => call.process,
+                        _ if self.is_apart => usize::MAX,
+                        _ => call.process,
+                    }),
                 }),
+                // Another may not be able to prove that what it was bound to is gone.
+                (Was::Absent, _)
+                    if self.is_apart
+                        && !matches!(
+                            known,
+                            Some(OwnLock::Absent | OwnLock::Held { bound_to: None, .. })
+                        ) =>
+                {
+                    None
+                }
                 (_, Now::Absent) | (Was::Absent, _) => Some(OwnLock::Absent),
                 _ => continue,
             };

@@ -4,12 +4,16 @@
 //! What it notes of a call, a line for each, is all that is known of it afterwards. A killed
 //! worker's notes simply end.
 
-use super::{FORCED, LONERS, LONG, MINE, SHARED, boot_micros};
-use crate::holding_support::{Dice, millis};
+use super::job::Job;
+use super::terms::{CHILD, COMMAND, DIR, FORCED, JOB, LONERS, LONG, MINE, SHARED, boot_micros};
+use super::witness::Witnesses;
+use crate::dice::{Dice, millis};
 use lockmgr::{
     Error, GetOptions, Lock, LockGuard, LockManager, LockRef, RenewOptions, Result, SetOptions,
     Status,
 };
+use rustix::process::{Signal, WaitOptions, getpid, kill_process, wait};
+use std::env;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,13 +27,32 @@ const BUSY: Duration = Duration::from_secs(2);
 /// How long one waits that does not wait for as long as it takes.
 const LONGEST_WAIT: Duration = Duration::from_millis(400);
 
+/// What a lock is bound to, as it is noted.
+#[derive(Clone, Copy)]
+enum BoundTo {
+    Nothing,
+    Manager,
+    Process,
+    Job,
+}
+
+impl BoundTo {
+    fn this_process(is_bound: bool) -> Self {
+        match is_bound {
+            true => Self::Process,
+            false => Self::Nothing,
+        }
+    }
+}
+
 /// A call, as it is noted before it is made.
 struct Asked<'a> {
     verb: &'a str,
     /// How long it waits for locks; none where it waits until they are granted.
     wait: Option<Duration>,
     lease: Duration,
-    is_bound: bool,
+    /// What the locks are bound to.
+    bound_to: BoundTo,
     targets: Vec<String>,
 }
 
@@ -38,7 +61,7 @@ fn ask<'a>(verb: &'a str, targets: impl IntoIterator<Item = impl ToString>) -> A
         verb,
         wait: Some(Duration::ZERO),
         lease: Duration::ZERO,
-        is_bound: false,
+        bound_to: BoundTo::Nothing,
         targets: targets.into_iter().map(|it| it.to_string()).collect(),
     }
 }
@@ -127,8 +150,12 @@ fn given_back(locks: &[(String, u64)]) -> Vec<String> {
         .collect()
 }
 
-pub(super) struct Worker {
+/// Forks this process, and returns the child's number; 0 in the child.
+type Fork = fn() -> i32;
+
+pub(crate) struct Worker {
     dir: PathBuf,
+    witnesses: Witnesses,
     manager: LockManager,
     notes: File,
     /// How many calls it made.
@@ -136,9 +163,14 @@ pub(super) struct Worker {
     dice: Dice,
     number: usize,
     is_loner: bool,
+    /// Whether its end cannot be proven by its number from every place.
+    is_apart: bool,
     mine: Vec<String>,
     /// Locks that it held at some time, and may yet.
     locks: Vec<Lock>,
+    command: Option<PathBuf>,
+    fork: Option<Fork>,
+    children: usize,
 }
 
 fn open(path: &Path, number: usize) -> LockManager {
@@ -153,22 +185,36 @@ fn open(path: &Path, number: usize) -> LockManager {
 }
 
 impl Worker {
-    pub(super) fn new(dir: &Path, slot: usize, number: usize, seed: u64) -> Self {
-        Self {
-            dir: dir.to_owned(),
+    /// As its parent told it by the environment; none if it told nothing.
+    pub(crate) fn from_env(fork: Option<Fork>) -> Option<Self> {
+        let dir = PathBuf::from(env::var_os(DIR)?);
+        let job = env::var(JOB).unwrap();
+        let job: Vec<u64> = job.split(' ').map(|it| it.parse().unwrap()).collect();
+        let [slot, number, seed, is_apart] = job[..] else {
+            panic!("{job:?}");
+        };
+        let number = number as usize;
+        Some(Self {
+            // Before the manager: what is closed first at the end of a process tells first.
+            witnesses: Witnesses::open(&dir),
             manager: open(&dir.join("store/locks.redb"), number),
             notes: File::create_new(dir.join(number.to_string())).unwrap(),
             calls: 0,
             dice: Dice(seed),
             number,
-            is_loner: slot < LONERS,
+            is_loner: (slot as usize) < LONERS,
+            is_apart: is_apart != 0,
             mine: (0..6).map(|i| format!("{MINE}{slot}:{i}")).collect(),
             locks: Vec::new(),
-        }
+            command: env::var_os(COMMAND).map(PathBuf::from),
+            fork,
+            children: 0,
+            dir,
+        })
     }
 
     /// Works until it is killed.
-    pub(super) fn work(mut self) {
+    pub(crate) fn work(mut self) {
         self.list_mine();
         loop {
             // Some change their own locks alone: they are soon amid a call that is to be whole.
@@ -177,14 +223,16 @@ impl Worker {
                 0..20 => self.hold_long(),
                 20..35 => self.hold_shortly(),
                 35..50 => self.take_shared(),
-                50..82 => self.change_mine(),
-                82..87 => self.list_mine(),
-                87..94 => self.look_at_shared(),
-                94..97 => self.force(),
-                97..98 => {
+                50..75 => self.change_mine(),
+                75..80 => self.list_mine(),
+                80..87 => self.look_at_shared(),
+                87..90 => self.force(),
+                90..91 => {
                     self.call(ask("clean", [""]), LockManager::clean_locks, |_, _| vec![]);
                 }
-                _ => self.manager = open(&self.dir.join("store/locks.redb"), self.number),
+                91..92 => self.manager = open(&self.dir.join("store/locks.redb"), self.number),
+                92..97 => self.run_job(),
+                _ => self.hold_and_fork(),
             }
             self.locks.truncate(40);
         }
@@ -208,7 +256,12 @@ impl Worker {
         let limit = asked.wait.map(|wait| (wait + 2 * BUSY).as_micros());
         let limit = limit.map_or("-".to_owned(), |limit| limit.to_string());
         let (verb, lease) = (asked.verb, asked.lease.as_micros());
-        let bound = if asked.is_bound { "bound" } else { "-" };
+        let bound = match asked.bound_to {
+            BoundTo::Nothing => "-",
+            BoundTo::Manager => "manager",
+            BoundTo::Process => "process",
+            BoundTo::Job => "job",
+        };
         let targets = asked.targets.join(",");
         let manager = self.manager.clone();
         self.calls += 1;
@@ -280,7 +333,7 @@ impl Worker {
         let asked = Asked {
             wait,
             lease,
-            is_bound: true,
+            bound_to: BoundTo::Manager,
             ..ask("acquire", names)
         };
         let acquire = |manager: &LockManager| {
@@ -298,10 +351,13 @@ impl Worker {
 
     /// Does this and that with a guard, and releases it.
     fn use_guard(&mut self, mut guard: LockGuard, lease: Duration, may_wait: bool) {
-        let mut witnesses = Vec::new();
-        if lease == LONG {
-            let names = guard.tokens().into_iter().map(|(name, _)| name);
-            witnesses.extend(names.map(|name| (self.witness(&name), name)));
+        // All that hold for long are told by a witness: they never lose what they hold.
+        let mut witnessed = match lease == LONG {
+            true => Vec::from_iter(guard.tokens().into_iter().map(|(name, _)| name)),
+            false => Vec::new(),
+        };
+        for name in &witnessed {
+            self.witness(name, Witnesses::begins);
         }
         let mut known = guard.tokens();
         for _ in 0..self.dice.below(4) {
@@ -311,7 +367,10 @@ impl Worker {
                 2 if lease != LONG => self.add_to_guard(&mut guard, &mut known, lease, may_wait),
                 3 => {
                     if let Some((name, token)) = guard.tokens().pop() {
-                        witnesses.retain(|(_, of)| *of != name);
+                        if witnessed.contains(&name) {
+                            witnessed.retain(|of| *of != name);
+                            self.witness(&name, Witnesses::ends);
+                        }
                         let asked = ask("guard.unlock", [target(&name, Some(token))]);
                         let unlock = |_: &LockManager| guard.unlock(&name);
                         let lock = [(name.clone(), token)];
@@ -325,7 +384,9 @@ impl Worker {
                 _ => thread::sleep(self.up_to(millis(60))),
             }
         }
-        drop(witnesses);
+        for name in &witnessed {
+            self.witness(name, Witnesses::ends);
+        }
         let last = guard.tokens();
         for lock in last.iter().filter(|lock| !known.contains(lock)) {
             self.note(&format!("! a guard has what it was not granted: {lock:?}"));
@@ -337,7 +398,7 @@ impl Worker {
     fn renew_guard(&mut self, guard: &mut LockGuard, known: &mut Tokens, lease: Duration) {
         let asked = Asked {
             lease,
-            is_bound: true,
+            bound_to: BoundTo::Manager,
             ..ask("guard.renew", tokens(guard))
         };
         let renew = |_: &LockManager| {
@@ -374,7 +435,7 @@ impl Worker {
         let asked = Asked {
             wait: (!waits).then_some(Duration::ZERO),
             lease,
-            is_bound: true,
+            bound_to: BoundTo::Manager,
             ..ask(
                 if waits {
                     "guard.lock"
@@ -397,18 +458,133 @@ impl Worker {
         known.extend(guard.tokens().into_iter().filter(|(of, _)| of == name));
     }
 
-    /// Takes what one holder at a time can take: the kernel's lock of a file.
-    fn witness(&mut self, name: &str) -> File {
-        let path = self.dir.join(format!("witness {name}"));
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .unwrap();
-        if file.try_lock().is_err() {
+    fn witness(&mut self, name: &str, sees: fn(&Witnesses, &str) -> bool) {
+        if !sees(&self.witnesses, name) {
             self.note(&format!("! two hold {name} at once"));
         }
-        file
+    }
+
+    /// Runs the command with a job that lives on: after its first process has ended, after the
+    /// command was killed, or as long as the command lives.
+    fn run_job(&mut self) {
+        let Some(command) = self.command.clone() else {
+            return;
+        };
+        let name = SHARED[self.dice.below(SHARED.len() as u64) as usize];
+        let outlives = self.dice.below(3);
+        let who = format!("{}/{}", self.number, self.calls);
+        let asked = Asked {
+            wait: None,
+            lease: LONG,
+            bound_to: BoundTo::Job,
+            ..ask("run", [name])
+        };
+        let dir = self.dir.clone();
+        let start = || Job::start(&command, &dir, &who, name, outlives != 0);
+        let started = self.call(
+            asked,
+            |_| Ok(start()),
+            |_, job| match job {
+                Ok(job) => vec![format!("{name}|-|{}@{}", job.token, u64::MAX)],
+                Err(_) => Vec::new(),
+            },
+        );
+        let mut job = match started.unwrap() {
+            Ok(job) => job,
+            Err(what) => return self.note(&format!("! run {name}: {what}")),
+        };
+        if job.met_another {
+            self.note(&format!("! two hold {name} at once"));
+        }
+        match outlives {
+            0 => job.wait(),
+            1 => job.kill(),
+            _ => {}
+        }
+        thread::sleep(self.up_to(millis(30)));
+        let lock = [(name.to_owned(), job.token)];
+        let asked = ask("job.end", [target(name, Some(job.token))]);
+        let end = |_: &LockManager| {
+            job.end();
+            Ok(())
+        };
+        self.call(asked, end, |_, ()| given_back(&lock));
+    }
+
+    /// Forks, if it can, while it holds locks and one of its threads waits for one of them.
+    fn hold_and_fork(&mut self) {
+        let Some(fork) = self.fork else {
+            return;
+        };
+        // One child at a time is enough.
+        if let Ok(None) = wait(WaitOptions::NOHANG) {
+            return;
+        }
+        let names = self.some_of(&SHARED, 3);
+        let Some(guard) = self.acquire(&names, None, LONG, false) else {
+            return;
+        };
+        // It waits in vain.
+        let (waiter, bound) = (self.manager.acquire([&names[0]]), millis(3));
+        let waiter = waiter.locked_by(format!("{}/{}", self.number, usize::MAX));
+        let waiting = thread::spawn(move || waiter.try_lock_for(bound).is_ok());
+        thread::sleep(self.up_to(millis(3)));
+        self.children += 1;
+        if fork() == 0 {
+            self.be_child(guard, waiting);
+        }
+        if waiting.join().unwrap() {
+            self.note("! it was granted what it holds");
+        }
+        self.use_guard(guard, LONG, false);
+    }
+
+    /// What a child does that was forked off while this guard was held: uses nothing of it, drops
+    /// all, and works a little by itself.
+    fn be_child<T>(&mut self, mut guard: LockGuard, waiting: T) -> ! {
+        let parent = self.number;
+        self.number += CHILD * self.children;
+        self.notes =
+            File::create_new(self.dir.join(format!("{parent}.{}", self.children))).unwrap();
+        self.note(&format!("@ {}", process::id()));
+        self.calls = 0;
+        self.dice = Dice(self.dice.below(u64::MAX) + self.number as u64);
+        self.fork = None;
+        self.command = None;
+        // What its parent holds is not asked about by it.
+        self.locks.clear();
+        let mut is_told = true;
+        let mut check = |is_forked: bool| is_told &= is_forked;
+        let name = SHARED[0];
+        check(matches!(self.manager.find(name), Err(Error::Forked { .. })));
+        check(matches!(
+            self.manager.unlock(name),
+            Err(Error::Forked { .. })
+        ));
+        let acquire = self.manager.acquire([name]).try_lock();
+        check(matches!(acquire, Err(Error::Forked { .. })));
+        check(matches!(guard.renew(), Err(Error::Forked { .. })));
+        check(matches!(guard.is_held(), Err(Error::Forked { .. })));
+        if !is_told {
+            self.note("! a child used what its parent opened");
+        }
+        match self.one_in(2) {
+            true => drop(guard),
+            false => drop(guard.release()),
+        }
+        std::mem::forget(waiting);
+        self.witnesses = Witnesses::open(&self.dir);
+        self.manager = open(&self.dir.join("store/locks.redb"), self.number);
+        for _ in 0..self.dice.below(12) {
+            match self.dice.below(4) {
+                0..2 => self.hold_long(),
+                2 => self.hold_shortly(),
+                _ => self.look_at_shared(),
+            }
+        }
+        self.note(&format!(". {}", boot_micros()));
+        let _ = kill_process(getpid(), Signal::KILL);
+        unreachable!("it is killed");
     }
 
     /// Takes shared locks by the verbs of one call, for a short time, and gives them back.
@@ -456,7 +632,7 @@ impl Worker {
         }
         let asked = Asked {
             lease,
-            is_bound,
+            bound_to: BoundTo::this_process(is_bound),
             ..ask("get", [name])
         };
         let get = |manager: &LockManager| manager.get_lock(name, options);
@@ -477,7 +653,7 @@ impl Worker {
         };
         let asked = Asked {
             lease,
-            is_bound,
+            bound_to: BoundTo::this_process(is_bound),
             ..ask(verb, names)
         };
         let set = |manager: &LockManager| manager.set_lock(names, options);
@@ -562,6 +738,8 @@ impl Worker {
         let name = &names[0];
         let is_bound = self.one_in(6);
         let lease = match self.dice.below(4) {
+            // Where the end of its process cannot be proven a lock needs a deadline.
+            0..2 if is_bound && self.is_apart => LONG,
             0..2 => Duration::ZERO,
             2 => millis(20 + self.dice.below(300)),
             _ => LONG * 10,

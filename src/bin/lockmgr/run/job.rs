@@ -9,7 +9,7 @@ use crate::place::{Place, shown};
 use crate::processes::{Kin, children, descendants, kin};
 use crate::signals::{Caught, stop};
 use lockmgr::LockGuard;
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, wait};
 use shared_child::SharedChild;
 use shared_child::unix::SharedChildExt;
@@ -20,7 +20,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
@@ -191,14 +191,20 @@ fn send(process: Kin, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
+/// From here on no script opens a descriptor by its number: `exec 9>FILE` and `200>FILE` would
+/// close the one that the locks hang on.
+const UNNAMED: RawFd = 300;
+
 /// A descriptor that the locks of a job hang on, for the processes that are started while it is
 /// open.
 pub(super) fn inheritable(guard: &LockGuard) -> io::Result<Option<OwnedFd>> {
-    let descriptor = guard.job_descriptor();
-    if let Some(descriptor) = &descriptor {
-        fcntl_setfd(descriptor, FdFlags::empty())?;
-    }
-    Ok(descriptor)
+    let Some(low) = guard.job_descriptor() else {
+        return Ok(None);
+    };
+    // The limit on descriptors may be lower.
+    let descriptor = fcntl_dupfd_cloexec(&low, UNNAMED).unwrap_or(low);
+    fcntl_setfd(&descriptor, FdFlags::empty())?;
+    Ok(Some(descriptor))
 }
 
 /// This program's file, to start it again: by /proc, or as it was called.

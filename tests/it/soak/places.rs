@@ -1,0 +1,262 @@
+//! Where the processes of the soak live: on the host, in namespaces of their own, as another user,
+//! in a program that forks.
+
+use super::LONERS;
+use crate::forks::FORKER;
+use crate::holding_support::{Kept, until};
+use crate::support::{Home, chmod, is_root, skip, works};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, getpgid, pidfd_open, pidfd_send_signal};
+use std::env;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The group of the directory of the store.
+const TEAM: u32 = 40_321;
+
+const USER: [&str; 4] = [
+    "setpriv",
+    "--reuid=40001",
+    "--regid=40001",
+    "--groups=40321",
+];
+const NET: [&str; 2] = ["unshare", "--net"];
+const PIDS: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+/// What mounts a boot id of its own, to be followed by its path and a program.
+const BOOT: &str = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Place {
+    Host,
+    /// In a pid namespace of its own, maybe with a boot id of its own.
+    Pids,
+    /// The same, and a network namespace of its own.
+    PidsAndNet,
+    Net,
+    User,
+    Forking,
+}
+
+/// Where the worker of each slot lives if all can be had.
+const PLACES: [Place; 14] = [
+    Place::Host,
+    Place::Pids,
+    Place::User,
+    Place::Host,
+    Place::Pids,
+    Place::Host,
+    Place::PidsAndNet,
+    Place::Host,
+    Place::Net,
+    Place::User,
+    Place::Forking,
+    Place::Forking,
+    Place::Host,
+    Place::Pids,
+];
+
+const _: () = assert!(LONERS < PLACES.len());
+
+impl Place {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Pids => "pid namespace",
+            Self::PidsAndNet => "pid and network namespace",
+            Self::Net => "network namespace",
+            Self::User => "another user",
+            Self::Forking => "forking",
+        }
+    }
+
+    pub(super) fn has_own_pids(self) -> bool {
+        matches!(self, Self::Pids | Self::PidsAndNet)
+    }
+}
+
+/// The places that can be had here.
+pub(super) struct Places {
+    /// A directory from which every user may execute.
+    programs: Home,
+    has_all: bool,
+    can_run_jobs: bool,
+    /// Whether a pid namespace has a boot id of its own.
+    has_boot_ids: bool,
+}
+
+impl Places {
+    /// Makes the directory of the store too, for all that share it.
+    pub(super) fn new(home: &Home) -> Self {
+        let has_all = Self::has_all();
+        let store = home.join("store");
+        fs::create_dir(&store).unwrap();
+        if has_all {
+            chmod(home.path(), 0o777);
+            chown(&store, None, Some(TEAM)).unwrap();
+            chmod(&store, 0o2770);
+        }
+        let programs = Home::new();
+        let me = env::current_exe().unwrap();
+        let command = Path::new(env!("CARGO_BIN_EXE_lockmgr")).to_owned();
+        for (program, name) in [(me, "worker"), (command, "lockmgr")] {
+            let reachable = programs.join(name);
+            fs::hard_link(&program, &reachable)
+                .or_else(|_| fs::copy(&program, &reachable).map(drop))
+                .unwrap();
+        }
+        Self {
+            programs,
+            has_all,
+            has_boot_ids: false,
+            can_run_jobs: works(&["setpriv", "--pdeathsig", "KILL", "flock", "/dev/null"]),
+        }
+    }
+
+    pub(super) fn set_boot_ids(&mut self, has_boot_ids: bool) {
+        self.has_boot_ids = has_boot_ids;
+    }
+
+    fn has_all() -> bool {
+        if !is_root() {
+            skip(
+                "only root can make namespaces and become another user: the soak is on the host alone",
+            );
+            return false;
+        }
+        works(&USER) && works(&NET) && works(&[&PIDS[..], &["--net", "--mount"]].concat())
+    }
+
+    pub(super) fn of(&self, slot: usize) -> Place {
+        match PLACES[slot] {
+            Place::Forking => Place::Forking,
+            place if self.has_all => place,
+            _ => Place::Host,
+        }
+    }
+
+    /// The command, if a job can be run here.
+    pub(super) fn lockmgr(&self) -> Option<PathBuf> {
+        self.can_run_jobs.then(|| self.programs.join("lockmgr"))
+    }
+
+    /// A worker of a slot as it is started there.
+    pub(super) fn command(&self, place: Place, slot: usize) -> Command {
+        if place == Place::Forking {
+            let mut forker = Command::new(&*FORKER);
+            // Its children are told by their group.
+            forker.arg("soak").process_group(0);
+            return forker;
+        }
+        let boot_id = self.programs.join(&format!("boot_id {slot}"));
+        if place.has_own_pids() {
+            let id = format!("a6a5a4a3-b1b2-4c3c-8d4d-{slot:012x}\n");
+            fs::write(&boot_id, id).unwrap();
+        }
+        let mount = ["--mount", "sh", "-c", BOOT, boot_id.to_str().unwrap()];
+        let mount = if self.has_boot_ids { &mount[..] } else { &[] };
+        let wrapper: Vec<&str> = match place {
+            Place::Host | Place::Forking => Vec::new(),
+            Place::Pids => [&PIDS[..], mount].concat(),
+            Place::PidsAndNet => [&PIDS[..], &["--net"], mount].concat(),
+            Place::Net => NET.to_vec(),
+            Place::User => USER.to_vec(),
+        };
+        let worker = self.programs.join("worker");
+        let words = [&wrapper[..], &[worker.to_str().unwrap()]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args([
+            "--exact",
+            "soak::a_worker_of_the_soak",
+            "--nocapture",
+            "--ignored",
+        ]);
+        command
+    }
+}
+
+/// A worker, and what started it.
+pub(super) struct Process {
+    pub(super) kept: Kept,
+    /// The worker itself, if another program waits for its end.
+    inner: Option<OwnedFd>,
+}
+
+impl Process {
+    /// Returns once the worker's process is there.
+    pub(super) fn start(mut command: Command, is_inner: bool) -> Self {
+        let kept = Kept::start_with(&mut command);
+        let pid = kept.pid();
+        let inner = || {
+            let children = format!("/proc/{pid}/task/{pid}/children");
+            let children = fs::read_to_string(children).unwrap();
+            let child = Pid::from_raw(children.trim().parse().ok()?)?;
+            Some(pidfd_open(child, PidfdFlags::empty()).unwrap())
+        };
+        let mut found = None;
+        if is_inner {
+            until("a program starts another", || {
+                found = inner();
+                found.is_some()
+            });
+        }
+        Self { kept, inner: found }
+    }
+
+    /// Whether the worker has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        match &self.inner {
+            Some(inner) => has_ended(inner, Some(&NOW)),
+            None => self.kept.has_ended(),
+        }
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        match &self.inner {
+            Some(inner) => pidfd_send_signal(inner, signal).unwrap(),
+            None => self.kept.signal(signal),
+        }
+    }
+
+    /// Kills the worker, and returns when it has ended.
+    pub(super) fn kill_into_zombie(&self) {
+        match &self.inner {
+            Some(inner) => end(inner),
+            None => self.kept.kill_into_zombie(),
+        }
+    }
+
+    /// Kills a child of this killed process, if it lives.
+    pub(super) fn kill_child(&self, child: i32) -> bool {
+        let pid = Pid::from_raw(child).unwrap();
+        let Ok(child) = pidfd_open(pid, PidfdFlags::empty()) else {
+            return false;
+        };
+        // The number may be another's by now; the group is not, as its leader is a zombie.
+        let is_ours = getpgid(Some(pid)).is_ok_and(|group| group == self.kept.raw_pid());
+        if is_ours {
+            end(&child);
+        }
+        is_ours
+    }
+}
+
+/// Kills a process, and returns when it has ended.
+fn end(process: &OwnedFd) {
+    // It may have ended by itself.
+    let _ = pidfd_send_signal(process, Signal::KILL);
+    assert!(has_ended(process, None));
+}
+
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// Waits so long for the end of a process, and says whether it came.
+fn has_ended(process: &OwnedFd, wait: Option<&Timespec>) -> bool {
+    poll(&mut [PollFd::new(process, PollFlags::IN)], wait).unwrap() == 1
+}

@@ -1,0 +1,55 @@
+//! Witnesses from outside that two never hold the same: the kernel's locks of other files.
+//!
+//! A holder in a process takes a record lock, which no child inherits. A job takes a flock, which
+//! all its processes inherit. Each file is opened before the store: the kernel closes the files
+//! of a killed process in their order, so a witness is gone before the lock is seen to be free.
+
+use super::terms::SHARED;
+use crate::dice::millis;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use std::fs::File;
+use std::path::Path;
+use std::thread;
+
+/// How long the last process of a job may be amid its end.
+const ENDING: u64 = 20;
+
+pub(crate) struct Witnesses(Vec<(File, File)>);
+
+/// The files that tell of the holders in processes, and of the jobs.
+pub(crate) fn files(dir: &Path, name: &str) -> [std::path::PathBuf; 2] {
+    ["witness", "job"].map(|kind| dir.join(format!("{kind} {name}")))
+}
+
+impl Witnesses {
+    pub(crate) fn open(dir: &Path) -> Self {
+        let open = |path| File::options().read(true).write(true).open(path).unwrap();
+        let both = SHARED.map(|name| files(dir, name).map(open).into());
+        Self(both.into())
+    }
+
+    fn of(&self, name: &str) -> &(File, File) {
+        let at = SHARED.iter().position(|it| *it == name).unwrap();
+        &self.0[at]
+    }
+
+    /// Whether nobody else holds this while it begins to be held.
+    pub(crate) fn begins(&self, name: &str) -> bool {
+        let (holder, job) = self.of(name);
+        fcntl_lock(holder, FlockOperation::NonBlockingLockExclusive).is_ok() && is_without(job)
+    }
+
+    /// Whether nobody else holds this when it ends to be held.
+    pub(crate) fn ends(&self, name: &str) -> bool {
+        let (holder, job) = self.of(name);
+        let is_alone = is_without(job);
+        fcntl_lock(holder, FlockOperation::NonBlockingUnlock).unwrap();
+        is_alone
+    }
+}
+
+/// Whether no job has this, but one that ends just now.
+fn is_without(job: &File) -> bool {
+    let is_free = || job.try_lock().is_ok_and(|()| job.unlock().is_ok());
+    (0..ENDING).any(|_| is_free() || (thread::sleep(millis(1)), false).1)
+}
