@@ -108,10 +108,8 @@ impl Judge {
             (Some(false), _) => Standing::Gone,
             (Some(true), Bound::Job) => Standing::Alive,
             // A child that was forked off may keep a copy of the descriptor.
-            (Some(true), _) => match self.here.judge(&binding.process) {
-                Standing::Gone => Standing::Gone,
-                Standing::Alive | Standing::Unknown => Standing::Alive,
-            },
+            (Some(true), _) if self.here.sees_no(&binding.process) => Standing::Gone,
+            (Some(true), _) => Standing::Alive,
             // Of a job the first process may be gone while others work on.
             (None, Bound::Job) => match self.here.judge(&binding.process) {
                 Standing::Alive => Standing::Alive,

@@ -83,6 +83,12 @@ impl Process {
         system::judge(self, other)
     }
 
+    /// Whether there is provably no process of the other's number any more. It costs less than a
+    /// judgement, and does not tell a later process of that number apart.
+    pub(crate) fn sees_no(&self, other: &Self) -> bool {
+        system::sees_no(self, other)
+    }
+
     /// Whether the end of a process named from here can be proven by every process of the host
     /// that sees the initial namespace, and after a reboot.
     pub(crate) fn is_in_initial_namespace(&self) -> bool {
@@ -220,6 +226,17 @@ mod system {
         }
     }
 
+    pub(super) fn sees_no(here: &Process, process: &Process) -> bool {
+        let is_near = here.namespaces.pid != 0 && here.namespaces.pid == process.namespaces.pid;
+        let Some(pid) = pid(process).filter(|_| is_near) else {
+            return false;
+        };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => has_ended(&pidfd),
+            Err(error) => error == Errno::SRCH,
+        }
+    }
+
     /// A descriptor that polls readable once the process has ended; none if that cannot be seen
     /// from here.
     pub(crate) fn pidfd(here: &Process, process: &Process) -> Option<OwnedFd> {
@@ -349,6 +366,10 @@ mod system {
 
     pub(super) fn see(_: &Process, _: u32) -> Option<Process> {
         None
+    }
+
+    pub(super) fn sees_no(_: &Process, _: &Process) -> bool {
+        false
     }
 
     pub(super) fn judge(here: &Process, process: &Process) -> Standing {

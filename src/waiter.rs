@@ -2,7 +2,7 @@
 //!
 //! The head of a queue watches the lock's holder and its deadline; every other request watches the
 //! one right before its own. So each end is noticed by one waiter. Nothing depends on a ring: a
-//! waiter looks by itself, every second, or every ten behind others of its own manager.
+//! waiter looks by itself every second, and more seldom if its watches tell it of every end.
 
 use crate::base::Base;
 use crate::clock::Moment;
@@ -30,6 +30,9 @@ const AT_FIRST: Duration = Duration::from_secs(10);
 
 /// How often a waiter looks that nobody can ring.
 const UNRUNG: Duration = Duration::from_millis(50);
+
+/// How long a waiter sleeps that is rung, and whose watches tell it of every end that it waits for.
+const WATCHED: Duration = Duration::from_secs(3);
 
 /// How long a waiter sleeps that only requests of its own manager come before.
 const BEHIND_OWN: Duration = Duration::from_secs(10);
@@ -63,10 +66,16 @@ struct Outlook {
     is_behind_own: bool,
     /// Whether some name is free, though not for this request.
     is_some_free: bool,
-    /// The next deadline of a lock that it is the head for.
+    /// When the next deadline comes that it has to look after.
     next: Option<Duration>,
     /// Why the first name that is not free for it is not.
     in_the_way: Option<Error>,
+}
+
+impl Outlook {
+    fn wake_in(&mut self, time: Option<Duration>) {
+        self.next = self.next.into_iter().chain(time).min();
+    }
 }
 
 /// How long a wait goes on at most.
@@ -223,6 +232,7 @@ impl Waiter<'_> {
                 BETWEEN_LOOKS[usize::from(waited >= AT_FIRST)]
             }
             Some(_) if outlook.is_behind_own => BEHIND_OWN,
+            Some(_) if all_watched && !outlook.is_some_free => WATCHED,
             Some(_) => LONGEST_SLEEP,
         };
         outlook.next.map_or(longest, |next| longest.min(next))
@@ -262,12 +272,14 @@ impl Waiter<'_> {
                 outlook.is_behind_own &= bound_to.is_some_and(|it| tx.judge().is_own(&it));
                 outlook.watched.extend(bound_to);
                 outlook.is_some_free |= lock.is_none();
+                // The head has its turn first.
+                let next = lock.as_ref().and_then(|lock| lock.time_left(now));
+                outlook.wake_in(next.map(|next| next + LONGEST_SLEEP));
             } else if let Some(lock) = &lock {
                 outlook.is_head = true;
                 outlook.is_behind_own = false;
                 outlook.watched.extend(lock.bound_to);
-                let next = lock.time_left(now);
-                outlook.next = outlook.next.into_iter().chain(next).min();
+                outlook.wake_in(lock.time_left(now));
             }
             if outlook.in_the_way.is_none() {
                 let locked = lock.map(|lock| Error::Locked(Box::new(lock)));

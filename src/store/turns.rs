@@ -4,23 +4,29 @@
 
 use super::bounded;
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     queue: Mutex<Queue>,
-    moved: Condvar,
 }
 
-/// The tickets of those who wait, after that of whose turn it is.
+/// The tickets of the threads that wait, after that of the thread whose turn it is.
 #[derive(Debug, Default)]
 struct Queue {
-    tickets: VecDeque<u64>,
+    tickets: VecDeque<(u64, Arc<Condvar>)>,
     next: u64,
 }
 
-/// Somebody's turn, over when dropped.
+impl Queue {
+    fn is_turn_of(&self, ticket: u64) -> bool {
+        let first = self.tickets.front();
+        first.is_some_and(|(first, _)| *first == ticket)
+    }
+}
+
+/// A thread's turn, over when dropped.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
@@ -28,24 +34,25 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turns {
-    /// Waits for a turn; none where it does not come within the bound of the present call, or
-    /// outside of any within this one.
+    /// Waits for a turn; none if it does not come within the bound of the present call, or outside
+    /// of any within this one.
     pub(super) fn take(&self, bound: Duration) -> Option<Turn<'_>> {
         let mut queue = self.queue();
         let ticket = queue.next;
         queue.next += 1;
-        queue.tickets.push_back(ticket);
+        let come = Arc::new(Condvar::new());
+        queue.tickets.push_back((ticket, Arc::clone(&come)));
         let turn = Turn {
             turns: self,
             ticket,
         };
-        if queue.tickets.front() == Some(&ticket) {
+        if queue.is_turn_of(ticket) {
             return Some(turn);
         }
         let has_come = bounded::wait(bound, |deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
-            let not_yet = |queue: &mut Queue| queue.tickets.front() != Some(&ticket);
-            let waited = self.moved.wait_timeout_while(queue, left, not_yet);
+            let not_yet = |queue: &mut Queue| !queue.is_turn_of(ticket);
+            let waited = come.wait_timeout_while(queue, left, not_yet);
             !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
         });
         has_come.then_some(turn)
@@ -59,9 +66,10 @@ impl Turns {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut queue = self.turns.queue();
-        queue.tickets.retain(|&ticket| ticket != self.ticket);
-        if !queue.tickets.is_empty() {
-            self.turns.moved.notify_all();
+        queue.tickets.retain(|(ticket, _)| *ticket != self.ticket);
+        // Only the next is woken: a crowd that woke at each turn would cost each turn the crowd.
+        if let Some((_, next)) = queue.tickets.front() {
+            next.notify_one();
         }
     }
 }
