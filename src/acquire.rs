@@ -198,8 +198,8 @@ impl Acquire {
         self
     }
 
-    /// Calls this once for each lock that is found lost, from the thread that finds it: the
-    /// manager's, soon after the lock was forced away, or the caller's. A panic of the call is
+    /// Calls this once for each lock that is found lost: from a thread of its own soon after the lock
+    /// was forced away, or from the thread whose call on the guard finds it. A panic of the call is
     /// ignored. Default: nobody is called.
     ///
     /// ```

@@ -9,8 +9,8 @@ use crate::manager::LockManager;
 use crate::name::LockName;
 use crate::queue::{Request, TRUST};
 use crate::timeout::{Deadline, Timeout};
-use crate::wait::{LONGEST_SLEEP, Sleeper};
-use crate::waiter::{Bounded, Waiter, obstacle_in_sight, take_back};
+use crate::wait::{LONGEST_SLEEP, Sleeper, Woken};
+use crate::waiter::{Bounded, UNRUNG, Waiter, obstacle_in_sight, take_back};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -48,6 +48,7 @@ impl Asker<'_> {
         }
         let began = Instant::now();
         loop {
+            let asked_at = Instant::now();
             let asked = self.in_bound(|| {
                 // Again each time: the store may be another file by now.
                 bind(lease)?;
@@ -69,7 +70,11 @@ impl Asker<'_> {
                     }
                 }
                 Err(mut busy @ Error::StoreBusy { .. }) if self.bounded != Bounded::Never => {
-                    if self.sleeper.is_cancelled() {
+                    // An attempt that did not wait must not be repeated at once.
+                    let left = self.bounded.left().min(UNRUNG);
+                    if asked_at.elapsed() < left && self.sleeper.sleep(left) == Woken::Cancelled
+                        || self.sleeper.is_cancelled()
+                    {
                         return Err(Error::Cancelled);
                     }
                     if self.bounded.left().is_zero() {

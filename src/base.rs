@@ -1,7 +1,7 @@
 //! What every verb works with: the store, the clock, and the watcher that rings after a commit.
 
 use crate::clock::{Clock, Moment};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::grant::counted;
 use crate::name::Holder;
 use crate::store::{Store, WriteTx};
@@ -38,8 +38,7 @@ impl Base {
         let result = self.store.write(action, |tx| {
             let now = self.now();
             let value = match body(tx, now) {
-                Err(Error::Locked(lock)) => Err(Error::Locked(counted(tx, lock, now)?)),
-                Err(Error::LockFail(lock)) => Err(Error::LockFail(counted(tx, lock, now)?)),
+                Err(error) => Err(counted(tx, error, now)?),
                 value => value,
             };
             rings = std::mem::take(&mut tx.rings);

@@ -277,7 +277,11 @@ mod system {
 
     impl BootClock {
         pub(super) fn new() -> Self {
-            let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+            // The file tells of the children's namespace, which may be another.
+            let namespace = |of| fs::read_link(format!("/proc/self/ns/{of}")).ok();
+            let is_own = namespace("time") == namespace("time_for_children");
+            let offsets = fs::read_to_string("/proc/self/timens_offsets");
+            let offsets = offsets.ok().filter(|_| is_own).unwrap_or_default();
             Self {
                 boot: boot_id().map(|(boot, _)| boot),
                 offset: offset_in(&offsets).unwrap_or_default(),

@@ -77,7 +77,7 @@ pub(crate) fn apply(tx: &mut WriteTx<'_>, plan: &Plan, now: Moment) -> Result<()
         tx.remove_request(request)?;
         grant(tx, request, *state, now)?;
     }
-    let granted = plan.granted.iter().map(|(request, _)| request);
+    let granted = plan.granted.iter().map(|(request, _)| request.as_ref());
     tx.rings
         .extend(granted.chain(&plan.heads).filter_map(Ring::to));
     Ok(())
@@ -225,12 +225,14 @@ pub(crate) fn obstacle(
     Ok(plan.first_for(name).map(|request| reserved(name, request)))
 }
 
-/// The lock, with the number of living requests that wait for it.
-pub(crate) fn counted(tx: &WriteTx<'_>, mut lock: Box<Lock>, now: Moment) -> Result<Box<Lock>> {
-    let numbers = tx.wanting(&lock.name)?.into_iter();
-    let requests = numbers.map(|number| tx.wanted(number).map(Some));
-    lock.waiting = Judged::default().count(tx.judge(), requests, now)?;
-    Ok(lock)
+/// The answer that a lock is held, with the number of living requests that wait for it.
+pub(crate) fn counted(tx: &WriteTx<'_>, mut error: Error, now: Moment) -> Result<Error> {
+    if let Error::Locked(lock) | Error::LockFail(lock) = &mut error {
+        let numbers = tx.wanting(&lock.name)?.into_iter();
+        let requests = numbers.map(|number| tx.wanted(number).map(Some));
+        lock.waiting = Judged::default().count(tx.judge(), requests, now)?;
+    }
+    Ok(error)
 }
 
 /// Refuses a newcomer. If an earlier request could be granted now, that is done and committed all the

@@ -4,13 +4,13 @@ use crate::ask::Asker;
 use crate::base::Base;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::grant::{settle, tell_head};
+use crate::grant::tell_head;
 use crate::held::{Fate, Held, remove};
-use crate::lock::Lock;
+use crate::lock::{Lease, Lock};
 use crate::manager::LockManager;
 use crate::name::LockName;
-use crate::process::Binding;
-use crate::set::bind;
+use crate::process::{Binding, Bound};
+use crate::set::{bind, check_endless};
 use crate::store::WriteTx;
 use crate::timeout::{Timeout, instant};
 use crate::waiter::Bounded;
@@ -82,6 +82,10 @@ impl LockGuard {
             }
         }
         self.held.extend(locks);
+        if self.held.is_told() {
+            // A lock may have been forced away before it was listed.
+            let _ = self.held.look();
+        }
     }
 
     /// Releases whatever is held, in the background if the store refuses now.
@@ -134,6 +138,8 @@ impl LockGuard {
 
     fn add(&mut self, name: &str, bounded: Bounded) -> Result<()> {
         self.check_fork()?;
+        // It may have lost them with its file, unseen.
+        self.held.look()?;
         self.held.check()?;
         let name = LockName::new(name)?;
         if let Some(lock) = self.held.find(name.as_str()) {
@@ -146,7 +152,15 @@ impl LockGuard {
             sleeper: &Arc::default(),
         };
         let mut lease = self.held.lease.clone();
-        self.extend(asker.ask(&[name], &mut lease, |_| Ok(()))?);
+        let store = &self.manager.0.base.store;
+        let bind = |lease: &mut Lease| {
+            let is_job = lease.bound_to.is_some_and(|it| it.kind == Bound::Job);
+            if !is_job {
+                lease.bound_to = Some(store.binding()?);
+            }
+            Ok(())
+        };
+        self.extend(asker.ask(&[name], &mut lease, bind)?);
         Ok(())
     }
 
@@ -258,7 +272,7 @@ impl LockGuard {
     /// ```
     pub fn tokens(&self) -> Vec<(String, u64)> {
         let named = |lock: &Lock| (lock.name.as_str().to_owned(), lock.token);
-        self.held.locks().iter().map(named).collect()
+        self.known().iter().map(named).collect()
     }
 
     /// Returns the locks that it holds, as far as it knows: without a look at the store.
@@ -271,7 +285,7 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn locks(&self) -> Vec<Lock> {
-        self.held.locks()
+        self.known()
     }
 
     /// Returns the first deadline of its leases as far as it knows, by the wall clock; none without
@@ -287,7 +301,7 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn deadline(&self) -> Option<DateTime<Utc>> {
-        let locks = self.held.locks();
+        let locks = self.known();
         let deadlines = locks.iter().filter_map(|lock| lock.deadline);
         deadlines.map(|deadline| instant(deadline.wall)).min()
     }
@@ -305,7 +319,7 @@ impl LockGuard {
     /// ```
     pub fn time_left(&self) -> Option<Duration> {
         let now = self.manager.0.base.now();
-        let locks = self.held.locks();
+        let locks = self.known();
         locks.iter().filter_map(|lock| lock.time_left(now)).min()
     }
 
@@ -377,7 +391,8 @@ impl LockGuard {
     /// ends. Returns them.
     ///
     /// # Errors
-    /// [`Error::NoSuchProcess`]; otherwise as [`detach`](Self::detach).
+    /// [`Error::NoSuchProcess`]; [`Error::Unsupported`] without a lease, if nobody outside this pid
+    /// namespace could prove that the process ended; otherwise as [`detach`](Self::detach).
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -389,7 +404,11 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn detach_to(self, process_id: u32) -> Result<Vec<Lock>> {
-        let binding = bind(self.manager.0.base.store.here(), process_id)?;
+        let here = self.manager.0.base.store.here();
+        let binding = bind(here, process_id)?;
+        if self.held.lease.timeout == Timeout::Never {
+            check_endless(here)?;
+        }
         self.bind(Some(binding))
     }
 
@@ -446,20 +465,19 @@ impl LockGuard {
         if !self.held.close_job() {
             return self.release().map(|()| true);
         }
-        let mut all_free = true;
-        let left = self.held.change("release locks in", |tx, row, now| {
-            let is_free = row.bound_to.is_some_and(|it| tx.judge().is_gone(&it));
-            all_free &= is_free;
-            if !is_free {
-                return Ok(Fate::Held(row));
-            }
-            tx.remove(&row.name)?;
-            settle(tx, [&row.name], now)?;
-            Ok(Fate::Released)
-        });
+        let left = self.held.leave_to_job();
         self.held.leave();
-        left?;
+        let all_free = left?;
         self.held.check().map(|()| all_free)
+    }
+
+    /// The locks as far as it knows. A child that was forked off may know of none: another thread of
+    /// its parent may have held the mutex.
+    fn known(&self) -> Vec<Lock> {
+        match self.is_inherited() {
+            true => self.held.try_locks().unwrap_or_default(),
+            false => self.held.locks(),
+        }
     }
 
     /// Fails in a child that was forked off. First of all: another thread of its parent may have

@@ -14,7 +14,7 @@ use crate::timeout::Timeout;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 pub(crate) type OnLost = Arc<dyn Fn(&Lock) + Send + Sync>;
@@ -111,6 +111,12 @@ impl Held {
         self.state().locks.clone()
     }
 
+    /// The same, without waiting for another thread.
+    pub(crate) fn try_locks(&self) -> Option<Vec<Lock>> {
+        let state = self.state.try_lock().ok()?;
+        Some(state.locks.clone())
+    }
+
     pub(crate) fn find(&self, name: &str) -> Option<Lock> {
         let state = self.state();
         state.locks.iter().find(|lock| lock.name == *name).cloned()
@@ -130,8 +136,8 @@ impl Held {
 
     /// Notes what became of locks that are still held, and returns those that were lost.
     fn note(&self, locks: Vec<Lock>, fates: Vec<Fate>) -> Vec<Lock> {
-        let mut fates: HashMap<u64, Fate> =
-            locks.iter().map(|lock| lock.token).zip(fates).collect();
+        let keys = locks.into_iter().map(|lock| (lock.name, lock.token));
+        let mut fates: HashMap<(LockName, u64), Fate> = keys.zip(fates).collect();
         let mut lost = Vec::new();
         let mut state = self.state();
         let mut unheld = HashSet::new();
@@ -143,26 +149,28 @@ impl Held {
             lost: first_lost,
             released,
         } = &mut *state;
-        locks.retain_mut(|lock| match fates.remove(&lock.token) {
-            None => true,
-            Some(Fate::Held(mut now)) => {
-                // A guard holds locks of what lives.
-                now.is_alive = now.bound_to.map(|_| true);
-                // A lock that was renewed was not released.
-                if *lock != now {
-                    released.retain(|&token| token != now.token);
+        locks.retain_mut(
+            |lock| match fates.remove(&(lock.name.clone(), lock.token)) {
+                None => true,
+                Some(Fate::Held(mut now)) => {
+                    // A guard holds locks of what lives.
+                    now.is_alive = now.bound_to.map(|_| true);
+                    // A lock that was renewed was not released.
+                    if *lock != now {
+                        released.retain(|&token| token != now.token);
+                    }
+                    *lock = now;
+                    true
                 }
-                *lock = now;
-                true
-            }
-            Some(Fate::Released) => false,
-            Some(Fate::Lost(_)) if released.contains(&lock.token) => false,
-            Some(Fate::Lost(by)) => {
-                lost.push(lock.clone());
-                first_lost.get_or_insert_with(|| (lock.clone(), by));
-                false
-            }
-        });
+                Some(Fate::Released) => false,
+                Some(Fate::Lost(_)) if released.contains(&lock.token) => false,
+                Some(Fate::Lost(by)) => {
+                    lost.push(lock.clone());
+                    first_lost.get_or_insert_with(|| (lock.clone(), by));
+                    false
+                }
+            },
+        );
         for id in locks.iter().filter_map(|lock| lock.request) {
             unheld.remove(&id);
         }
@@ -173,7 +181,7 @@ impl Held {
 
     /// Calls back for each lost lock. A panic of the call is its own: it ends neither the renewals
     /// nor the program.
-    fn tell(&self, lost: &[Lock]) {
+    pub(crate) fn tell(&self, lost: &[Lock]) {
         if let Some(call) = &self.on_lost {
             for lock in lost {
                 let _ = panic::catch_unwind(AssertUnwindSafe(|| call(lock)));
@@ -181,15 +189,24 @@ impl Held {
         }
     }
 
-    /// Looks whether all the locks are still there, and notes those that were lost.
+    /// Looks whether all the locks are still there, notes those that were lost, and tells of them.
     pub(crate) fn look(&self) -> Result<bool> {
-        let working = self.work();
+        let (is_held, lost) = self.look_silently()?;
+        self.tell(&lost);
+        Ok(is_held)
+    }
+
+    /// The same, and leaves the telling to the caller. While another thread writes for this guard
+    /// nothing is noted: its write finds out by itself.
+    pub(crate) fn look_silently(&self) -> Result<(bool, Vec<Lock>)> {
+        let working = self.work.try_lock();
+        let is_alone = !matches!(working, Err(TryLockError::WouldBlock));
         let (locks, released) = {
             let state = self.state();
             (state.locks.clone(), state.released.clone())
         };
         if locks.is_empty() {
-            return Ok(self.state().lost.is_none());
+            return Ok((self.state().lost.is_none(), Vec::new()));
         }
         let mut is_held = true;
         let mut fates = Vec::with_capacity(locks.len());
@@ -197,20 +214,24 @@ impl Held {
             let now = self.base.now();
             for lock in &locks {
                 fates.push(match tx.get(&lock.name)? {
-                    Some(row) if row.token == lock.token => {
+                    Some(row) if row.is_same_hold(lock) => {
                         // A lease that ran out may yet be renewed.
                         is_held &= !row.is_expired(now) || released.contains(&lock.token);
                         Fate::Held(lock.clone())
                     }
-                    by => Fate::Lost(by.and_then(|by| by.if_live(now, tx.judge()))),
+                    by => {
+                        is_held &= released.contains(&lock.token);
+                        Fate::Lost(by.and_then(|by| by.if_live(now, tx.judge())))
+                    }
                 });
             }
             Ok(())
         })?;
-        let lost = self.note(locks, fates);
-        drop(working);
-        self.tell(&lost);
-        Ok(is_held && self.state().lost.is_none())
+        let lost = match is_alone {
+            true => self.note(locks, fates),
+            false => Vec::new(),
+        };
+        Ok((is_held && self.state().lost.is_none(), lost))
     }
 
     /// Fails if a lock was lost.
@@ -235,9 +256,8 @@ impl Held {
                 return Ok(Vec::new());
             }
             self.base.write(action, |tx, now| {
-                settle(tx, locks.iter().map(|lock| &lock.name), now)?;
                 let decide = |lock: &Lock| match tx.get(&lock.name)? {
-                    Some(row) if row.token == lock.token => decide(tx, row, now),
+                    Some(row) if row.is_same_hold(lock) => decide(tx, row, now),
                     by => Ok(Fate::Lost(by.and_then(|by| by.if_live(now, tx.judge())))),
                 };
                 locks.iter().map(decide).collect()
@@ -254,9 +274,12 @@ impl Held {
                 return Ok(locks.iter().cloned().map(Fate::Held).collect());
             }
             let removed = remove(&self.base, &chosen);
-            let removed = removed.inspect_err(|_| {
-                let tokens = chosen.iter().map(|lock| lock.token);
-                self.state().released.extend(tokens);
+            let removed = removed.inspect_err(|error| {
+                // A store that was busy did not begin to.
+                if !matches!(error, Error::StoreBusy { .. }) {
+                    let tokens = chosen.iter().map(|lock| lock.token);
+                    self.state().released.extend(tokens);
+                }
             });
             let mut removed = removed?.into_iter();
             let fate = |lock: &Lock| match is_chosen(lock) {
@@ -281,6 +304,40 @@ impl Held {
         job.take().is_some()
     }
 
+    /// Leaves the locks to their job: removes those that no other process of it holds, and says
+    /// whether those were all. A row that is missing by now was free, and another took it.
+    pub(crate) fn leave_to_job(&self) -> Result<bool> {
+        let mut all_free = true;
+        self.update(|locks| {
+            self.base.write("release locks in", |tx, now| {
+                let mut free = Vec::new();
+                let mut fates = Vec::with_capacity(locks.len());
+                for lock in locks {
+                    let row = tx.get(&lock.name)?.filter(|row| row.is_same_hold(lock));
+                    let is_job_there = row
+                        .is_some_and(|row| !row.bound_to.is_some_and(|it| tx.judge().is_gone(&it)));
+                    if is_job_there {
+                        all_free = false;
+                        fates.push(Fate::Held(lock.clone()));
+                    } else {
+                        free.push(&lock.name);
+                        fates.push(Fate::Released);
+                    }
+                }
+                for name in &free {
+                    let lock = locks.iter().find(|lock| lock.name == **name);
+                    let is_ours = |row: Lock| lock.is_some_and(|lock| row.is_same_hold(lock));
+                    if tx.get(name)?.is_some_and(is_ours) {
+                        tx.remove(name)?;
+                    }
+                }
+                settle(tx, free, now)?;
+                Ok(fates)
+            })
+        })?;
+        Ok(all_free)
+    }
+
     /// Ends the guard without a release, and returns what it held.
     pub(crate) fn leave(&self) -> Vec<Lock> {
         let locks = std::mem::take(&mut self.state().locks);
@@ -294,17 +351,6 @@ impl Held {
             ids.into_iter().for_each(|id| watcher.strike(id));
         }
     }
-
-    /// Gives up every lock whose deadline has passed without a renewal.
-    fn give_up_expired(&self) {
-        let now = self.base.now();
-        let fate = |lock: &Lock| match lock.is_expired(now) {
-            true => Fate::Lost(None),
-            false => Fate::Held(lock.clone()),
-        };
-        // Fails only if its work does, and this has none.
-        let _ = self.update(|locks| Ok(locks.iter().map(fate).collect()));
-    }
 }
 
 /// Removes locks as long as they bear their tokens, and says of each whether it did.
@@ -315,7 +361,7 @@ pub(crate) fn remove(base: &Base, locks: &[Lock]) -> Result<Vec<bool>> {
         for lock in locks {
             let is_there = tx
                 .get(&lock.name)?
-                .is_some_and(|row| row.token == lock.token);
+                .is_some_and(|row| row.is_same_hold(lock));
             if is_there {
                 tx.remove(&lock.name)?;
                 free.push(&lock.name);
@@ -327,29 +373,35 @@ pub(crate) fn remove(base: &Base, locks: &[Lock]) -> Result<Vec<bool>> {
     })
 }
 
-/// Renews the leases of guards of one manager, in one transaction, and says whether that was done.
-/// A guard without a lease only looks. A renewal comes first, also a late one: the lock is lost if
-/// another had it since, or if nobody can find that out before another may have it.
-pub(crate) fn renew_all(guards: &[Arc<Held>]) -> bool {
-    let mut all_renewed = true;
+/// Locks that were found lost, and whose they were.
+pub(crate) type Losses = Vec<(Arc<Held>, Vec<Lock>)>;
+
+/// Renews the leases of guards of one manager, in one transaction. A guard without a lease only
+/// looks. A renewal comes first, also a late one: the lock is lost if another had it since, or if
+/// nobody can find that out before another may have it. Returns the losses, and whether the
+/// renewal was done.
+pub(crate) fn renew_all(guards: &[Arc<Held>]) -> (Losses, bool) {
+    let mut losses = Losses::new();
     let (leased, others): (Vec<_>, Vec<_>) =
         guards.iter().partition(|held| held.renewal().is_some());
-    others.iter().for_each(|held| drop(held.look()));
+    for held in others {
+        let lost = held.look_silently().map_or(Vec::new(), |(_, lost)| lost);
+        losses.push((Arc::clone(held), lost));
+    }
     let Some(first) = leased.first() else {
-        return true;
+        return (losses, true);
     };
     let working: Vec<_> = leased.iter().map(|held| held.work()).collect();
     let locks: Vec<Vec<Lock>> = leased.iter().map(|held| held.locks()).collect();
     let renewed = first.base.write("renew locks in", |tx, now| {
-        let names = locks.iter().flatten().map(|lock| &lock.name);
-        settle(tx, names, now)?;
         let mut all = Vec::with_capacity(leased.len());
         for (held, locks) in leased.iter().zip(&locks) {
             let mut fates = Vec::with_capacity(locks.len());
             for lock in locks {
                 fates.push(match tx.get(&lock.name)? {
-                    Some(row) if row.token == lock.token => {
-                        let row = row.renewed(held.lease.timeout, now)?;
+                    Some(row) if row.is_same_hold(lock) => {
+                        // Past the calendar it stays as it is.
+                        let row = row.renewed(held.lease.timeout, now).unwrap_or(row);
                         tx.put(&row)?;
                         Fate::Held(row)
                     }
@@ -360,21 +412,19 @@ pub(crate) fn renew_all(guards: &[Arc<Held>]) -> bool {
         }
         Ok(all)
     });
-    let mut lost = Vec::new();
-    match renewed {
-        Ok(fates) => {
-            for ((held, locks), fates) in leased.iter().zip(locks).zip(fates) {
-                lost.push(held.note(locks, fates));
-            }
-        }
-        Err(_) => all_renewed = false,
+    let is_renewed = renewed.is_ok();
+    let fates = renewed.unwrap_or_else(|_| {
+        let now = first.base.now();
+        let fate = |lock: &Lock| match lock.is_expired(now) {
+            true => Fate::Lost(None),
+            false => Fate::Held(lock.clone()),
+        };
+        let fates_of = |locks: &Vec<Lock>| locks.iter().map(fate).collect();
+        locks.iter().map(fates_of).collect()
+    });
+    for ((held, locks), fates) in leased.iter().zip(locks).zip(fates) {
+        losses.push((Arc::clone(held), held.note(locks, fates)));
     }
     drop(working);
-    for (held, lost) in leased.iter().zip(&lost) {
-        held.tell(lost);
-    }
-    if !all_renewed {
-        leased.iter().for_each(|held| held.give_up_expired());
-    }
-    all_renewed
+    (losses, is_renewed)
 }

@@ -5,7 +5,7 @@
 
 use crate::base::Base;
 use crate::error::{Error, Result};
-use crate::held::{Held, renew_all};
+use crate::held::{Held, Losses, renew_all};
 use crate::process::Origin;
 use crate::wait::{Sleeper, Woken};
 use std::collections::HashMap;
@@ -17,9 +17,12 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a guard that nothing else is due for looks whether it lost a lock: a ring says so
-/// sooner.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
+/// How often a guard that nothing else is due for looks whether it lost a lock. A ring says so
+/// sooner, except from another network namespace.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+
+/// The shortest time between two renewals.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// How long the thread sleeps when nothing is due.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
@@ -72,7 +75,7 @@ impl std::fmt::Debug for Duties {
 
 /// Whether an error may pass by itself.
 pub(crate) fn is_passing(error: &Error) -> bool {
-    matches!(error, Error::StoreBusy { .. } | Error::Io { .. })
+    !matches!(error, Error::Forked { .. })
 }
 
 impl Default for Keeper {
@@ -106,15 +109,14 @@ impl Keeper {
     /// Does something in the background, again and again until that is no longer refused. Without
     /// a thread it stays undone until the process ends.
     pub(crate) fn retry(&self, base: &Arc<Base>, work: Work) {
-        if self.start().is_err() {
-            return;
-        }
         self.shared.duties().tasks.push(Task {
             base: Arc::clone(base),
             work,
             due: Instant::now() + FIRST_PAUSE,
             pause: FIRST_PAUSE,
         });
+        // Without a thread it waits for the next that asks for one.
+        let _ = self.start();
         self.shared.sleeper.poke();
     }
 
@@ -156,7 +158,20 @@ impl Drop for Keeper {
 
 /// How long until a guard needs its keeper.
 fn interval(held: &Held) -> Duration {
-    held.renewal().map_or(BETWEEN_LOOKS, |lease| lease / 3)
+    let third = held.renewal().map(|lease| lease / 3);
+    third.map_or(BETWEEN_LOOKS, |third| third.max(SHORTEST))
+}
+
+/// Calls back for lost locks, on a thread of its own: a call may take its time, or drop the guard.
+fn tell(mut losses: Losses) {
+    losses.retain(|(held, lost)| held.is_told() && !lost.is_empty());
+    if losses.is_empty() {
+        return;
+    }
+    let tell_all = move || losses.iter().for_each(|(held, lost)| held.tell(lost));
+    let builder = thread::Builder::new().name("lockmgr-lost".into());
+    // Without a thread the guard's next call says so.
+    let _ = builder.spawn(tell_all);
 }
 
 impl Shared {
@@ -199,11 +214,14 @@ impl Shared {
             true
         });
         // If the store cannot be read, the renewal finds out.
-        rung.iter().for_each(|held| drop(held.look()));
-        if due.is_empty() {
-            return;
+        let mut losses = Losses::new();
+        for held in &rung {
+            let lost = held.look_silently().map_or(Vec::new(), |(_, lost)| lost);
+            losses.push((Arc::clone(held), lost));
         }
-        let is_renewed = renew_all(&due);
+        let (lost, is_renewed) = renew_all(&due);
+        losses.extend(lost);
+        tell(losses);
         let intervals: HashMap<*const Held, Duration> = due
             .iter()
             .map(|held| (Arc::as_ptr(held), interval(held)))

@@ -304,6 +304,11 @@ impl Lock {
         Some(self)
     }
 
+    /// Whether both are one hold: tokens begin again in a new file, and the ids of requests do not.
+    pub(crate) fn is_same_hold(&self, other: &Self) -> bool {
+        self.token == other.token && self.request == other.request
+    }
+
     /// Whether the lease has run out: from the deadline's instant on.
     pub(crate) fn is_expired(&self, now: Moment) -> bool {
         self.deadline.is_some_and(|deadline| deadline.is_over(now))

@@ -19,6 +19,7 @@ use crate::set::{
 use crate::store::{CLEANED_AT_A_TIME, MUCH, Store, WriteTx};
 use crate::wait::Ring;
 use std::collections::{HashMap, HashSet};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -57,6 +58,9 @@ pub(crate) struct Inner {
     pub(crate) keeper: Keeper,
     pub(crate) base: Arc<Base>,
 }
+
+/// How long undoing waits for others before it goes on in the background.
+const SOON: Duration = Duration::from_millis(10);
 
 /// How long a long cleaning leaves the store to others, every time it does.
 const BREATH: Duration = Duration::from_micros(100);
@@ -349,7 +353,15 @@ impl LockManager {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        self.0.base.write("release locks in", |tx, now| {
+        let mut panicked = None;
+        let removed = self.0.base.write("release locks in", |tx, now| {
+            let mut may = |lock: &Lock| {
+                let answer = panic::catch_unwind(AssertUnwindSafe(|| may(lock)));
+                answer.unwrap_or_else(|panic| {
+                    panicked = Some(panic);
+                    false
+                })
+            };
             let mut present = Vec::with_capacity(names.len());
             for (of, name) in locks.iter().zip(&names) {
                 let lock = live(tx, name, now)?.filter(|lock| of.names(lock));
@@ -374,7 +386,12 @@ impl LockManager {
             }
             settle(tx, free, now)?;
             Ok(removed)
-        })
+        });
+        if let Some(panic) = panicked {
+            // The caller's own.
+            panic::resume_unwind(panic);
+        }
+        removed
     }
 
     /// Tells whether the lock exists. Reads only.
@@ -615,7 +632,8 @@ impl LockManager {
         work: impl Fn(&Base) -> Result<()> + Send + 'static,
     ) {
         let base = &self.0.base;
-        if has_waited || work(base).is_err_and(|error| is_passing(&error)) {
+        let at_once = || base.store.within(SOON, || work(base));
+        if has_waited || at_once().is_err_and(|error| is_passing(&error)) {
             self.0.keeper.retry(base, Box::new(work));
         }
     }

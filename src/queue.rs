@@ -29,6 +29,7 @@ use crate::timeout::rfc3339;
 use crate::timeout::{Deadline, Timeout, instant};
 use chrono::{DateTime, Utc};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// How long a request is trusted to wait that nothing can prove alive or gone. It renews its trust
@@ -280,14 +281,16 @@ pub(crate) struct Plan {
     /// Dead requests, to be removed.
     pub(crate) dropped: Vec<Request>,
     /// Requests that get their names now, and what is known of each.
-    pub(crate) granted: Vec<(Request, State)>,
+    pub(crate) granted: Vec<(Rc<Request>, State)>,
     /// The living head of each name that it still waits for, although the name is free.
-    pub(crate) reserved: HashMap<LockName, Request>,
+    pub(crate) reserved: HashMap<LockName, Rc<Request>>,
     /// Requests that became the head of a name: each has another lock to watch now.
     pub(crate) heads: Vec<Request>,
     /// Numbers of the dropped and the granted.
     gone: HashSet<u64>,
-    taken: HashSet<LockName>,
+    taken: HashMap<LockName, Rc<Request>>,
+    /// Living requests that were found not to be granted, as long as no other one is dropped.
+    blocked: HashMap<u64, Rc<Request>>,
     /// For each name a number below which all requests are gone.
     from: HashMap<LockName, u64>,
 }
@@ -301,21 +304,29 @@ impl Plan {
         let mut plan = Self::default();
         let mut work: BTreeSet<LockName> = names.into_iter().collect();
         while let Some(name) = work.pop_first() {
-            if plan.taken.contains(&name) || !view.is_free(&name)? {
+            if plan.taken.contains_key(&name) || !view.is_free(&name)? {
                 continue;
             }
             let Some(number) = plan.head(view, &name)? else {
                 continue;
             };
+            // A set of many names is looked at once, and not once for each of them.
+            if let Some(request) = plan.blocked.get(&number) {
+                plan.reserved.insert(name, Rc::clone(request));
+                continue;
+            }
             let request = view.request(number)?;
             let state = view.state(&request);
             if state == State::Dead {
                 plan.forget(&request);
+                plan.blocked.clear();
                 work.extend(request.names.iter().cloned());
                 plan.dropped.push(request);
             } else if plan.can_grant(view, &request, &mut work)? {
-                plan.grant(view, request, state)?;
+                plan.grant(view, Rc::new(request), state)?;
             } else {
+                let request = Rc::new(request);
+                plan.blocked.insert(number, Rc::clone(&request));
                 plan.reserved.insert(name, request);
             }
         }
@@ -339,7 +350,7 @@ impl Plan {
     ) -> Result<bool, V::Error> {
         let mut can = true;
         for name in &request.names {
-            if self.taken.contains(name) || !view.is_free(name)? {
+            if self.taken.contains_key(name) || !view.is_free(name)? {
                 can = false;
             } else if self.head(view, name)? != Some(request.number) {
                 can = false;
@@ -351,13 +362,22 @@ impl Plan {
         Ok(can)
     }
 
-    fn grant<V: View>(&mut self, view: &V, request: Request, state: State) -> Result<(), V::Error> {
+    fn grant<V: View>(
+        &mut self,
+        view: &V,
+        request: Rc<Request>,
+        state: State,
+    ) -> Result<(), V::Error> {
         self.forget(&request);
-        self.taken.extend(request.names.iter().cloned());
+        let taken = request.names.iter().cloned();
+        self.taken
+            .extend(taken.map(|name| (name, Rc::clone(&request))));
+        let mut heads = BTreeSet::new();
         for name in &request.names {
-            if let Some(next) = self.head(view, name)? {
-                self.heads.push(view.request(next)?);
-            }
+            heads.extend(self.head(view, name)?);
+        }
+        for head in heads {
+            self.heads.push(view.request(head)?);
         }
         self.granted.push((request, state));
         Ok(())
@@ -373,11 +393,8 @@ impl Plan {
 
     /// The request that comes before a newcomer for this name, if the name is not locked.
     pub(crate) fn first_for(&self, name: &LockName) -> Option<&Request> {
-        let granted = || {
-            let mut granted = self.granted.iter().map(|(request, _)| request);
-            granted.find(|request| request.names.contains(name))
-        };
-        self.reserved.get(name).or_else(granted)
+        let first = self.reserved.get(name).or_else(|| self.taken.get(name));
+        first.map(Rc::as_ref)
     }
 }
 

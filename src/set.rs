@@ -161,12 +161,14 @@ pub(crate) fn bind(here: &Process, pid: u32) -> Result<Binding> {
 
 /// Refuses a lock without a deadline that is bound to a process whose end others could not prove.
 pub(crate) fn check_endless(here: &Process) -> Result<()> {
-    match here.is_in_initial_namespace() {
-        true => Ok(()),
-        false => Err(Error::Unsupported {
-            what: "bind a lock without a deadline to a process of this pid namespace".into(),
-            remedy: "give it a timeout; nobody outside can prove that the process ended".into(),
-        }),
+    let can_be_proven = here.is_in_initial_namespace();
+    can_be_proven.then_some(()).ok_or_else(endless)
+}
+
+fn endless() -> Error {
+    Error::Unsupported {
+        what: "bind a lock without a deadline to a process of this pid namespace".into(),
+        remedy: "give it a timeout; nobody outside can prove that the process ended".into(),
     }
 }
 
@@ -523,6 +525,7 @@ impl RenewOptions {
             lease: self.lease.into_lease(default, here, now)?,
             add_time: self.add_time,
             create: self.create,
+            may_be_endless: here.is_in_initial_namespace(),
         })
     }
 }
@@ -533,6 +536,8 @@ pub(crate) struct Renewal {
     pub(crate) lease: Lease,
     add_time: bool,
     create: bool,
+    /// Whether others could prove the end of a process that is named here.
+    may_be_endless: bool,
 }
 
 /// Decides what a renewal by name or token makes of the lock that is there now and not expired.
@@ -550,7 +555,12 @@ pub(crate) fn decide_renewal(
                 true => lock.extended(timeout, now)?,
                 false => lock.renewed(timeout, now)?,
             };
-            renewed.bound_to = renewal.lease.bound_to.or(renewed.bound_to);
+            if renewal.lease.bound_to.is_some() {
+                renewed.bound_to = renewal.lease.bound_to;
+                if renewed.deadline.is_none() && !renewal.may_be_endless {
+                    return Err(endless());
+                }
+            }
             Ok(Decision::Extend(renewed))
         }
         Some(lock) if renewal.create => Err(Error::Locked(Box::new(lock))),

@@ -153,18 +153,18 @@ impl Store {
     /// ever names one that is not lit.
     pub(crate) fn binding(&self) -> Result<Binding> {
         self.call("lock in", || {
-            let handle = self.current_handle(SEEN_WHILE_READING)?;
+            let handle = self.current_handle(Duration::ZERO)?;
             let mut beacons = self.beacons.lock().unwrap_or_else(PoisonError::into_inner);
             let is_shared = self.config.mode == Mode::Shared;
             let file = handle.filter(|_| is_shared).and_then(|it| it.judge.file());
             let is_lit = |file: &FileId| beacons.iter().any(|beacon| beacon.file_id == *file);
             let file = match file {
                 Some(file) if is_lit(&file) => Some(file),
-                Some(_) => {
-                    let beacon = self.light(self.id)?;
-                    beacons.extend(beacon);
-                    beacons.last().map(|beacon| beacon.file_id)
-                }
+                Some(_) => self.light(self.id)?.map(|beacon| {
+                    let file = beacon.file_id;
+                    beacons.push(beacon);
+                    file
+                }),
                 None => None,
             };
             Ok(self.bound(Bound::Manager, self.id, file))
@@ -174,7 +174,7 @@ impl Store {
     /// Lights a beacon for a job, whose processes inherit it.
     pub(crate) fn light_job(&self) -> Result<(Binding, Option<Beacon>)> {
         self.call("lock in", || {
-            self.current_handle(SEEN_WHILE_READING)?;
+            self.current_handle(Duration::ZERO)?;
             let id = draw_id();
             let beacon = match self.config.mode {
                 Mode::Shared => self.light(id)?,

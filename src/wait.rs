@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// How long a waiter sleeps at most that may be rung, and whose watches are set.
 pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
+/// The bytes of ids that one datagram carries.
+const MOST_IN_A_DATAGRAM: usize = 1024 * size_of::<u64>();
+
 /// The shortest time between two looks that rings cause.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
@@ -131,11 +134,10 @@ impl Sleepers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn call(&self, id: u64) {
+    /// Calls the thread that is rung by this id, and says whether there is one.
+    fn call(&self, id: u64) -> bool {
         let sleeper = self.map().get(&id).cloned();
-        if let Some(sleeper) = sleeper {
-            sleeper.call();
-        }
+        sleeper.inspect(|sleeper| sleeper.call()).is_some()
     }
 
     fn call_all(&self) {
@@ -188,15 +190,20 @@ impl Watcher {
 
     /// Rings all of them, after a commit. Returns whether every ring could be sent.
     pub(crate) fn ring(&self, rings: &[Ring]) -> bool {
-        let mut all_sent = true;
+        let mut elsewhere: HashMap<u64, Vec<u8>> = HashMap::new();
         for ring in rings {
-            if self.sleepers.map().contains_key(&ring.id) {
-                self.sleepers.call(ring.id);
-            } else {
-                all_sent &= self.system.send(*ring).is_ok();
+            if !self.sleepers.call(ring.id) {
+                let ids = elsewhere.entry(ring.bell).or_default();
+                ids.extend(ring.id.to_le_bytes());
             }
         }
-        all_sent
+        // One datagram for a manager: its socket holds few that are unread.
+        let chunks = elsewhere
+            .iter()
+            .flat_map(|(bell, ids)| ids.chunks(MOST_IN_A_DATAGRAM).map(move |ids| (*bell, ids)));
+        chunks.fold(true, |all_sent, (bell, ids)| {
+            self.system.send(bell, ids).is_ok() && all_sent
+        })
     }
 }
 
@@ -236,7 +243,9 @@ impl Drop for Enlisted<'_> {
 
 #[cfg(target_os = "linux")]
 mod system {
-    use super::{Arc, HashMap, Mutex, Path, PoisonError, Process, Ring, Sleeper, Sleepers, io};
+    use super::{
+        Arc, HashMap, MOST_IN_A_DATAGRAM, Mutex, Path, PoisonError, Process, Sleeper, Sleepers, io,
+    };
     use crate::beacon::draw_id;
     use crate::process::{Origin, pidfd};
     use rustix::buffer::spare_capacity;
@@ -248,6 +257,9 @@ mod system {
     use std::os::unix::net::{SocketAddr, UnixDatagram};
     use std::sync::{MutexGuard, OnceLock};
     use std::thread::{self, JoinHandle};
+
+    /// How often a full socket is tried.
+    const TRIES: usize = 10;
 
     /// What the events of descriptors that are not a process's say.
     const STOP: u64 = 0;
@@ -324,8 +336,8 @@ mod system {
             self.at_work()?.bell
         }
 
-        /// Sends a ring. A full socket gets it a second time.
-        pub(super) fn send(&self, ring: Ring) -> io::Result<()> {
+        /// Sends ids to a manager. A socket that is full is tried again for a moment.
+        pub(super) fn send(&self, bell: u64, ids: &[u8]) -> io::Result<()> {
             let at_work = self.at_work.get().and_then(Option::as_ref);
             let unbound = || {
                 let socket = UnixDatagram::unbound().ok()?;
@@ -337,9 +349,14 @@ mod system {
                 None => self.sender.get_or_init(unbound).as_ref(),
             };
             let socket = socket.ok_or(io::ErrorKind::Unsupported)?;
-            let (to, ring) = (address(ring.bell)?, ring.id.to_le_bytes());
-            let sent = socket.send_to_addr(&ring, &to);
-            sent.or_else(|_| socket.send_to_addr(&ring, &to)).map(drop)
+            let to = address(bell)?;
+            for _ in 0..TRIES {
+                match socket.send_to_addr(ids, &to) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::yield_now(),
+                    sent => return sent.map(drop),
+                }
+            }
+            Err(io::ErrorKind::WouldBlock.into())
         }
 
         /// Watches a process. Returns whether its end will wake the thread.
@@ -505,11 +522,10 @@ mod system {
         }
 
         fn receive(&self) {
-            // One byte more than a ring has: a longer datagram is none.
-            let mut buffer = [0; 9];
+            let mut buffer = [0; MOST_IN_A_DATAGRAM];
             while let Ok(len) = self.socket.recv(&mut buffer) {
-                if let Ok(id) = buffer[..len].try_into() {
-                    self.sleepers.call(u64::from_le_bytes(id));
+                for id in buffer[..len].as_chunks().0 {
+                    self.sleepers.call(u64::from_le_bytes(*id));
                 }
             }
         }
@@ -527,7 +543,7 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    use super::{Arc, Path, Process, Ring, Sleeper, Sleepers, io};
+    use super::{Arc, Path, Process, Sleeper, Sleepers, io};
 
     #[derive(Debug)]
     pub(super) struct Watcher;
@@ -541,7 +557,7 @@ mod system {
             None
         }
 
-        pub(super) fn send(&self, _: Ring) -> io::Result<()> {
+        pub(super) fn send(&self, _: u64, _: &[u8]) -> io::Result<()> {
             Err(io::ErrorKind::Unsupported.into())
         }
 

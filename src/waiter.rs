@@ -8,12 +8,13 @@ use crate::base::Base;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{
-    Judged, apply, create_all, drop_dead_before, live, obstacle, plan, reserved, settle, withdraw,
+    Judged, apply, counted, create_all, drop_dead_before, live, obstacle, plan, reserved, settle,
+    withdraw,
 };
 use crate::lock::Lock;
 use crate::manager::LockManager;
 use crate::name::LockName;
-use crate::process::{Binding, Process};
+use crate::process::{Binding, Bound, Process};
 use crate::queue::{Request, State, TRUST};
 use crate::store::ReadTx;
 use crate::wait::{Enlisted, LONGEST_SLEEP, Sleeper, Woken};
@@ -29,13 +30,10 @@ const BETWEEN_LOOKS: [Duration; 2] = [Duration::from_millis(20), Duration::from_
 const AT_FIRST: Duration = Duration::from_secs(10);
 
 /// How often a waiter looks that nobody can ring.
-const UNRUNG: Duration = Duration::from_millis(50);
+pub(crate) const UNRUNG: Duration = Duration::from_millis(50);
 
 /// How long a waiter sleeps that is rung, and whose watches tell it of every end that it waits for.
 const WATCHED: Duration = Duration::from_secs(3);
-
-/// How long a waiter sleeps that only requests of its own manager come before.
-const BEHIND_OWN: Duration = Duration::from_secs(10);
 
 /// How often a request that cannot be judged renews the trust in it.
 const BETWEEN_TRUST: Duration = Duration::from_secs(10);
@@ -62,8 +60,9 @@ struct Outlook {
     watched: Vec<Binding>,
     /// Whether it is the head for a name, and so watches a holder.
     is_head: bool,
-    /// Whether only requests of its own manager come before it: their ends ring it without fail.
-    is_behind_own: bool,
+    /// Whether it is the head behind a job, of which the process that is watched may outlive others,
+    /// and others that process.
+    is_behind_job: bool,
     /// Whether some name is free, though not for this request.
     is_some_free: bool,
     /// When the next deadline comes that it has to look after.
@@ -228,10 +227,9 @@ impl Waiter<'_> {
         }
         let longest = match self.request.bell {
             None => UNRUNG,
-            Some(_) if outlook.is_head && !all_watched => {
+            Some(_) if outlook.is_head && (!all_watched || outlook.is_behind_job) => {
                 BETWEEN_LOOKS[usize::from(waited >= AT_FIRST)]
             }
-            Some(_) if outlook.is_behind_own => BEHIND_OWN,
             Some(_) if all_watched && !outlook.is_some_free => WATCHED,
             Some(_) => LONGEST_SLEEP,
         };
@@ -252,10 +250,7 @@ impl Waiter<'_> {
         if request.is_none_or(|it| it.id != self.request.id) {
             return self.granted(tx, now);
         }
-        let mut outlook = Outlook {
-            is_behind_own: true,
-            ..Outlook::default()
-        };
+        let mut outlook = Outlook::default();
         let mut judged = Judged::default();
         for name in &self.request.names {
             let lock = tx.get(name)?.and_then(|lock| lock.if_live(now, tx.judge()));
@@ -268,17 +263,16 @@ impl Waiter<'_> {
                 if judged.state(tx.judge(), before, now) == State::Dead {
                     return Ok(View::DeadBefore);
                 }
-                let bound_to = before.lease.bound_to;
-                outlook.is_behind_own &= bound_to.is_some_and(|it| tx.judge().is_own(&it));
-                outlook.watched.extend(bound_to);
-                outlook.is_some_free |= lock.is_none();
+                outlook.watched.extend(before.lease.bound_to);
+                // The one right behind the head looks after a head that is stopped.
+                outlook.is_some_free |= lock.is_none() && tx.before(name, before.number)?.is_none();
                 // The head has its turn first.
                 let next = lock.as_ref().and_then(|lock| lock.time_left(now));
                 outlook.wake_in(next.map(|next| next + LONGEST_SLEEP));
             } else if let Some(lock) = &lock {
                 outlook.is_head = true;
-                outlook.is_behind_own = false;
                 outlook.watched.extend(lock.bound_to);
+                outlook.is_behind_job |= lock.bound_to.is_some_and(|it| it.kind == Bound::Job);
                 outlook.wake_in(lock.time_left(now));
             }
             if outlook.in_the_way.is_none() {
@@ -363,7 +357,7 @@ impl Waiter<'_> {
                 let plan = plan(tx, names, now)?;
                 for name in names {
                     if let Some(obstacle) = obstacle(tx, &plan, name, now)? {
-                        return Ok(Err(obstacle));
+                        return Ok(Err(counted(tx, obstacle, now)?));
                     }
                 }
                 apply(tx, &plan, now)?;
