@@ -1,6 +1,10 @@
 //! The soak: many processes at random work on one store, which their parent kills, stops, and
 //! whose wall clock it moves; and then whether what they noted keeps every promise.
 //!
+//! They live on the host, in pid and network namespaces of their own, as another user, and in a
+//! program that forks; some run jobs that outlive the command. Where that cannot be had they are
+//! all on the host.
+//!
 //! `LOCKMGR_SOAK_SECONDS` sets its length (10), `LOCKMGR_SOAK_SEED` what is done at random. A
 //! seed repeats what is asked for, not when the machine does it.
 
@@ -544,6 +548,46 @@ fn the_judge_tells_who_came_later_and_was_first_from_a_guard_that_asks_again() {
         "{said:?}"
     );
     assert_eq!(said.len(), 1);
+}
+
+/// What the judge says if "s0" is granted to a waiter so long after its holder has died.
+fn judged_after_a_death(micros: u64) -> (Vec<String>, Vec<u64>) {
+    let mut history = History::default();
+    let (gone, until) = (1_000_000, 90_000_000);
+    let granted = gone + micros;
+    let lease = LONG.as_micros();
+    let holder = format!("> 100 acquire - {lease} manager s0\n< 200 ok s0|-|1@{until}\n");
+    let next = format!("> 300 acquire - {lease} manager s0\n< {granted} ok s0|-|2@{until}\n");
+    for (process, (notes, gone)) in [(holder, gone), (next, until)].into_iter().enumerate() {
+        let life = Life {
+            slot: process,
+            is_apart: true,
+            killed: gone,
+            gone,
+            all_gone: gone,
+            stops: Vec::new(),
+        };
+        history.add(process, life, &notes);
+    }
+    let (process, call, seen) = (1, 0, 400);
+    let waiting = Waiting {
+        process,
+        call,
+        seen,
+    };
+    history.check([(1, waiting)].into());
+    assert_eq!(history.after_deaths, history.after_deaths_apart);
+    (history.violations, history.after_deaths)
+}
+
+#[test]
+fn the_judge_tells_how_late_a_death_was_noticed() {
+    assert_eq!(judged_after_a_death(900), (vec![], vec![900]));
+    let (violations, took) = judged_after_a_death(6_000_000);
+    assert_eq!(took, [6_000_000]);
+    assert_eq!(violations.len(), 1);
+    let what = "it was granted 6000000 µs after it could be";
+    assert!(violations[0].starts_with(what), "{violations:?}");
 }
 
 /// Not a test: what a process of the soak does.
