@@ -427,13 +427,16 @@ fn soak(
     };
     let path = home.join("store/locks.redb");
     let manager = LockManager::open(&path).unwrap();
+    // Processes that are stopped amid a write go on only if the parent does not wait for them.
+    let impatient = LockManager::builder().busy_timeout(millis(20));
+    let impatient = impatient.open(&path).unwrap();
     let end = boot_micros() + length.as_micros() as u64;
     let seen = thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(&manager, end));
-        fleet.run(&manager, end);
+        fleet.run(&impatient, end);
         watcher.join().unwrap()
     });
-    drop(manager);
+    drop((manager, impatient));
     let mut history = fleet.history;
     history.check(seen);
     history.count(figures);
