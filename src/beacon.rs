@@ -10,10 +10,12 @@
 use crate::process::{Binding, Bound, FileId, Process, Standing};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::Bound::Included;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 /// The bytes that beacons lie on: as many from here on as an id has values.
@@ -77,7 +79,9 @@ pub(crate) struct Judge {
     /// The id of the manager that asks.
     manager: u64,
     /// The open file, to ask about beacons, and its identity.
-    probe: Option<(FileBackend, FileId)>,
+    probe: Option<Arc<(FileBackend, FileId)>>,
+    /// What was found out before, if each is judged once.
+    known: Option<Mutex<HashMap<Binding, Standing>>>,
 }
 
 impl Judge {
@@ -85,18 +89,31 @@ impl Judge {
     pub(crate) fn new(here: Process, manager: u64, probe: Option<File>) -> Self {
         let probe = probe.and_then(|file| {
             let id = FileId::of(&file.metadata().ok()?);
-            Some((FileBackend::new(file).ok()?, id))
+            Some(Arc::new((FileBackend::new(file).ok()?, id)))
         });
         Self {
             here,
             manager,
             probe,
+            known: None,
+        }
+    }
+
+    /// The same for one write transaction: it judges each binding once. A holder that ends amid
+    /// the transaction, when it was planned who is granted what, counts as alive to its end: else
+    /// a newcomer would find its name free, and pass those who wait for it.
+    pub(crate) fn for_one_write(&self) -> Self {
+        Self {
+            here: self.here,
+            manager: self.manager,
+            probe: self.probe.clone(),
+            known: Some(Mutex::default()),
         }
     }
 
     /// The file that it asks about beacons.
     pub(crate) fn file(&self) -> Option<FileId> {
-        self.probe.as_ref().map(|(_, file)| *file)
+        self.probe.as_ref().map(|probe| probe.1)
     }
 
     /// What can be said of the manager, process or job that something is bound to.
@@ -104,6 +121,14 @@ impl Judge {
         if self.is_own(binding) {
             return Standing::Alive;
         }
+        let Some(known) = &self.known else {
+            return self.look(binding);
+        };
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known.entry(*binding).or_insert_with(|| self.look(binding))
+    }
+
+    fn look(&self, binding: &Binding) -> Standing {
         match (self.is_lit(binding), binding.kind) {
             (Some(false), _) => Standing::Gone,
             (Some(true), Bound::Job) => Standing::Alive,
@@ -135,11 +160,37 @@ impl Judge {
 
     /// Whether its beacon is lit; none if it has none in this file.
     pub(crate) fn is_lit(&self, binding: &Binding) -> Option<bool> {
-        let (backend, file_id) = self.probe.as_ref()?;
+        let (backend, file_id) = &**self.probe.as_ref()?;
         if binding.file.as_ref() != Some(file_id) {
             return None;
         }
         let byte = Included(byte_of(binding.id));
         backend.query_lock_range(byte, byte).ok()
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn holder_that_ends_amid_a_write_is_judged_as_before_until_its_end() {
+        let here = Process::current();
+        let judge = Judge::new(here, draw_id(), None);
+        let mut holder = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let binding = Binding {
+            kind: Bound::Process,
+            process: here.see(holder.id()).unwrap(),
+            id: 0,
+            file: None,
+        };
+        let write = judge.for_one_write();
+        assert_eq!(write.standing(&binding), Standing::Alive);
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(write.standing(&binding), Standing::Alive);
+        assert_eq!(judge.standing(&binding), Standing::Gone);
+        assert_eq!(judge.for_one_write().standing(&binding), Standing::Gone);
     }
 }

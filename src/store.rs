@@ -269,7 +269,8 @@ impl Store {
             };
             self.courtesy.give_way();
             let txn = database.begin_write()?;
-            match WriteTx::run(&txn, handle, at, body) {
+            let judge = handle.judge.for_one_write();
+            match WriteTx::run(&txn, handle, &judge, at, body) {
                 Ok((value, true)) => match handle.commit(txn) {
                     Ok(()) => Ok(value),
                     Err(error) => {

@@ -34,6 +34,7 @@ pub(crate) struct WriteTx<'a> {
     /// Requests and guards that the commit concerns.
     pub(crate) rings: Vec<Ring>,
     pub(super) handle: &'a Handle,
+    judge: &'a Judge,
     pub(super) at: At<'a>,
 }
 
@@ -42,6 +43,7 @@ impl<'a> WriteTx<'a> {
     pub(super) fn run<T>(
         txn: &'a WriteTransaction,
         handle: &'a Handle,
+        judge: &'a Judge,
         at: At<'a>,
         body: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<(T, bool)> {
@@ -57,6 +59,7 @@ impl<'a> WriteTx<'a> {
             is_kept: false,
             rings: Vec::new(),
             handle,
+            judge,
             at,
         };
         let result = caught(at, || {
@@ -88,9 +91,9 @@ impl<'a> WriteTx<'a> {
         Ok(result)
     }
 
-    /// Judges what locks are bound to.
+    /// Judges what locks are bound to, each once.
     pub(crate) fn judge(&self) -> &'a Judge {
-        &self.handle.judge
+        self.judge
     }
 
     /// The row of that name, live or not.

@@ -1,6 +1,10 @@
 //! The soak: many processes at random work on one store, which their parent kills, stops, and
 //! whose wall clock it moves; and then whether what they noted keeps every promise.
 //!
+//! They live on the host, in pid and network namespaces of their own, as another user, and in a
+//! program that forks; some run jobs that outlive the command. Where that cannot be had they are
+//! all on the host.
+//!
 //! `LOCKMGR_SOAK_SECONDS` sets its length (10), `LOCKMGR_SOAK_SEED` what is done at random. A
 //! seed repeats what is asked for, not when the machine does it.
 
@@ -60,6 +64,8 @@ struct Figures {
     /// a pid namespace of its own.
     after_deaths: Vec<u64>,
     after_deaths_apart: Vec<u64>,
+    /// How long the parent itself took at most, in microseconds, to look whose stop was over.
+    slowest_turn: u64,
     violations: usize,
 }
 
@@ -83,6 +89,7 @@ impl fmt::Display for Figures {
             "{} kills, {} stops ({} of these amid a call), {} clock steps",
             self.kills, self.stops, self.amid_calls, self.clock_steps
         )?;
+        writeln!(f, "slowest turn of the parent: {} µs", self.slowest_turn)?;
         let calls = self
             .calls
             .iter()
@@ -277,6 +284,8 @@ impl Fleet<'_> {
         while let Some(at) = self.orphaning.iter().position(|(until, _)| *until <= now) {
             let (_, parent) = self.orphaning.swap_remove(at);
             let prefix = format!("{}.", parent.number);
+            let killed = boot_micros();
+            parent.process.kill_group();
             for entry in fs::read_dir(&self.dir).unwrap() {
                 let path = entry.unwrap().path();
                 let name = path.file_name().unwrap().to_str().unwrap();
@@ -286,7 +295,6 @@ impl Fleet<'_> {
                 let number = parent.number + CHILD * child.parse::<usize>().unwrap();
                 let text = fs::read_to_string(&path).unwrap_or_default();
                 let pid = text.lines().next().and_then(|line| line.strip_prefix("@ "));
-                let killed = boot_micros();
                 if let Some(pid) = pid {
                     let is_killed = parent.process.kill_child(pid.parse().unwrap());
                     self.figures.kills += usize::from(is_killed);
@@ -329,9 +337,12 @@ impl Fleet<'_> {
             self.step(slot);
             self.start(slot);
         }
+        let mut turn = boot_micros();
         while boot_micros() < end {
             thread::sleep(millis(self.dice.below(50)));
             self.go_on();
+            let last = std::mem::replace(&mut turn, boot_micros());
+            self.figures.slowest_turn = self.figures.slowest_turn.max(turn - last);
             let at = self.dice.below(WORKERS as u64) as usize;
             match self.dice.below(16) {
                 0 => self.replace(at),
@@ -416,13 +427,16 @@ fn soak(
     };
     let path = home.join("store/locks.redb");
     let manager = LockManager::open(&path).unwrap();
+    // Processes that are stopped amid a write go on only if the parent does not wait for them.
+    let impatient = LockManager::builder().busy_timeout(millis(20));
+    let impatient = impatient.open(&path).unwrap();
     let end = boot_micros() + length.as_micros() as u64;
     let seen = thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(&manager, end));
-        fleet.run(&manager, end);
+        fleet.run(&impatient, end);
         watcher.join().unwrap()
     });
-    drop(manager);
+    drop((manager, impatient));
     let mut history = fleet.history;
     history.check(seen);
     history.count(figures);
@@ -444,6 +458,10 @@ fn soak(
         thread::sleep(millis(3));
     }
     manager.clean_locks().unwrap();
+    if preload.is_some() {
+        // By other boot ids these would be judged by the wall clocks that were moved.
+        manager.reset_locks().unwrap();
+    }
     drop(manager);
     let left = fs::read_dir(home.join("store")).unwrap();
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
@@ -544,6 +562,46 @@ fn the_judge_tells_who_came_later_and_was_first_from_a_guard_that_asks_again() {
         "{said:?}"
     );
     assert_eq!(said.len(), 1);
+}
+
+/// What the judge says if "s0" is granted to a waiter so long after its holder has died.
+fn judged_after_a_death(micros: u64) -> (Vec<String>, Vec<u64>) {
+    let mut history = History::default();
+    let (gone, until) = (1_000_000, 90_000_000);
+    let granted = gone + micros;
+    let lease = LONG.as_micros();
+    let holder = format!("> 100 acquire - {lease} manager s0\n< 200 ok s0|-|1@{until}\n");
+    let next = format!("> 300 acquire - {lease} manager s0\n< {granted} ok s0|-|2@{until}\n");
+    for (process, (notes, gone)) in [(holder, gone), (next, until)].into_iter().enumerate() {
+        let life = Life {
+            slot: process,
+            is_apart: true,
+            killed: gone,
+            gone,
+            all_gone: gone,
+            stops: Vec::new(),
+        };
+        history.add(process, life, &notes);
+    }
+    let (process, call, seen) = (1, 0, 400);
+    let waiting = Waiting {
+        process,
+        call,
+        seen,
+    };
+    history.check([(1, waiting)].into());
+    assert_eq!(history.after_deaths, history.after_deaths_apart);
+    (history.violations, history.after_deaths)
+}
+
+#[test]
+fn the_judge_tells_how_late_a_death_was_noticed() {
+    assert_eq!(judged_after_a_death(900), (vec![], vec![900]));
+    let (violations, took) = judged_after_a_death(6_000_000);
+    assert_eq!(took, [6_000_000]);
+    assert_eq!(violations.len(), 1);
+    let what = "it was granted 6000000 µs after it could be";
+    assert!(violations[0].starts_with(what), "{violations:?}");
 }
 
 /// Not a test: what a process of the soak does.

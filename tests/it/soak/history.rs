@@ -616,7 +616,9 @@ impl History {
                 for said in call.said.iter().filter(|said| said.name.starts_with(MINE)) {
                     if let Some(what) = own.contradicts(call, said) {
                         let since = own.since.get(&said.name).copied();
-                        wrong.push((format!("{}: {what}", said.name), since, at));
+                        let late = own.late.get(&said.name).map(|(_, call)| &self.calls[*call]);
+                        let what = format!("{}: {what} (given up before: {late:?})", said.name);
+                        wrong.push((what, since, at));
                     }
                 }
                 if !own.is_whole(call) {
@@ -822,6 +824,9 @@ struct Own {
     /// Names that a call without an answer changed all, or none; and that call.
     whole: Vec<String>,
     doubt: Option<usize>,
+    /// Names of calls that were given up for a busy store, with the process: their commit may come
+    /// as long as that lives.
+    late: HashMap<String, (usize, usize)>,
 }
 
 impl Own {
@@ -929,6 +934,9 @@ impl Own {
             self.doubt = Some(at);
             for (name, _) in targets {
                 self.locks.remove(name);
+                if call.outcome == "busy" {
+                    self.late.insert(name.clone(), (call.process, at));
+                }
             }
             return;
         }
@@ -975,6 +983,8 @@ impl Own {
                 _ => continue,
             };
             self.since.insert(said.name.clone(), at);
+            let late = self.late.get(&said.name);
+            let lock = lock.filter(|_| late.is_none_or(|(process, _)| *process != call.process));
             match lock {
                 Some(lock) => self.locks.insert(said.name.clone(), lock),
                 None => self.locks.remove(&said.name),

@@ -6,7 +6,9 @@ use crate::forks::FORKER;
 use crate::holding_support::{Kept, until};
 use crate::support::{Home, chmod, is_root, skip, works};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, getpgid, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpgid, kill_process_group, pidfd_open, pidfd_send_signal,
+};
 use std::env;
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -229,7 +231,13 @@ impl Process {
         }
     }
 
-    /// Kills a child of this killed process, if it lives.
+    /// Kills all that this killed process left in its group.
+    pub(super) fn kill_group(&self) {
+        // Nobody may be left.
+        let _ = kill_process_group(self.kept.raw_pid(), Signal::KILL);
+    }
+
+    /// Kills a child of this killed process, if it lives, and returns when it has ended.
     pub(super) fn kill_child(&self, child: i32) -> bool {
         let pid = Pid::from_raw(child).unwrap();
         let Ok(child) = pidfd_open(pid, PidfdFlags::empty()) else {

@@ -524,6 +524,9 @@ impl Worker {
         let Some(guard) = self.acquire(&names, None, LONG, false) else {
             return;
         };
+        for (name, _) in guard.tokens() {
+            self.witness(&name, Witnesses::begins);
+        }
         // It waits in vain.
         let (waiter, bound) = (self.manager.acquire([&names[0]]), millis(3));
         let waiter = waiter.locked_by(format!("{}/{}", self.number, usize::MAX));
