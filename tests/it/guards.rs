@@ -574,7 +574,12 @@ fn a_renewal_does_not_take_what_somebody_else_has_or_waits_for() {
     thread::scope(|scope| {
         let waiter = scope.spawn(|| manager.acquire(["a"]).lock().unwrap());
         until_queued(&manager, "a", 1);
+        // A late renewal comes before a request that was granted nothing.
         clock.advance(secs(10));
+        guard.renew().unwrap();
+        clock.advance(secs(120));
+        let refused = manager.get_lock("a", get());
+        assert!(matches!(refused, Err(Error::Reserved { .. } | Error::Locked(_))));
         lost(guard.renew());
         let waiter = waiter.join().unwrap();
         assert!(waiter.is_held().unwrap());
