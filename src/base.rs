@@ -6,6 +6,10 @@ use crate::grant::counted;
 use crate::name::Holder;
 use crate::store::{Store, WriteTx};
 use crate::wait::Watcher;
+use std::time::Duration;
+
+/// How often a waiter looks at a manual clock.
+const BY_A_MANUAL_CLOCK: Duration = Duration::from_millis(20);
 
 /// The parts of one manager that its verbs, its guards and its keeper share.
 #[derive(Debug)]
@@ -55,5 +59,13 @@ impl Base {
 
     pub(crate) fn now(&self) -> Moment {
         self.clock.now()
+    }
+
+    /// How long a waiter may sleep by its clock: a manual one jumps and wakes nobody.
+    pub(crate) fn longest_sleep(&self) -> Duration {
+        match self.clock.is_manual() {
+            true => BY_A_MANUAL_CLOCK,
+            false => Duration::MAX,
+        }
     }
 }

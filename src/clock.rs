@@ -63,6 +63,11 @@ impl Clock {
         Self(Source::System(BootClock::new()))
     }
 
+    /// Whether it may jump at any time, and wakes nobody.
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self.0, Source::Manual(_))
+    }
+
     pub(crate) fn now(&self) -> Moment {
         match &self.0 {
             Source::System(boot) => Moment {
@@ -88,7 +93,7 @@ impl From<ManualClock> for Clock {
 
 /// A clock that moves only when it is told to, for tests of programs that hold leases.
 ///
-/// Clones are one clock.
+/// Clones are one clock. A thread that waits for a lock looks at it every 20 ms of real time.
 ///
 /// ```
 /// use lockmgr::{GetOptions, LockManager, ManualClock};

@@ -233,6 +233,7 @@ impl Waiter<'_> {
             Some(_) if all_watched && !outlook.is_some_free => WATCHED,
             Some(_) => LONGEST_SLEEP,
         };
+        let longest = longest.min(self.base().longest_sleep());
         outlook.next.map_or(longest, |next| longest.min(next))
     }
 

@@ -579,7 +579,10 @@ fn a_renewal_does_not_take_what_somebody_else_has_or_waits_for() {
         guard.renew().unwrap();
         clock.advance(secs(120));
         let refused = manager.get_lock("a", get());
-        assert!(matches!(refused, Err(Error::Reserved { .. } | Error::Locked(_))));
+        assert!(matches!(
+            refused,
+            Err(Error::Reserved { .. } | Error::Locked(_))
+        ));
         lost(guard.renew());
         let waiter = waiter.join().unwrap();
         assert!(waiter.is_held().unwrap());
