@@ -320,6 +320,7 @@ fn lock(parts: &Parts<'_>) -> Option<Lock> {
         bell: parts.bell,
         waiting: 0,
         is_alive: None,
+        is_here: false,
     })
 }
 
