@@ -33,7 +33,7 @@ const AT_FIRST: Duration = Duration::from_secs(10);
 pub(crate) const UNRUNG: Duration = Duration::from_millis(50);
 
 /// How long a waiter sleeps that is rung, and whose watches tell it of every end that it waits for.
-const WATCHED: Duration = Duration::from_secs(3);
+const WATCHED: Duration = Duration::from_secs(5);
 
 /// How often a request that cannot be judged renews the trust in it.
 const BETWEEN_TRUST: Duration = Duration::from_secs(10);

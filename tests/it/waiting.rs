@@ -1114,7 +1114,7 @@ fn wait_that_fails_after_a_grant_that_lost_a_part_leaves_nothing() {
     let theirs = theirs.storage_hook(hook).open(home.db()).unwrap();
     thread::scope(|scope| {
         let request = theirs.acquire(["a", "b"]);
-        let waiter = scope.spawn(move || request.try_lock_for(secs(5)).map(drop));
+        let waiter = scope.spawn(move || request.try_lock_for(secs(8)).map(drop));
         until_queued(&manager, "", 1);
         stalls.store(true, Ordering::SeqCst);
         arrivals.recv().unwrap();
