@@ -569,6 +569,15 @@ mod tests {
     }
 
     #[test]
+    fn set_of_many_names_is_judged_once() {
+        let names: Vec<u8> = (0..100).collect();
+        let world = World::new(&[&names], &[99], &[]);
+        let plan = world.plan(&names);
+        assert_eq!(plan.reserved.len(), 99);
+        assert_eq!(*world.judged.borrow(), [0]);
+    }
+
+    #[test]
     fn nobody_is_judged_if_nothing_is_free() {
         let world = World::new(&[&[1], &[1]], &[1], &[]);
         assert_eq!(granted(&world.plan(&[1])), []);

@@ -975,3 +975,42 @@ fn a_lease_that_would_end_past_the_calendar_when_it_is_granted_harms_nobody_else
     });
     assert_eq!(locked(&manager), ["other"]);
 }
+
+#[test]
+fn job_that_is_left_while_another_waits_is_handed_over_and_not_lost() {
+    let home = Home::new();
+    let manager = home.open();
+    let losses = Losses::default();
+    let guard = losses.tell(manager.acquire(["a"])).job().lock().unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| manager.acquire(["a"]).lock().unwrap());
+        until_queued(&manager, "a", 1);
+        assert!(guard.leave_to_job().unwrap());
+        assert!(waiter.join().unwrap().is_held().unwrap());
+    });
+    losses.assert_told(&[]);
+}
+
+#[test]
+fn guard_of_a_deleted_store_leaves_the_equal_token_of_a_successor_alone() {
+    let home = Home::new();
+    let (first, second) = (home.open(), home.open());
+    let guard = first.acquire(["a"]).lock().unwrap();
+    fs::remove_file(home.db()).unwrap();
+    let successor = second.acquire(["a"]).lock().unwrap();
+    assert_eq!(guard.token(), successor.token());
+    until("the loss is found", || !guard.is_held().unwrap());
+    assert_eq!(lost(guard.release()).0.token(), successor.token());
+    assert!(successor.is_held().unwrap());
+}
+
+#[test]
+fn panic_of_the_callers_condition_is_the_callers_and_removes_nothing() {
+    let home = Home::new();
+    let manager = home.open();
+    manager.get_lock("a", get()).unwrap();
+    let unlock = || manager.unlock_all_if(["a"], |_| panic!("on purpose"));
+    let panicked = catch_unwind(AssertUnwindSafe(unlock)).unwrap_err();
+    assert_eq!(panicked.downcast_ref::<&str>(), Some(&"on purpose"));
+    assert!(manager.is_locked("a").unwrap());
+}

@@ -1278,3 +1278,28 @@ fn name_given_twice_to_a_failing_set_is_told_as_such() {
     assert!(matches!(refused, Error::LockFail(lock) if lock.token() == 0));
     assert!(manager.locks("").unwrap().is_empty());
 }
+
+#[test]
+fn commit_that_grants_many_requests_of_one_process_rings_them_all() {
+    // More than a socket holds that are not read, were each ring a datagram.
+    const WAITERS: usize = 60;
+    let home = Home::new();
+    let (manager, others) = (home.open(), home.open());
+    let names: Vec<String> = (0..WAITERS).map(|i| format!("many:{i:02}")).collect();
+    let held = manager.acquire(&names).try_lock().unwrap();
+    thread::scope(|scope| {
+        let wait = |name: &String| {
+            let request = others.acquire([name]);
+            scope.spawn(move || request.lock().unwrap())
+        };
+        let waiters: Vec<_> = names.iter().map(wait).collect();
+        until_queued(&manager, "many:", WAITERS);
+        // They sleep for five seconds, but for a ring.
+        let began = Instant::now();
+        held.release().unwrap();
+        for waiter in waiters {
+            waiter.join().unwrap().release().unwrap();
+        }
+        assert!(began.elapsed() < secs(4), "{:?}", began.elapsed());
+    });
+}
