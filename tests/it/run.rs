@@ -942,13 +942,13 @@ fn renewal_that_is_late_is_no_loss() {
 fn job_that_was_stopped_past_its_lease_goes_on_if_nobody_wants_the_lock() {
     let home = Home::new();
     let mut command = home.command();
-    command.args(["run", "--lease", "1", "x", "--", "cat"]);
+    command.args(["run", "--lease", "4", "x", "--", "cat"]);
     let run = Kept::start_open(&mut command);
     let manager = home.open();
     until("it holds", || manager.is_locked("x").unwrap());
     let token = manager.find("x").unwrap().unwrap().token();
     run.stop();
-    thread::sleep(millis(1700));
+    thread::sleep(millis(4_700));
     assert!(!manager.is_locked("x").unwrap());
     run.signal(Signal::CONT);
     until("it is renewed", || manager.is_locked("x").unwrap());
