@@ -479,7 +479,7 @@ fn check(line: &Line, asks: Asks, outcome: &Outcome, is_full: bool) -> Result<()
         return Err("not the exit status of wrong usage, or of help");
     }
     let stdout = str::from_utf8(&outcome.stdout);
-    if stderr.contains("panicked") || stderr.contains("a fault of lockmgr") {
+    if stderr.contains("panicked") || stderr.contains("please report it") {
         return Err("a panic");
     }
     let steers = |c: char| c.is_control() && c != '\n' || ('\u{202a}'..='\u{202e}').contains(&c);
