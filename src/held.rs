@@ -314,22 +314,18 @@ impl Held {
                 let mut fates = Vec::with_capacity(locks.len());
                 for lock in locks {
                     let row = tx.get(&lock.name)?.filter(|row| row.is_same_hold(lock));
-                    let is_job_there = row
-                        .is_some_and(|row| !row.bound_to.is_some_and(|it| tx.judge().is_gone(&it)));
-                    if is_job_there {
+                    let is_over =
+                        |row: &Lock| row.bound_to.is_some_and(|it| tx.judge().is_gone(&it));
+                    if row.as_ref().is_some_and(|row| !is_over(row)) {
                         all_free = false;
                         fates.push(Fate::Held(lock.clone()));
-                    } else {
-                        free.push(&lock.name);
-                        fates.push(Fate::Released);
+                        continue;
                     }
-                }
-                for name in &free {
-                    let lock = locks.iter().find(|lock| lock.name == **name);
-                    let is_ours = |row: Lock| lock.is_some_and(|lock| row.is_same_hold(lock));
-                    if tx.get(name)?.is_some_and(is_ours) {
-                        tx.remove(name)?;
+                    if row.is_some() {
+                        tx.remove(&lock.name)?;
                     }
+                    free.push(&lock.name);
+                    fates.push(Fate::Released);
                 }
                 settle(tx, free, now)?;
                 Ok(fates)
