@@ -198,6 +198,43 @@ impl Acquire {
         self
     }
 
+    /// Says why the locks are held, for people to read; see [`GetOptions::note`]. Default: no note.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["a"]).note("deploying 1.2.3").try_lock()?;
+    /// assert_eq!(manager.find("a")?.unwrap().note().unwrap(), "deploying 1.2.3");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.options = self.options.note(note);
+        self
+    }
+
+    /// Keeps the names taken until this time has passed since the grant, however the hold ends, the
+    /// end of this process included. What is left then is a lock with that deadline and a
+    /// [dead token](Lock::is_at_least): [`unlock`](LockManager::unlock) by its name and
+    /// [`reset_locks`](LockManager::reset_locks) remove it, and nothing else. Zero and
+    /// [`Timeout::Never`] are [`Error::InvalidTimeout`](crate::Error::InvalidTimeout).
+    /// Default: the names are free when the hold ends.
+    ///
+    /// ```
+    /// # use lockmgr::Error;
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// // Not twice within five minutes.
+    /// let report = || manager.acquire(["report"]).at_least(Duration::from_secs(300)).try_lock();
+    /// report()?.release()?;
+    /// assert!(matches!(report(), Err(Error::Locked(lock)) if lock.is_at_least()));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn at_least(mut self, time: impl Into<Timeout>) -> Self {
+        self.options = self.options.at_least(time);
+        self
+    }
+
     /// Calls this once for each lock that is found lost: from a thread of its own soon after the lock
     /// was forced away, or from the thread whose call on the guard finds it. A panic of the call is
     /// ignored. Default: nobody is called.

@@ -104,7 +104,19 @@ pub(crate) fn withdraw(tx: &mut WriteTx<'_>, request: &Request, now: Moment) -> 
     Ok(())
 }
 
-/// Rings the head of a name whose lock is bound to something else now.
+/// Ends a hold: removes its row, or leaves what keeps the name taken, for which the head of the
+/// name waits from now on. The caller settles the name.
+pub(crate) fn end(tx: &mut WriteTx<'_>, row: &Lock, now: Moment) -> Result<()> {
+    match row.left(now) {
+        None => tx.remove(&row.name),
+        Some(left) => {
+            tx.put(&left)?;
+            tell_head(tx, &row.name)
+        }
+    }
+}
+
+/// Rings the head of a name whose lock is bound to something else now, or ends earlier.
 pub(crate) fn tell_head(tx: &mut WriteTx<'_>, name: &LockName) -> Result<()> {
     if !tx.is_queue_empty()? {
         tell_first_from(tx, name, 0)?;
@@ -152,7 +164,7 @@ fn grant(tx: &mut WriteTx<'_>, request: &Request, state: State, now: Moment) -> 
         };
     }
     // A lease that would now end past the calendar is refused to its caller, when that asks again.
-    if lease.timeout.deadline(now).is_err() {
+    if lease.timeout.deadline(now).is_err() || lease.at_least_from(now).is_err() {
         return Ok(());
     }
     create_all(tx, &lease, &request.names, Some(request), now).map(drop)

@@ -6,7 +6,7 @@ use crate::base::Base;
 use crate::beacon::Beacon;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::grant::settle;
+use crate::grant::{end, settle};
 use crate::lock::{Lease, Lock};
 use crate::name::LockName;
 use crate::store::WriteTx;
@@ -321,8 +321,8 @@ impl Held {
                         fates.push(Fate::Held(lock.clone()));
                         continue;
                     }
-                    if row.is_some() {
-                        tx.remove(&lock.name)?;
+                    if let Some(row) = row {
+                        end(tx, &row, now)?;
                     }
                     free.push(&lock.name);
                     fates.push(Fate::Released);
@@ -355,14 +355,12 @@ pub(crate) fn remove(base: &Base, locks: &[Lock]) -> Result<Vec<bool>> {
         let mut removed = Vec::with_capacity(locks.len());
         let mut free: Vec<&LockName> = Vec::with_capacity(locks.len());
         for lock in locks {
-            let is_there = tx
-                .get(&lock.name)?
-                .is_some_and(|row| row.is_same_hold(lock));
-            if is_there {
-                tx.remove(&lock.name)?;
+            let row = tx.get(&lock.name)?.filter(|row| row.is_same_hold(lock));
+            removed.push(row.is_some());
+            if let Some(row) = row {
+                end(tx, &row, now)?;
                 free.push(&lock.name);
             }
-            removed.push(is_there);
         }
         settle(tx, free, now)?;
         Ok(removed)

@@ -182,7 +182,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use guard::LockGuard;
 pub use lock::{BoundTo, Lock, LockRef};
 pub use manager::LockManager;
-pub use name::{Holder, InvalidName, LockName, Printable};
+pub use name::{Holder, InvalidName, LockName, Note, Printable};
 pub use process::Bound;
 pub use queue::Request;
 pub use set::{

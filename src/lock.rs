@@ -5,7 +5,7 @@
 
 use crate::beacon::Judge;
 use crate::clock::Moment;
-use crate::name::{Holder, LockName, Printable};
+use crate::name::{Holder, LockName, Note, Printable};
 use crate::process::{Binding, Bound, Standing};
 use crate::timeout::{Deadline, InvalidTimeout, Timeout, instant};
 use chrono::{DateTime, Utc};
@@ -18,12 +18,34 @@ pub(crate) struct Term {
     /// Without one it never expires.
     pub(crate) deadline: Option<Deadline>,
     pub(crate) bound_to: Option<Binding>,
+    /// Until when the name stays taken, however the hold ends.
+    pub(crate) at_least: Option<AtLeast>,
+}
+
+/// Keeps a name taken until this deadline, also after its holder is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AtLeast {
+    pub(crate) until: Deadline,
+    /// Whether the hold has ended, and this deadline alone keeps the name.
+    pub(crate) is_left: bool,
+}
+
+impl AtLeast {
+    fn is_over(self, now: Moment) -> bool {
+        self.until.is_over(now)
+    }
 }
 
 impl Term {
-    /// Whether the lock is there: not expired, and not bound to what is gone.
+    /// Whether the lock is there: not expired, and not bound to what is gone; or taken for longer
+    /// than it was held.
     pub(crate) fn is_live(self, now: Moment, judge: &Judge) -> bool {
-        !self.is_expired(now) && !self.bound_to.is_some_and(|it| judge.is_gone(&it))
+        self.is_kept(now)
+            || !self.is_expired(now) && !self.bound_to.is_some_and(|it| judge.is_gone(&it))
+    }
+
+    fn is_kept(self, now: Moment) -> bool {
+        self.at_least.is_some_and(|it| !it.is_over(now))
     }
 
     /// Whether the row may be removed. The expired row of a living guard stays until another
@@ -33,6 +55,9 @@ impl Term {
         now: Moment,
         standing: impl FnOnce(&Binding) -> Standing,
     ) -> bool {
+        if self.is_kept(now) {
+            return false;
+        }
         let is_expired = self.is_expired(now);
         match &self.bound_to {
             Some(binding) => match standing(binding) {
@@ -138,6 +163,10 @@ pub struct Lock {
     /// Microseconds since 1970.
     pub(crate) updated_at: i64,
     pub(crate) token: u64,
+    /// Why it is held.
+    pub(crate) note: Option<Note>,
+    /// Until when the name stays taken, however the hold ends.
+    pub(crate) at_least: Option<AtLeast>,
     /// What it lives no longer than.
     pub(crate) bound_to: Option<Binding>,
     /// The id of the request that a guard got it by.
@@ -155,9 +184,11 @@ impl PartialEq for Lock {
     fn eq(&self, other: &Self) -> bool {
         let owned = |it: &Self| {
             let times = (it.deadline, it.created_at, it.updated_at);
-            (times, it.token, it.process_id, it.bound_to, it.request)
+            let ids = (it.token, it.process_id, it.request);
+            (times, ids, it.bound_to, it.at_least)
         };
-        self.name == other.name && self.locked_by == other.locked_by && owned(self) == owned(other)
+        let texts = |it: &Self| (it.name.clone(), it.locked_by.clone(), it.note.clone());
+        texts(self) == texts(other) && owned(self) == owned(other)
     }
 }
 
@@ -261,6 +292,55 @@ impl Lock {
         self.token
     }
 
+    /// Returns why the lock is held, in the holder's words.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["hello"]).note("deploying 1.2.3").lock()?;
+    /// let lock = manager.find("hello")?.unwrap();
+    /// assert_eq!(lock.note().unwrap(), "deploying 1.2.3");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn note(&self) -> Option<&Note> {
+        self.note.as_ref()
+    }
+
+    /// Tells whether the hold has ended, and the name stays taken because its holder asked for it
+    /// [at least](crate::Acquire::at_least) until the deadline. The lock is bound to nothing then,
+    /// and its token is dead: by the token nobody renews or removes it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.acquire(["report"]).at_least(Duration::from_secs(300)).lock()?.release()?;
+    /// let left = manager.find("report")?.unwrap();
+    /// assert!(left.is_at_least());
+    /// assert_eq!(left.locked_until(), Some(left.created_at() + chrono::TimeDelta::seconds(300)));
+    /// assert!(!manager.unlock(&left)?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn is_at_least(&self) -> bool {
+        self.at_least.is_some_and(|it| it.is_left)
+    }
+
+    /// Returns until when the name stays taken, however the hold ends, by the wall clock; none if
+    /// the holder did not ask for that.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let _guard = manager.acquire(["report"]).at_least(Duration::from_secs(300)).lock()?;
+    /// let lock = manager.find("report")?.unwrap();
+    /// assert_eq!(lock.at_least(), Some(lock.created_at() + chrono::TimeDelta::seconds(300)));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn at_least(&self) -> Option<DateTime<Utc>> {
+        self.at_least.map(|it| instant(it.until.wall))
+    }
+
     /// Returns what the lock is bound to: it goes as soon as that is gone, whatever its deadline.
     ///
     /// ```
@@ -293,20 +373,40 @@ impl Lock {
         self.waiting
     }
 
-    /// The lock as a caller sees it: none if it expired, or if what it is bound to is gone.
+    /// The lock as a caller sees it: if it expired, or if what it is bound to is gone, what is left
+    /// of it.
     pub(crate) fn if_live(mut self, now: Moment, judge: &Judge) -> Option<Self> {
         let standing = self.bound_to.map(|binding| judge.standing(&binding));
         if self.is_expired(now) || standing == Some(Standing::Gone) {
-            return None;
+            return self.left(now);
         }
         self.is_alive = (standing == Some(Standing::Alive)).then_some(true);
         self.is_here = self.bound_to.is_some_and(|binding| judge.sees(&binding));
         Some(self)
     }
 
+    /// What is left of the lock once its hold has ended: the row that keeps the name taken, or
+    /// nothing.
+    pub(crate) fn left(&self, now: Moment) -> Option<Self> {
+        let at_least = self.at_least.filter(|it| !it.is_over(now))?;
+        Some(Self {
+            deadline: Some(at_least.until),
+            at_least: Some(AtLeast {
+                is_left: true,
+                ..at_least
+            }),
+            bound_to: None,
+            request: None,
+            bell: None,
+            is_alive: None,
+            ..self.clone()
+        })
+    }
+
     /// Whether both are one hold: tokens begin again in a new file, and the ids of requests do not.
     pub(crate) fn is_same_hold(&self, other: &Self) -> bool {
-        self.token == other.token && self.request == other.request
+        let is_ended = self.is_at_least() || other.is_at_least();
+        self.token == other.token && self.request == other.request && !is_ended
     }
 
     /// Whether the lease has run out: from the deadline's instant on.
@@ -326,6 +426,11 @@ impl Lock {
             _ => None,
         };
         Ok(self.with_deadline(deadline, now))
+    }
+
+    /// The lock renewed to expire `timeout` from now, even if that is earlier.
+    pub(crate) fn shortened(&self, timeout: Timeout, now: Moment) -> Result<Self, InvalidTimeout> {
+        Ok(self.with_deadline(timeout.deadline(now)?, now))
     }
 
     /// The lock renewed to expire `timeout` after its present deadline.
@@ -354,6 +459,9 @@ pub(crate) struct Lease {
     pub(crate) timeout: Timeout,
     pub(crate) locked_by: Holder,
     pub(crate) process_id: Option<u32>,
+    pub(crate) note: Option<Note>,
+    /// How long the name stays taken from the grant on, however the hold ends.
+    pub(crate) at_least: Option<Timeout>,
     pub(crate) bound_to: Option<Binding>,
 }
 
@@ -372,6 +480,8 @@ impl Lease {
             created_at: now.wall,
             updated_at: now.wall,
             token,
+            note: self.note.clone(),
+            at_least: self.at_least_from(now)?,
             bound_to: self.bound_to,
             request: None,
             bell: None,
@@ -379,6 +489,18 @@ impl Lease {
             is_alive: self.bound_to.is_some().then_some(true),
             is_here: true,
         })
+    }
+}
+
+impl Lease {
+    /// Until when the name stays taken if the lock is granted now.
+    pub(crate) fn at_least_from(&self, now: Moment) -> Result<Option<AtLeast>, InvalidTimeout> {
+        let until = match self.at_least {
+            Some(at_least) => at_least.deadline(now)?,
+            None => None,
+        };
+        let is_left = false;
+        Ok(until.map(|until| AtLeast { until, is_left }))
     }
 }
 
@@ -409,10 +531,18 @@ impl fmt::Display for Lock {
         if let Some(pid) = self.bound_to.map(|it| it.process.pid).or(self.process_id) {
             write!(f, " (process {pid})")?;
         }
-        write!(f, " holds it since {}", self.created_at().format(SECONDS))?;
+        let since = self.created_at().format(SECONDS);
+        match self.is_at_least() {
+            true => write!(f, " took it at {since}, and it stays taken")?,
+            false => write!(f, " holds it since {since}")?,
+        }
         match self.locked_until() {
-            Some(until) => write!(f, " until {}", until.format(SECONDS)),
-            None => f.write_str(", without a deadline"),
+            Some(until) => write!(f, " until {}", until.format(SECONDS))?,
+            None => f.write_str(", without a deadline")?,
+        }
+        match &self.note {
+            Some(note) => write!(f, ", for \"{}\"", Printable(note.as_str())),
+            None => Ok(()),
         }
     }
 }
@@ -462,7 +592,8 @@ impl<'a> LockRef<'a> {
     }
 
     pub(crate) fn names(&self, lock: &Lock) -> bool {
-        self.token.is_none_or(|token| token == lock.token)
+        self.token
+            .is_none_or(|token| token == lock.token && !lock.is_at_least())
     }
 }
 
@@ -504,7 +635,7 @@ mod serialise {
 
     impl Serialize for Lock {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut lock = serializer.serialize_struct("Lock", 9)?;
+            let mut lock = serializer.serialize_struct("Lock", 11)?;
             lock.serialize_field("name", &self.name)?;
             lock.serialize_field("locked_by", &self.locked_by)?;
             lock.serialize_field("process_id", &self.process_id)?;
@@ -518,6 +649,8 @@ mod serialise {
             });
             lock.serialize_field("bound_to", &bound_to)?;
             lock.serialize_field("waiting", &self.waiting)?;
+            lock.serialize_field("note", &self.note)?;
+            lock.serialize_field("at_least", &self.is_at_least())?;
             lock.end()
         }
     }
@@ -550,6 +683,8 @@ mod tests {
             created_at: 0,
             updated_at: 0,
             token: 1,
+            note: None,
+            at_least: None,
             bound_to: None,
             request: None,
             bell: None,

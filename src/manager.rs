@@ -6,7 +6,7 @@ use crate::builder::Builder;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{
-    Judged, apply, create_all, live, obstacle, plan, refuse, reserved, settle, tell_head,
+    Judged, apply, create_all, end, live, obstacle, plan, refuse, reserved, settle, tell_head,
 };
 use crate::keeper::{Keeper, is_passing};
 use crate::lock::{Lock, LockRef};
@@ -260,7 +260,7 @@ impl LockManager {
             match decide_renewal(present, of, &renewal, now)? {
                 Decision::Extend(lock) => {
                     tx.put(&lock)?;
-                    if renewal.lease.bound_to.is_some() {
+                    if renewal.concerns_waiters() {
                         tell_head(tx, &name)?;
                     }
                     Ok(lock)
@@ -377,9 +377,12 @@ impl LockManager {
                     removed.push(false);
                     continue;
                 };
-                tx.remove(&lock.name)?;
-                if of.token.is_none() {
-                    tx.rings.extend(holder_of(lock));
+                match of.token {
+                    Some(_) => end(tx, lock, now)?,
+                    None => {
+                        tx.remove(&lock.name)?;
+                        tx.rings.extend(holder_of(lock));
+                    }
                 }
                 free.insert(&lock.name);
                 removed.push(true);

@@ -143,6 +143,12 @@ name! {
     Holder, "holder"
 }
 
+name! {
+    /// Why a lock is held, for people to read. The same rule as for names: 1 to 255 bytes of UTF-8,
+    /// no control characters.
+    Note, "note"
+}
+
 impl Holder {
     /// The system's hostname, with what a holder must not have replaced.
     pub(crate) fn hostname() -> Self {
@@ -237,10 +243,16 @@ fn is_visible(last: Option<char>, c: char) -> bool {
 
 #[cfg(feature = "serde")]
 mod serialise {
-    use super::{Holder, LockName};
+    use super::{Holder, LockName, Note};
     use serde::ser::{Serialize, Serializer};
 
     impl Serialize for LockName {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_str(self.as_str())
+        }
+    }
+
+    impl Serialize for Note {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             serializer.serialize_str(self.as_str())
         }

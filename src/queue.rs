@@ -22,7 +22,7 @@
 
 use crate::clock::Moment;
 use crate::lock::Lease;
-use crate::name::{Holder, LockName};
+use crate::name::{Holder, LockName, Note};
 use crate::process::Standing;
 #[cfg(feature = "serde")]
 use crate::timeout::rfc3339;
@@ -161,6 +161,31 @@ impl Request {
         bound_to.map(|it| it.process.pid).or(self.lease.process_id)
     }
 
+    /// Returns why it asks, in its own words.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// # let guard = manager.acquire(["camera"]).lock()?;
+    /// # std::thread::scope(|scope| {
+    /// #     scope.spawn(|| {
+    /// #         let request = manager.acquire(["camera", "gpu"]).note("night run");
+    /// #         request.try_lock_for(std::time::Duration::from_secs(60)).unwrap().release()
+    /// #     });
+    /// #     while manager.requests("")?.is_empty() {
+    /// #         std::thread::yield_now();
+    /// #     }
+    /// // Somebody waits for "camera" and "gpu".
+    /// let request = &manager.requests("")?[0];
+    /// assert_eq!(request.note().unwrap(), "night run");
+    /// #     guard.release()
+    /// # })?;
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn note(&self) -> Option<&Note> {
+        self.lease.note.as_ref()
+    }
+
     /// Returns when it arrived, by the wall clock.
     ///
     /// ```
@@ -237,13 +262,14 @@ impl serde::Serialize for Request {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
 
-        let mut request = serializer.serialize_struct("Request", 6)?;
+        let mut request = serializer.serialize_struct("Request", 7)?;
         request.serialize_field("number", &self.number)?;
         request.serialize_field("names", &self.names)?;
         request.serialize_field("locked_by", self.locked_by())?;
         request.serialize_field("process_id", &self.process_id())?;
         request.serialize_field("asked_at", &rfc3339(self.asked_at()))?;
         request.serialize_field("waits_until", &self.waits_until().map(rfc3339))?;
+        request.serialize_field("note", &self.note())?;
         request.end()
     }
 }
@@ -418,6 +444,8 @@ mod tests {
                 timeout: Timeout::DEFAULT,
                 locked_by: Holder::new("app").unwrap(),
                 process_id: None,
+                note: None,
+                at_least: None,
                 bound_to: None,
             },
             asked_at: 0,

@@ -4,8 +4,8 @@
 //! Must never panic, whatever the bytes, nor read a row back as anything but what was written.
 
 use crate::clock::{BootId, BootTime};
-use crate::lock::{Lease, Lock, Term};
-use crate::name::{Holder, LockName};
+use crate::lock::{AtLeast, Lease, Lock, Term};
+use crate::name::{Holder, LockName, Note};
 use crate::process::{Binding, Bound, FileId, Namespaces, Process};
 use crate::queue::Request;
 use crate::timeout::{Deadline, Timeout, whole_micros};
@@ -19,8 +19,8 @@ const ROW: u8 = 1;
 pub(crate) struct BadRow(pub(crate) &'static str);
 
 /// The layout, little endian: checksum of name and rest (4 bytes), version (1), token (8),
-/// created (8), updated (8), deadline, process id, binding, request, bell, then the holder to the
-/// end. What may be missing is a byte, 0 or 1, and in the second case its fields.
+/// created (8), updated (8), deadline, process id, binding, at least (deadline, and 1 if the hold has
+/// ended), request, bell, note (behind its length), then the holder to the end. What may be missing is a byte, 0 or 1, and in the second case its fields.
 ///
 /// Writes into the buffer of a row that is no longer needed.
 pub(crate) fn encode(lock: &Lock, buffer: Vec<u8>) -> Vec<u8> {
@@ -32,8 +32,10 @@ pub(crate) fn encode(lock: &Lock, buffer: Vec<u8>) -> Vec<u8> {
     row.put_deadline(lock.deadline);
     row.put_process_id(lock.process_id);
     row.put_binding(lock.bound_to);
+    row.put_at_least(lock.at_least);
     row.put_id(lock.request);
     row.put_id(lock.bell);
+    row.put_note(lock.note.as_ref());
     row.put(lock.locked_by.as_str().as_bytes());
     row.sealed(lock.name.as_str().as_bytes())
 }
@@ -50,8 +52,10 @@ pub(crate) fn decode(name: &LockName, row: &[u8]) -> Result<Lock, BadRow> {
         deadline: rest.deadline()?,
         process_id: rest.process_id()?,
         bound_to: rest.binding()?,
+        at_least: rest.at_least()?,
         request: rest.id()?,
         bell: rest.id()?,
+        note: rest.note()?,
         locked_by: holder(rest.0)?,
         waiting: 0,
         is_alive: None,
@@ -83,29 +87,27 @@ pub(crate) fn glance(row: &[u8]) -> Result<Term, BadRow> {
     Ok(Term {
         deadline,
         bound_to: rest.binding()?,
+        at_least: rest.at_least()?,
     })
 }
 
 /// The layout: checksum of number and rest (4 bytes), version (1), id (8), asked (8), lease in
 /// microseconds, 0 for ever (8), process id, binding, until when it waits, until when it is
-/// trusted, bell, then the holder and the names, each behind its length (1).
+/// trusted, bell, at least in microseconds, note, then the holder and the names, each behind its length (1).
 pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     let lease = &request.lease;
-    let micros = match lease.timeout {
-        Timeout::Never => 0,
-        Timeout::After(timeout) => whole_micros(timeout),
-    };
     let mut row = Row::new(Vec::with_capacity(128 + 16 * request.names.len()));
     row.put(&[ROW]);
     row.put(&request.id.to_le_bytes());
     row.put(&request.asked_at.to_le_bytes());
-    // A longer one has no deadline in the calendar, and was refused.
-    row.put(&u64::try_from(micros).unwrap_or(u64::MAX).to_le_bytes());
+    row.put(&micros(lease.timeout).to_le_bytes());
     row.put_process_id(lease.process_id);
     row.put_binding(lease.bound_to);
     row.put_deadline(request.until);
     row.put_deadline(request.trusted_until);
     row.put_id(request.bell);
+    row.put_id(lease.at_least.map(micros));
+    row.put_note(lease.note.as_ref());
     let names = request.names.iter().map(LockName::as_str);
     for text in std::iter::once(lease.locked_by.as_str()).chain(names) {
         // Names and holders have at most 255 bytes.
@@ -115,19 +117,33 @@ pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     row.sealed(&request.number.to_le_bytes())
 }
 
+/// A timeout in microseconds, 0 for ever. A longer one has no deadline in the calendar, and was
+/// refused.
+fn micros(timeout: Timeout) -> u64 {
+    match timeout {
+        Timeout::Never => 0,
+        Timeout::After(timeout) => u64::try_from(whole_micros(timeout)).unwrap_or(u64::MAX),
+    }
+}
+
+fn timeout(micros: u64) -> Timeout {
+    Timeout::After(Duration::from_micros(micros)).normal()
+}
+
 /// Reads a row of the request of that number.
 pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow> {
     let mut rest = Fields(unseal(&number.to_le_bytes(), row)?);
     rest.version()?;
     let id = u64::from_le_bytes(rest.take()?);
     let asked_at = i64::from_le_bytes(rest.take()?);
-    let micros = u64::from_le_bytes(rest.take()?);
-    let timeout = Timeout::After(Duration::from_micros(micros)).normal();
+    let lease = timeout(u64::from_le_bytes(rest.take()?));
     let process_id = rest.process_id()?;
     let bound_to = rest.binding()?;
     let until = rest.deadline()?;
     let trusted_until = rest.deadline()?;
     let bell = rest.id()?;
+    let at_least = rest.id()?.map(timeout);
+    let note = rest.note()?;
     let locked_by = holder(rest.text()?)?;
     let mut names = Vec::new();
     while !rest.0.is_empty() {
@@ -139,9 +155,11 @@ pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow>
         id,
         names,
         lease: Lease {
-            timeout,
+            timeout: lease,
             locked_by,
             process_id,
+            note,
+            at_least,
             bound_to,
         },
         asked_at,
@@ -256,6 +274,21 @@ impl Row {
         });
     }
 
+    fn put_at_least(&mut self, at_least: Option<AtLeast>) {
+        self.put_deadline(at_least.map(|it| it.until));
+        if let Some(at_least) = at_least {
+            self.put(&[u8::from(at_least.is_left)]);
+        }
+    }
+
+    fn put_note(&mut self, note: Option<&Note>) {
+        self.put_option(note, |row, note| {
+            // Notes have at most 255 bytes.
+            row.put(&[note.as_str().len() as u8]);
+            row.put(note.as_str().as_bytes());
+        });
+    }
+
     fn put_id(&mut self, id: Option<u64>) {
         self.put_option(id, |row, id| row.put(&id.to_le_bytes()));
     }
@@ -354,6 +387,22 @@ impl<'a> Fields<'a> {
                     })
                 })?,
             })
+        })
+    }
+
+    fn at_least(&mut self) -> Result<Option<AtLeast>, BadRow> {
+        let Some(until) = self.deadline()? else {
+            return Ok(None);
+        };
+        let is_left = self.flag()?;
+        Ok(Some(AtLeast { until, is_left }))
+    }
+
+    fn note(&mut self) -> Result<Option<Note>, BadRow> {
+        self.option(|rest| {
+            let text = std::str::from_utf8(rest.text()?);
+            let text = text.map_err(|_| BadRow("a note is not UTF-8"))?;
+            Note::new(text).map_err(|_| BadRow("a note is invalid"))
         })
     }
 
@@ -468,26 +517,42 @@ mod tests {
         "[^\\p{Cc}]{1,60}".prop_map(|name| LockName::new(&name).unwrap())
     }
 
+    fn notes() -> impl Strategy<Value = Option<Note>> {
+        prop::option::of(names().prop_map(|text| Note::new(text.as_str()).unwrap()))
+    }
+
     fn leases() -> impl Strategy<Value = Lease> {
-        (0..u64::MAX, names(), any::<Option<u32>>(), bindings()).prop_map(
-            |(micros, by, process_id, bound_to)| Lease {
-                timeout: Timeout::After(Duration::from_micros(micros)).normal(),
-                locked_by: Holder::new(by.as_str()).unwrap(),
-                process_id,
-                bound_to,
-            },
+        let at_least = prop::option::of((0..u64::MAX).prop_map(timeout));
+        let texts = (names(), notes());
+        (
+            0..u64::MAX,
+            texts,
+            any::<Option<u32>>(),
+            bindings(),
+            at_least,
         )
+            .prop_map(
+                |(micros, (by, note), process_id, bound_to, at_least)| Lease {
+                    timeout: timeout(micros),
+                    locked_by: Holder::new(by.as_str()).unwrap(),
+                    process_id,
+                    note,
+                    at_least,
+                    bound_to,
+                },
+            )
     }
 
     fn locks() -> impl Strategy<Value = Lock> {
         (
             names(),
             leases(),
-            deadlines(),
+            (deadlines(), deadlines(), any::<bool>()),
             any::<(i64, i64, u64, Option<u64>, Option<u64>)>(),
         )
-            .prop_map(
-                |(name, lease, deadline, (created_at, updated_at, token, request, bell))| Lock {
+            .prop_map(|(name, lease, (deadline, until, is_left), numbers)| {
+                let (created_at, updated_at, token, request, bell) = numbers;
+                Lock {
                     name,
                     locked_by: lease.locked_by,
                     process_id: lease.process_id,
@@ -495,14 +560,16 @@ mod tests {
                     created_at,
                     updated_at,
                     token,
+                    note: lease.note,
+                    at_least: until.map(|until| AtLeast { until, is_left }),
                     bound_to: lease.bound_to,
                     request,
                     bell,
                     waiting: 0,
                     is_alive: None,
                     is_here: false,
-                },
-            )
+                }
+            })
     }
 
     fn requests() -> impl Strategy<Value = Request> {

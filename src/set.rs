@@ -5,7 +5,7 @@
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::lock::{Lease, Lock, LockRef};
-use crate::name::{Holder, LockName};
+use crate::name::{Holder, LockName, Note};
 use crate::process::{Binding, Bound, Process};
 use crate::timeout::Timeout;
 use std::slice;
@@ -31,6 +31,8 @@ pub struct GetOptions {
     locked_by: Option<String>,
     process_id: Option<u32>,
     bound_to: Option<u32>,
+    note: Option<String>,
+    at_least: Option<Timeout>,
 }
 
 impl GetOptions {
@@ -123,8 +125,48 @@ impl GetOptions {
     }
 
     /// Checks the options, before a transaction begins.
+    /// Says why the lock is held, for people to read: 1 to 255 bytes of UTF-8 without control
+    /// characters. Default: no note.
+    ///
+    /// ```
+    /// # use lockmgr::GetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", GetOptions::new().note("deploying 1.2.3"))?;
+    /// assert_eq!(lock.note().unwrap(), "deploying 1.2.3");
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = Some(note.into());
+        self
+    }
+
+    /// Keeps the name taken until this time has passed since the grant, however the hold ends, as
+    /// ShedLock's `lockAtLeastFor` does. Zero and [`Timeout::Never`] are
+    /// [`Error::InvalidTimeout`]. Default: the name is free when the hold ends.
+    ///
+    /// ```
+    /// # use lockmgr::GetOptions;
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let options = GetOptions::new().at_least(Duration::from_secs(300));
+    /// let lock = manager.get_lock("report", options)?;
+    /// assert!(manager.unlock(&lock)?);
+    /// assert!(manager.is_locked("report")?);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn at_least(mut self, time: impl Into<Timeout>) -> Self {
+        self.at_least = Some(time.into());
+        self
+    }
+
     pub(crate) fn into_lease(self, default: &Holder, here: &Process, now: Moment) -> Result<Lease> {
         self.timeout.deadline(now)?;
+        if let Some(at_least) = self.at_least {
+            at_least.check_at_least()?;
+            at_least.deadline(now)?;
+        }
         let timeout = self.timeout.normal();
         let bound_to = self.bound_to.map(|pid| bind(here, pid)).transpose()?;
         if bound_to.is_some() && timeout == Timeout::Never {
@@ -137,6 +179,8 @@ impl GetOptions {
                 None => default.clone(),
             },
             process_id: self.process_id,
+            note: self.note.as_deref().map(Note::new).transpose()?,
+            at_least: self.at_least,
             bound_to,
         })
     }
@@ -396,8 +440,26 @@ pub(crate) fn decide(present: Option<Lock>, request: &SetRequest, now: Moment) -
 #[must_use = "options do nothing until they are passed to a call"]
 pub struct RenewOptions {
     lease: GetOptions,
-    add_time: bool,
+    counts: Counts,
     create: bool,
+}
+
+/// What the timeout of a renewal counts from.
+#[derive(Clone, Copy, Debug, Default)]
+enum Counts {
+    /// From now, and never to an earlier deadline.
+    #[default]
+    FromNow,
+    /// From now, also to an earlier deadline.
+    Shortening,
+    FromTheDeadline,
+}
+
+impl Renewal {
+    /// Whether the head of the lock's queue has something else to wait for now.
+    pub(crate) fn concerns_waiters(&self) -> bool {
+        self.lease.bound_to.is_some() || matches!(self.counts, Counts::Shortening)
+    }
 }
 
 impl RenewOptions {
@@ -495,7 +557,26 @@ impl RenewOptions {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn add_time(mut self) -> Self {
-        self.add_time = true;
+        self.counts = Counts::FromTheDeadline;
+        self
+    }
+
+    /// Moves the deadline to `timeout` from now even if that is earlier, or if the lock had none.
+    /// It replaces [`add_time`](Self::add_time), and the reverse. Default: a renewal never shortens.
+    ///
+    /// ```
+    /// # use lockmgr::{GetOptions, RenewOptions};
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", GetOptions::new())?;
+    /// let options = RenewOptions::new().timeout(Duration::from_secs(60)).shorten();
+    /// let shorter = manager.renew_lock(&lock, options)?;
+    /// assert_eq!(shorter.locked_until(), Some(shorter.updated_at() + chrono::TimeDelta::seconds(60)));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn shorten(mut self) -> Self {
+        self.counts = Counts::Shortening;
         self
     }
 
@@ -523,7 +604,7 @@ impl RenewOptions {
     ) -> Result<Renewal> {
         Ok(Renewal {
             lease: self.lease.into_lease(default, here, now)?,
-            add_time: self.add_time,
+            counts: self.counts,
             create: self.create,
             may_be_endless: here.is_in_initial_namespace(),
         })
@@ -534,7 +615,7 @@ impl RenewOptions {
 #[derive(Clone, Debug)]
 pub(crate) struct Renewal {
     pub(crate) lease: Lease,
-    add_time: bool,
+    counts: Counts,
     create: bool,
     /// Whether others could prove the end of a process that is named here.
     may_be_endless: bool,
@@ -551,11 +632,15 @@ pub(crate) fn decide_renewal(
     let timeout = renewal.lease.timeout;
     match present {
         Some(lock) if of.names(&lock) => {
-            let mut renewed = match renewal.add_time {
-                true => lock.extended(timeout, now)?,
-                false => lock.renewed(timeout, now)?,
+            let mut renewed = match renewal.counts {
+                Counts::FromNow => lock.renewed(timeout, now)?,
+                Counts::Shortening => lock.shortened(timeout, now)?,
+                Counts::FromTheDeadline => lock.extended(timeout, now)?,
             };
             if renewal.lease.bound_to.is_some() {
+                if lock.is_at_least() {
+                    return Err(Error::Locked(Box::new(lock)));
+                }
                 renewed.bound_to = renewal.lease.bound_to;
                 if renewed.deadline.is_none() && !renewal.may_be_endless {
                     return Err(endless());

@@ -132,6 +132,17 @@ impl Timeout {
         }
     }
 
+    /// Refuses what would keep a name taken for ever, or not at all.
+    pub(crate) fn check_at_least(self) -> Result<(), InvalidTimeout> {
+        match self.normal() {
+            Self::Never => Err(InvalidTimeout {
+                timeout: "0 s, or no timeout".into(),
+                rule: "a name cannot stay taken for ever after its lock; give a time",
+            }),
+            Self::After(_) => Ok(()),
+        }
+    }
+
     /// The deadline of a lease that begins now; none where it never ends.
     pub(crate) fn deadline(self, now: Moment) -> Result<Option<Deadline>, InvalidTimeout> {
         match self {

@@ -30,8 +30,8 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use beacon::Judge;
 use clock::{BootId, BootTime, Moment};
 use libfuzzer_sys::fuzz_target;
-use lock::{Lease, Lock};
-use name::{Holder, LockName};
+use lock::{AtLeast, Lease, Lock};
+use name::{Holder, LockName, Note};
 use process::{Binding, Bound, FileId, Namespaces, Process};
 use queue::{Plan, Request, View};
 use record::{Digest, State};
@@ -91,6 +91,9 @@ struct Parts<'a> {
     numbers: (u64, u64, i64, i64),
     request: Option<u64>,
     bell: Option<u64>,
+    note: Option<&'a str>,
+    at_least: Option<u64>,
+    is_left: bool,
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -301,8 +304,19 @@ fn lease(parts: &Parts<'_>) -> Option<Lease> {
         timeout: Timeout::After(Duration::from_micros(parts.numbers.0)).normal(),
         locked_by: Holder::new(parts.locked_by).ok()?,
         process_id: parts.process_id,
+        note: note(parts)?,
+        at_least: parts.at_least.map(|micros| {
+            Timeout::After(Duration::from_micros(micros)).normal()
+        }),
         bound_to: parts.bound_to.map(binding),
     })
+}
+
+fn note(parts: &Parts<'_>) -> Option<Option<Note>> {
+    match parts.note {
+        Some(text) => Note::new(text).ok().map(Some),
+        None => Some(None),
+    }
 }
 
 fn lock(parts: &Parts<'_>) -> Option<Lock> {
@@ -315,6 +329,11 @@ fn lock(parts: &Parts<'_>) -> Option<Lock> {
         created_at: parts.numbers.2,
         updated_at: parts.numbers.3,
         token: parts.numbers.1,
+        note: lease.note,
+        at_least: deadline(parts.deadlines[1]).map(|until| AtLeast {
+            until,
+            is_left: parts.is_left,
+        }),
         bound_to: lease.bound_to,
         request: parts.request,
         bell: parts.bell,

@@ -34,11 +34,13 @@ fn instant(text: &Value) -> DateTime<Utc> {
 /// its last renewal it expires.
 fn lease(lock: &Value) -> Option<f64> {
     let fields = [
+        "at_least",
         "bound_to",
         "created_at",
         "locked_by",
         "locked_until",
         "name",
+        "note",
         "process_id",
         "token",
         "updated_at",

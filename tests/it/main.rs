@@ -2,6 +2,7 @@
 
 mod acting;
 mod after_a_crash;
+mod at_least;
 mod bad_input;
 mod bound;
 mod command;
@@ -19,6 +20,7 @@ mod hostile;
 mod jobs;
 mod model;
 mod nested;
+mod notes;
 mod places;
 mod processes;
 mod recipes;

@@ -209,6 +209,12 @@ pub(crate) struct Get {
     /// lockmgr: a script, or a subshell of one
     #[arg(long = "while", value_name = "PID")]
     pub(crate) bound_to: Option<Bound>,
+    /// Why the locks are held, for people to read
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<OsString>,
+    /// Keep the names taken until this time has passed since the grant, however the locks end
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub(crate) at_least: Option<String>,
     /// Wait for the locks, first come, first served, for at most this long, or `forever`
     #[arg(short, long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) wait: Option<String>,
@@ -224,6 +230,9 @@ pub(crate) struct Renew {
     /// Count the timeout from the present deadline instead of from now
     #[arg(long)]
     pub(crate) add_time: bool,
+    /// Move the deadline to the timeout from now even if that is earlier
+    #[arg(long, conflicts_with = "add_time")]
+    pub(crate) shorten: bool,
     /// Create the lock if it is absent
     #[arg(long)]
     pub(crate) create: bool,

@@ -139,6 +139,9 @@ impl Place {
         if renew.add_time {
             options = options.add_time();
         }
+        if renew.shorten {
+            options = options.shorten();
+        }
         if renew.create {
             options = options.create();
         }

@@ -103,9 +103,12 @@ impl Failure {
                     message += &format!("; {program}");
                 }
                 if let Self::Running(lock) = &**failure {
-                    let is_guard = lock.bound_to().map(|it| it.kind()) == Some(Bound::Manager);
-                    let loser = if is_guard { "program" } else { "job" };
-                    message += &format!("; its {loser} would lose it: say --force to take it away");
+                    let reason = match lock.bound_to().map(|it| it.kind()) {
+                        Some(Bound::Manager) => "its program would lose it",
+                        Some(Bound::Job) => "its job would lose it",
+                        _ => "its holder asked for it at least so long",
+                    };
+                    message += &format!("; {reason}: say --force to take it away");
                 }
                 if is_of_store && !is_store_named {
                     message += &format!(" (store {path})");

@@ -8,7 +8,7 @@ use crate::duration::{self, Wait};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::output;
-use crate::place::{Place, holder, names};
+use crate::place::{Place, holder, names, note};
 use crate::signals::Signals;
 use crate::table;
 use crate::waiting;
@@ -28,10 +28,19 @@ impl Place {
         })?;
         let wait = get.wait.as_deref().map(duration::wait).transpose()?;
         let by = get.holder.locked_by.as_deref().map(holder).transpose()?;
+        let note = get.note.as_deref().map(note).transpose()?;
+        let at_least = get.at_least.as_deref().map(duration::duration);
+        let at_least = at_least.transpose()?;
         let manager = waiting::attended(&mut signals, None, None, || self.to_write())??;
         let mut acquire = manager.acquire(&names).lease(lease).no_keep_alive();
         if let Some(by) = by {
             acquire = acquire.locked_by(by);
+        }
+        if let Some(note) = note {
+            acquire = acquire.note(note);
+        }
+        if let Some(at_least) = at_least {
+            acquire = acquire.at_least(at_least);
         }
         if let Some(process_id) = get.holder.process_id {
             acquire = acquire.process_id(process_id);

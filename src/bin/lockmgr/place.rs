@@ -3,7 +3,7 @@
 use crate::args::Cli;
 use crate::duration;
 use crate::failure::Failure;
-use lockmgr::{Builder, Error, Holder, LockManager, LockName, Printable};
+use lockmgr::{Builder, Error, Holder, LockManager, LockName, Note, Printable};
 use rustix::process::geteuid;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -125,6 +125,13 @@ pub(crate) fn names(given: &[OsString]) -> Result<Vec<LockName>, Failure> {
 pub(crate) fn holder(given: &OsStr) -> Result<&str, Failure> {
     let text = text("holder", given)?;
     Holder::new(text).map_err(Error::from)?;
+    Ok(text)
+}
+
+/// A note, likewise.
+pub(crate) fn note(given: &OsStr) -> Result<&str, Failure> {
+    let text = text("note", given)?;
+    Note::new(text).map_err(Error::from)?;
     Ok(text)
 }
 

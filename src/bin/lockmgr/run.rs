@@ -7,7 +7,7 @@ use crate::duration::{self, Wait};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::outer::Outer;
-use crate::place::{Place, holder, names};
+use crate::place::{Place, holder, names, note};
 use crate::run_args::{OnLost, Run};
 use crate::signals::{Signals, Waker, end_by};
 use crate::table;
@@ -21,6 +21,11 @@ use std::ffi::OsString;
 use std::sync::mpsc::{self, Receiver};
 use supervise::Supervisor;
 
+/// The most bytes of a note.
+const LONGEST_NOTE: usize = 255;
+
+const ELLIPSIS: &str = "…";
+
 /// Names of locks that are held, with their tokens.
 type Held = Vec<(String, u64)>;
 
@@ -33,6 +38,8 @@ struct Plan<'a> {
     wait: Wait,
     lease: Option<Timeout>,
     locked_by: Option<&'a str>,
+    note: Option<String>,
+    at_least: Option<Timeout>,
     on_lost: OnLost,
     close: bool,
     conflict: u8,
@@ -96,8 +103,15 @@ impl<'a> Plan<'a> {
             }
             None => run.command.clone(),
         };
+        let note = match &run.note {
+            Some(text) => Some(note(text)?.to_owned()),
+            None => note_of(&command),
+        };
+        let at_least = run.at_least.as_deref().map(duration::duration);
         Ok(Self {
             names: names(&run.names)?,
+            note,
+            at_least: at_least.transpose()?,
             command,
             wait: match &run.wait {
                 _ if run.nonblock => Wait::Not,
@@ -112,6 +126,20 @@ impl<'a> Plan<'a> {
             verbose: run.verbose,
         })
     }
+}
+
+/// A command as the note of its locks: as many of its characters as a note may have.
+fn note_of(command: &[OsString]) -> Option<String> {
+    let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let mut note: String = words.join(" ").chars().map(plain).collect();
+    if note.len() > LONGEST_NOTE {
+        while note.len() > LONGEST_NOTE - ELLIPSIS.len() {
+            note.pop();
+        }
+        note.push_str(ELLIPSIS);
+    }
+    (!note.is_empty()).then_some(note)
 }
 
 /// Opens the store, and looks whether jobs around this process hold the locks already. Then the
@@ -154,6 +182,12 @@ fn acquire(
     }
     if let Some(by) = plan.locked_by {
         acquire = acquire.locked_by(by);
+    }
+    if let Some(note) = &plan.note {
+        acquire = acquire.note(note);
+    }
+    if let Some(at_least) = plan.at_least {
+        acquire = acquire.at_least(at_least);
     }
     if is_kept_by_hand {
         acquire = acquire.no_keep_alive();

@@ -62,6 +62,18 @@ pub(crate) struct Run {
     /// The holder [default: this host's name]
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
+    /// Keep the names taken until this time has passed since the grant, however the job ends: not
+    /// twice within 5 minutes
+    #[arg(
+        long,
+        value_name = "DURATION",
+        allow_hyphen_values = true,
+        conflicts_with = "no_fork"
+    )]
+    pub(crate) at_least: Option<String>,
+    /// Why the locks are held, for people to read [default: the command]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<OsString>,
     /// Say whom it waits for; on a terminal that is said anyway
     #[arg(short, long)]
     pub(crate) verbose: bool,

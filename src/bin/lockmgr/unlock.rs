@@ -9,6 +9,7 @@ use crate::outer::Outer;
 use crate::place::{Place, names};
 use crate::processes;
 use crate::table;
+use chrono::Utc;
 use lockmgr::{Bound, Error, Lock, LockName};
 use serde_json::json;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -31,7 +32,7 @@ impl Place {
         });
         let may = |lock: &Lock| {
             let is_asked_for = unlock.force || unlock.token.is_some();
-            is_asked_for || !is_running(lock) || outer.holds(lock)
+            is_asked_for || outer.holds(lock) || !(is_running(lock) || is_kept(lock))
         };
         let removed = manager
             .unlock_all_if(locks, may)
@@ -103,6 +104,11 @@ impl Place {
         })?;
         Ok(ExitCode::Success)
     }
+}
+
+/// Whether the name was asked for until a time that has not come.
+fn is_kept(lock: &Lock) -> bool {
+    lock.at_least().is_some_and(|until| Utc::now() < until)
 }
 
 /// Whether a program or a job works under this lock and would lose it unawares. The process of
