@@ -24,6 +24,7 @@ mod processes;
 mod recipes;
 mod removing;
 mod run;
+mod shows;
 mod signals;
 mod soak;
 mod support;

@@ -8,6 +8,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+/// What `--version` says: also which files this release reads.
+const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nstore format 1\nredb 4.6.0");
+
 /// Named locks with deadlines, in one file, for every process of this host.
 ///
 /// A lock is a lease: it has a holder, a deadline and a fencing token. The store is one file; it
@@ -16,6 +19,7 @@ use std::str::FromStr;
 #[command(
     name = "lockmgr",
     version,
+    long_version = LONG_VERSION,
     propagate_version = true,
     max_term_width = 100,
     subcommand_required = true,
@@ -66,11 +70,12 @@ pub(crate) enum Command {
     ///
     /// `set` excludes nobody: it renews a lock that exists, even another holder's, and succeeds. To hold
     /// a lock that others cannot have, use `lockmgr run` (while a command runs) or `lockmgr get`.
+    #[command(alias = "set_lock")]
     Set(Set),
     /// Renew a lock
     Renew(Renew),
     /// Remove locks, of any holder; those of running jobs only with --force
-    #[command(visible_alias = "clear")]
+    #[command(visible_alias = "clear", alias = "clear_lock")]
     Unlock(Unlock),
     /// Ask whether a token still holds a lock
     Check {
@@ -100,6 +105,7 @@ pub(crate) enum Command {
         name: OsString,
     },
     /// List the locks, or those whose names begin with a prefix
+    #[command(alias = "list_locks")]
     List {
         /// The beginning of their names
         #[arg(value_name = "PREFIX")]
@@ -110,6 +116,7 @@ pub(crate) enum Command {
     /// Remove every lock, of every holder
     ///
     /// It asks first, and names the running jobs that would lose their locks.
+    #[command(alias = "reset_locks")]
     Reset {
         /// Do not ask, and take the locks of running jobs too
         #[arg(short, long)]
@@ -141,7 +148,7 @@ impl Lease {
 
 #[derive(Debug, Args)]
 pub(crate) struct Holder {
-    /// The holder [default: this host's name]
+    /// The holder [default: $LOCKMGR_LOCKED_BY, else this host's name]
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
 
@@ -227,7 +234,7 @@ pub(crate) struct Renew {
     /// Create the lock if it is absent
     #[arg(long)]
     pub(crate) create: bool,
-    /// The holder of a lock that is created [default: this host's name]
+    /// The holder of a lock that is created [default: $LOCKMGR_LOCKED_BY, else this host's name]
     #[arg(long, value_name = "HOLDER", requires = "create")]
     pub(crate) locked_by: Option<OsString>,
     /// A process to note with a lock that is created, for people to read; it frees nothing

@@ -58,7 +58,11 @@ impl Place {
         Ok(Self {
             path,
             directory,
-            builder: LockManager::builder().busy_timeout(bound),
+            builder: match default_holder()? {
+                Some(by) => LockManager::builder().locked_by(by),
+                None => LockManager::builder(),
+            }
+            .busy_timeout(bound),
             json: cli.json,
             quiet: cli.quiet,
         })
@@ -126,6 +130,20 @@ pub(crate) fn holder(given: &OsStr) -> Result<&str, Failure> {
     let text = text("holder", given)?;
     Holder::new(text).map_err(Error::from)?;
     Ok(text)
+}
+
+/// The holder that `LOCKMGR_LOCKED_BY` names, for commands without `--locked-by`.
+fn default_holder() -> Result<Option<String>, Failure> {
+    let Some(given) = env::var_os("LOCKMGR_LOCKED_BY").filter(|by| !by.is_empty()) else {
+        return Ok(None);
+    };
+    match holder(&given) {
+        Ok(by) => Ok(Some(by.to_owned())),
+        Err(invalid) => Err(Failure::Usage(format!(
+            "LOCKMGR_LOCKED_BY names no holder: {}",
+            invalid.message()
+        ))),
+    }
 }
 
 /// `lockmgr` in the user's state directory, as the XDG Base Directory Specification 0.8 has it:

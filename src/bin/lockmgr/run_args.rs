@@ -59,7 +59,7 @@ pub(crate) struct Run {
     /// the command, unless that is setuid
     #[arg(short = 'o', long, hide_short_help = true, conflicts_with = "no_fork")]
     pub(crate) close: bool,
-    /// The holder [default: this host's name]
+    /// The holder [default: $LOCKMGR_LOCKED_BY, else this host's name]
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
     /// Say whom it waits for; on a terminal that is said anyway
