@@ -1,6 +1,7 @@
 //! The command line: its commands and options, and their meaning.
 
 use crate::duration::{BadDuration, duration};
+use crate::list::List;
 use crate::run_args::Run;
 use clap::{Args, Parser, Subcommand};
 use lockmgr::Timeout;
@@ -104,13 +105,9 @@ pub(crate) enum Command {
         #[arg(value_name = "NAME")]
         name: OsString,
     },
-    /// List the locks, or those whose names begin with a prefix
+    /// List the locks, or those whose names begin with one of the prefixes
     #[command(alias = "list_locks")]
-    List {
-        /// The beginning of their names
-        #[arg(value_name = "PREFIX")]
-        prefix: Option<OsString>,
-    },
+    List(List),
     /// Remove what is left of expired locks, to reclaim space at once
     Clean,
     /// Remove every lock, of every holder

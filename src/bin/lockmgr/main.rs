@@ -7,12 +7,14 @@ compile_error!(
 );
 
 mod args;
+mod columns;
 mod commands;
 mod duration;
 mod exit_code;
 mod failure;
 mod fault;
 mod get;
+mod list;
 mod misuse;
 mod outer;
 mod output;
