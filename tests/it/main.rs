@@ -33,3 +33,4 @@ mod tidy;
 mod users;
 mod verbs;
 mod waiting;
+mod watching;

@@ -108,6 +108,19 @@ pub(crate) enum Command {
     /// List the locks, or those whose names begin with one of the prefixes
     #[command(alias = "list_locks")]
     List(List),
+    /// Print what changes, until ^C: asked, granted, renewed, released, expired, freed, given up
+    ///
+    /// It looks five times a second, and misses what comes and goes between two looks. It only
+    /// reads. With --json it prints one document a line.
+    #[command(after_help = "Examples:\n  \
+        lockmgr watch                   every change\n  \
+        lockmgr watch job:              changes of locks whose names begin so\n  \
+        lockmgr watch --json | jq .     for programs")]
+    Watch {
+        /// The beginning of the locks' names
+        #[arg(value_name = "PREFIX")]
+        prefix: Option<OsString>,
+    },
     /// Remove what is left of expired locks, to reclaim space at once
     Clean,
     /// Remove every lock, of every holder

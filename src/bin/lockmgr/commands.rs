@@ -39,6 +39,7 @@ pub(crate) fn run(cli: Cli, arguments: &[OsString]) -> Result<ExitCode, Failure>
         Command::IsLocked { name } => store.is_locked(name),
         Command::Find { name } => store.find(name),
         Command::List(list) => store.list(list),
+        Command::Watch { prefix } => store.watch(prefix.as_deref()),
         Command::Clean => store.clean(),
         Command::Reset { force } => store.reset(*force),
     };

@@ -7,6 +7,7 @@ compile_error!(
 );
 
 mod args;
+mod changes;
 mod columns;
 mod commands;
 mod duration;
@@ -27,6 +28,7 @@ mod table;
 mod terminal;
 mod unlock;
 mod waiting;
+mod watch;
 
 use args::Cli;
 use clap::Parser;
