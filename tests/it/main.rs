@@ -5,6 +5,7 @@ mod after_a_crash;
 mod bad_input;
 mod bound;
 mod command;
+mod completions;
 mod containers;
 mod crashes;
 mod dice;

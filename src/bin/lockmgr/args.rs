@@ -1,9 +1,11 @@
 //! The command line: its commands and options, and their meaning.
 
+use crate::complete::{Completions, locks, locks_and_waiters};
 use crate::duration::{BadDuration, duration};
 use crate::list::List;
 use crate::run_args::Run;
 use clap::{Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 use lockmgr::Timeout;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -81,7 +83,7 @@ pub(crate) enum Command {
     /// Ask whether a token still holds a lock
     Check {
         /// The lock's name
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(locks))]
         name: OsString,
         /// The fencing token
         #[arg(value_name = "TOKEN")]
@@ -90,19 +92,19 @@ pub(crate) enum Command {
     /// Show the requests that wait for locks, first come first
     Queue {
         /// The beginning of the locks' names
-        #[arg(value_name = "PREFIX")]
+        #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks_and_waiters))]
         prefix: Option<OsString>,
     },
     /// Ask whether a lock exists
     IsLocked {
         /// The lock's name
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(locks))]
         name: OsString,
     },
     /// Show a lock
     Find {
         /// The lock's name
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(locks))]
         name: OsString,
     },
     /// List the locks, or those whose names begin with one of the prefixes
@@ -118,9 +120,11 @@ pub(crate) enum Command {
         lockmgr watch --json | jq .     for programs")]
     Watch {
         /// The beginning of the locks' names
-        #[arg(value_name = "PREFIX")]
+        #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks_and_waiters))]
         prefix: Option<OsString>,
     },
+    /// Print the script that lets a shell complete commands, options and the names of locks
+    Completions(Completions),
     /// Remove what is left of expired locks, to reclaim space at once
     Clean,
     /// Remove every lock, of every holder
@@ -192,7 +196,7 @@ impl FromStr for Bound {
 #[derive(Debug, Args)]
 pub(crate) struct Set {
     /// The locks' names
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
     pub(crate) names: Vec<OsString>,
     #[command(flatten)]
     pub(crate) lease: Lease,
@@ -216,7 +220,7 @@ pub(crate) struct Set {
 #[derive(Debug, Args)]
 pub(crate) struct Get {
     /// The locks' names: all of them at once, or none
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
     pub(crate) names: Vec<OsString>,
     #[command(flatten)]
     pub(crate) lease: Lease,
@@ -234,7 +238,7 @@ pub(crate) struct Get {
 #[derive(Debug, Args)]
 pub(crate) struct Renew {
     /// The lock's name
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(locks))]
     pub(crate) name: OsString,
     #[command(flatten)]
     pub(crate) lease: Lease,
@@ -266,7 +270,7 @@ pub(crate) struct Renew {
 #[derive(Debug, Args)]
 pub(crate) struct Unlock {
     /// The locks' names
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks))]
     pub(crate) names: Vec<OsString>,
     /// Only if it still bears this token (one name); else exit with 1 and name the holder
     #[arg(long, value_name = "N")]

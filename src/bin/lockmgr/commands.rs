@@ -1,6 +1,7 @@
 //! Does each command: one call of the library, and its output.
 
 use crate::args::{Bound, Cli, Command, Renew, Set};
+use crate::complete;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::misuse;
@@ -40,6 +41,7 @@ pub(crate) fn run(cli: Cli, arguments: &[OsString]) -> Result<ExitCode, Failure>
         Command::Find { name } => store.find(name),
         Command::List(list) => store.list(list),
         Command::Watch { prefix } => store.watch(prefix.as_deref()),
+        Command::Completions(completions) => complete::print(completions),
         Command::Clean => store.clean(),
         Command::Reset { force } => store.reset(*force),
     };

@@ -1,5 +1,6 @@
 //! `lockmgr list`: the locks, in an order, for people and for scripts.
 
+use crate::complete::locks;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::output;
@@ -7,6 +8,7 @@ use crate::place::{Place, text};
 use crate::table;
 use crate::terminal::{self, Screen};
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use lockmgr::{Lock, Printable};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -19,7 +21,7 @@ use std::io::{self, IsTerminal};
         lockmgr list -q | wc -l         the names alone, one a line")]
 pub(crate) struct List {
     /// The beginnings of their names
-    #[arg(value_name = "PREFIX")]
+    #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks))]
     pub(crate) prefixes: Vec<OsString>,
     /// What the locks are sorted by: oldest first, first to expire first
     #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Name)]

@@ -10,6 +10,7 @@ mod args;
 mod changes;
 mod columns;
 mod commands;
+mod complete;
 mod duration;
 mod exit_code;
 mod failure;
@@ -60,6 +61,9 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
         && exec == EXEC
     {
         return Ok(become_command(parent, command));
+    }
+    if complete::answered(&arguments) {
+        return Ok(ExitCode::Success);
     }
     match Cli::try_parse_from(&arguments) {
         Ok(cli) => commands::run(cli, &arguments),

@@ -8,6 +8,7 @@ use rustix::process::geteuid;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{env, fs, io};
 
 /// The directory of the host's store.
@@ -70,6 +71,12 @@ impl Place {
 
     pub(crate) fn to_read(&self) -> Result<LockManager, Failure> {
         Ok(self.builder.clone().read_only().open(&self.path)?)
+    }
+
+    /// For somebody who does not wait so long for the store as a command does.
+    pub(crate) fn to_read_within(&self, bound: Duration) -> Result<LockManager, Failure> {
+        let builder = self.builder.clone().busy_timeout(bound);
+        Ok(builder.read_only().open(&self.path)?)
     }
 
     pub(crate) fn to_write(&self) -> Result<LockManager, Failure> {

@@ -1,6 +1,8 @@
 //! The options of `lockmgr run`. Those that flock(1) has too bear its names.
 
+use crate::complete::locks_and_waiters;
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use std::ffi::OsString;
 
 #[derive(Debug, Args)]
@@ -14,7 +16,7 @@ use std::ffi::OsString;
 )]
 pub(crate) struct Run {
     /// The locks' names: all of them at once, or none
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
     pub(crate) names: Vec<OsString>,
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND")]
