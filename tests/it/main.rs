@@ -9,6 +9,7 @@ mod completions;
 mod containers;
 mod crashes;
 mod dice;
+mod doctor;
 mod errors;
 mod failing_storage;
 mod flock;

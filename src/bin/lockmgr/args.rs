@@ -123,6 +123,10 @@ pub(crate) enum Command {
         #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks_and_waiters))]
         prefix: Option<OsString>,
     },
+    /// Say where the store is, who may use it, whether it is whole, and what to do
+    ///
+    /// Exits with 0 if all is well, and else as a command does that meets the first problem.
+    Doctor,
     /// Print the script that lets a shell complete commands, options and the names of locks
     Completions(Completions),
     /// Remove what is left of expired locks, to reclaim space at once

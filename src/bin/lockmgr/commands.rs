@@ -42,6 +42,7 @@ pub(crate) fn run(cli: Cli, arguments: &[OsString]) -> Result<ExitCode, Failure>
         Command::List(list) => store.list(list),
         Command::Watch { prefix } => store.watch(prefix.as_deref()),
         Command::Completions(completions) => complete::print(completions),
+        Command::Doctor => store.doctor(),
         Command::Clean => store.clean(),
         Command::Reset { force } => store.reset(*force),
     };
