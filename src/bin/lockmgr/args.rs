@@ -1,9 +1,9 @@
 //! The command line: its commands and options, and their meaning.
 
-use crate::complete::{Completions, locks, locks_and_waiters};
+use crate::complete::{locks, locks_and_waiters};
 use crate::duration::{BadDuration, duration};
-use crate::list::List;
 use crate::run_args::Run;
+use crate::show_args::{Completions, List};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use lockmgr::Timeout;

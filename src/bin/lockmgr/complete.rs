@@ -8,7 +8,8 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::output;
 use crate::place::Place;
-use clap::{Args, CommandFactory, Parser, ValueEnum};
+use crate::show_args::{Completions, Shell};
+use clap::{CommandFactory, Parser};
 use clap_complete::CompleteEnv;
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
@@ -26,24 +27,6 @@ const MOST: usize = 1_000;
 
 /// Tells this program that a shell asks what may come next, and which shell it is.
 const VARIABLE: &str = "LOCKMGR_COMPLETE";
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-        echo 'source <(lockmgr completions bash)' >> ~/.bashrc\n  \
-        echo 'source <(lockmgr completions zsh)' >> ~/.zshrc\n  \
-        lockmgr completions fish > ~/.config/fish/completions/lockmgr.fish")]
-pub(crate) struct Completions {
-    /// The shell
-    #[arg(value_enum, value_name = "SHELL")]
-    shell: Shell,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Shell {
-    Bash,
-    Zsh,
-    Fish,
-}
 
 /// Answers the shell that asks for completions, and tells whether one did.
 pub(crate) fn answered(arguments: &[OsString]) -> bool {

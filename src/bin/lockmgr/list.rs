@@ -1,40 +1,14 @@
 //! `lockmgr list`: the locks, in an order, for people and for scripts.
 
-use crate::complete::locks;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::output;
 use crate::place::{Place, text};
+use crate::show_args::{List, Order};
 use crate::table;
 use crate::terminal::{self, Screen};
-use clap::{Args, ValueEnum};
-use clap_complete::engine::ArgValueCompleter;
 use lockmgr::{Lock, Printable};
-use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-        lockmgr list                    all locks of the store\n  \
-        lockmgr list job: backup        those whose names begin so\n  \
-        lockmgr list --sort until       those that expire first come first\n  \
-        lockmgr list -q | wc -l         the names alone, one a line")]
-pub(crate) struct List {
-    /// The beginnings of their names
-    #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks))]
-    pub(crate) prefixes: Vec<OsString>,
-    /// What the locks are sorted by: oldest first, first to expire first
-    #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Name)]
-    pub(crate) sort: Order,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Order {
-    Name,
-    Until,
-    Age,
-    Holder,
-}
 
 impl Place {
     pub(crate) fn list(&self, list: &List) -> Result<ExitCode, Failure> {

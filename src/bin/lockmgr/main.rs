@@ -26,6 +26,7 @@ mod place;
 mod processes;
 mod run;
 mod run_args;
+mod show_args;
 mod signals;
 mod table;
 mod terminal;
