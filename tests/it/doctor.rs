@@ -1,6 +1,6 @@
 //! `lockmgr doctor`: what it finds, what it advises, and how it exits.
 
-use crate::holding_support::{DONE, Kept};
+use crate::holding_support::{DONE, Kept, until};
 use crate::support::{Home, chmod, run, skip};
 use lockmgr::{GetOptions, LockManager};
 use serde_json::json;
@@ -15,10 +15,11 @@ fn healthy_store_is_counted_and_exits_with_0() {
     let process = Kept::idle();
     let bound = GetOptions::new().bound_to(process.pid());
     manager.get_lock("bound", bound).unwrap();
-    process.end();
-    // Last, as the next lock that is created sweeps it away.
-    let short = GetOptions::new().timeout(Duration::from_micros(1));
+    let short = GetOptions::new().timeout(Duration::from_millis(200));
     manager.get_lock("short", short).unwrap();
+    // From here on no lock is created, which would sweep.
+    process.end();
+    until("it expires", || !manager.is_locked("short").unwrap());
     let (status, found) = home.json(["doctor"]);
     assert_eq!(status, DONE, "{found}");
     for (field, value) in [

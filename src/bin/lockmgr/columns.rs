@@ -1,6 +1,6 @@
 //! Lines whose cells begin in the same columns of a terminal, and fit into it.
 
-use crate::terminal::Screen;
+use crate::terminal::{Screen, cut};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// What stands for the part of a cell that is cut out. In ASCII, for terminals that know no other.
@@ -34,7 +34,11 @@ pub(crate) fn fitted(columns: &[Column], rows: &[Vec<String>], screen: Screen) -
     let line = |row: &Vec<String>, is_heading: bool| {
         let mut line = String::new();
         for (place, &column) in shown.iter().enumerate() {
-            let cell = cut_middle(&row[column], widths[column]);
+            let cell = match columns[column].heading {
+                // The beginning of a command says most.
+                "HELD BY" => cut(&row[column], widths[column]),
+                _ => cut_middle(&row[column], widths[column]),
+            };
             let style = style(columns[column].heading, &cell, is_heading);
             line += &screen.styled(&cell, style);
             if place + 1 < shown.len() {
@@ -118,6 +122,28 @@ pub(crate) fn cut_middle(text: &str, columns: usize) -> String {
     format!("{head}{DOTS}{tail}")
 }
 
+/// A text in lines that fit behind a label so wide, broken between words, and with the label before
+/// the first. On a narrow terminal the other lines are indented less.
+pub(crate) fn labelled(label: &str, width: usize, text: &str, screen: Screen) -> String {
+    let mut lines = format!("{label:<width$} ");
+    let Some(room) = screen.columns else {
+        return lines + text;
+    };
+    let indent = if room < 3 * width { 2 } else { width + 1 };
+    let mut used = width + 1;
+    for (place, word) in text.split(' ').enumerate() {
+        if place > 0 && used + 1 + word.width() > room {
+            lines = format!("{lines}\n{:indent$}{word}", "");
+            used = indent + word.width();
+        } else {
+            let blank = if place > 0 { " " } else { "" };
+            lines = lines + blank + word;
+            used += blank.len() + word.width();
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +166,20 @@ mod tests {
         }
         let family = "👩\u{200d}👩\u{200d}👧".repeat(20);
         assert!(cut_middle(&family, 11).width() <= 11);
+    }
+
+    #[test]
+    fn labelled_text_is_broken_between_words() {
+        let shown = |columns| {
+            let screen = Screen {
+                columns,
+                is_colored: false,
+            };
+            labelled("to do", 6, "one two three four", screen)
+        };
+        assert_eq!(shown(None), "to do  one two three four");
+        assert_eq!(shown(Some(20)), "to do  one two three\n       four");
+        assert_eq!(shown(Some(14)), "to do  one two\n  three four");
     }
 
     #[test]

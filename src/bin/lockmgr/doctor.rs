@@ -1,9 +1,11 @@
 //! `lockmgr doctor`: where the store is, who may use it, whether it is whole, and what to do.
 
+use crate::columns::labelled;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::mounts::{is_of_network, type_of};
 use crate::place::{Place, shown};
+use crate::terminal::Screen;
 use lockmgr::{ErrorKind, Report};
 use serde_json::{Value, json};
 use std::fs::{self, Metadata};
@@ -157,7 +159,8 @@ impl Findings {
 
     fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let mut say = |what: &str, is: String| lines.push(format!("{what:<12} {is}"));
+        let screen = Screen::of_stdout();
+        let mut say = |what: &str, is: String| lines.push(labelled(what, 12, &is, screen));
         say("store", shown(&self.path));
         let unknown = || "unknown".to_owned();
         say(

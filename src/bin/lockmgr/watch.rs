@@ -23,6 +23,9 @@ use std::time::Duration;
 /// The time between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Columns that leave no room for the time of day.
+const NARROW: usize = 60;
+
 impl Place {
     pub(crate) fn watch(&self, prefix: Option<&OsStr>) -> Result<ExitCode, Failure> {
         let prefix = text("prefix", prefix.unwrap_or_default())?;
@@ -109,7 +112,14 @@ impl Place {
             Kind::GivenUp => "given up",
         };
         let names: Vec<_> = change.names.iter().map(|name| table::name(name)).collect();
-        let mut line = format!("{} {kind:<8}  {}", time(now), names.join(" "));
+        // On a narrow terminal the name says more than the time.
+        let is_narrow = Screen::of_stdout().columns.is_some_and(|it| it < NARROW);
+        let time_of_day = if is_narrow {
+            String::new()
+        } else {
+            time(now) + " "
+        };
+        let mut line = format!("{time_of_day}{kind:<8}  {}", names.join(" "));
         line += &format!("  by {}", Printable(&change.locked_by));
         if let Some(pid) = change.process_id {
             line += &format!(" (process {pid})");
