@@ -21,6 +21,22 @@ mod args;
 mod duration;
 #[path = "../../src/bin/lockmgr/run_args.rs"]
 mod run_args;
+#[path = "../../src/bin/lockmgr/show_args.rs"]
+mod show_args;
+
+/// Names that a shell is offered: none, as no shell asks.
+mod complete {
+    use clap_complete::engine::CompletionCandidate;
+    use std::ffi::OsStr;
+
+    pub(crate) fn locks(_: &OsStr) -> Vec<CompletionCandidate> {
+        Vec::new()
+    }
+
+    pub(crate) fn locks_and_waiters(_: &OsStr) -> Vec<CompletionCandidate> {
+        Vec::new()
+    }
+}
 
 use args::Cli;
 use clap::Parser;

@@ -1,6 +1,7 @@
 //! Reads a snapshot of the store.
 
 use super::fault::At;
+use super::format::FORMAT;
 use super::{LOCKS, META, REQUESTS, STATE_KEY, WANTS};
 use crate::beacon::Judge;
 use crate::clock::Moment;
@@ -135,6 +136,25 @@ impl ReadTx<'_> {
             found.push(decode_named(name.value(), row.value(), self.at)?);
         }
         Ok(found)
+    }
+
+    /// The version of the format; none if there is no file.
+    pub(crate) fn format(&self) -> Option<u32> {
+        // A file of another format is not opened.
+        self.tables.as_ref().map(|_| FORMAT)
+    }
+
+    /// Checks that all rows are there and whole, however many.
+    pub(crate) fn check_all(&self) -> Result<()> {
+        let Some(tables) = &self.tables else {
+            return Ok(());
+        };
+        let Snapshot { locks, txn, .. } = tables.snapshot;
+        let meta = txn
+            .open_table(META)
+            .map_err(|error| self.at.failed(error))?;
+        let expected = state_in(&meta, self.at)?.rows;
+        self.at.check_at_most(locks, expected, u64::MAX)
     }
 
     /// Judges what locks are bound to.

@@ -155,7 +155,7 @@ fn wrong_usage_is_refused() {
         (&["set"], "NAME"),
         (&["get"], "NAME"),
         (&["set", "a", "--while", "1"], "--no-renew"),
-        (&["list", "a", "b"], "'b'"),
+        (&["find", "a", "b"], "'b'"),
         (&["is-locked"], "NAME"),
         (&["set", "a", "--pid", "-1"], "-1"),
         (&["set", "a", "--pid", "4294967296"], "4294967296"),

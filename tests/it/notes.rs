@@ -42,7 +42,11 @@ fn run_notes_its_command_unless_it_is_given_a_note() {
     let holder = Kept::holder(&home, &["--note", "night run", "a"]);
     let refused = home.lockmgr(["run", "-n", "a", "--", "true"]);
     assert_eq!(refused.status, NO);
-    assert!(refused.stderr.contains("for \"night run\""), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("for \"night run\""),
+        "{}",
+        refused.stderr
+    );
     let waiting = ["run", "a", "--", "echo", "a\tb", &"é".repeat(200)];
     let waiter = Kept::start(home.command().args(waiting));
     until_queued(&manager, "a", 1);

@@ -266,7 +266,10 @@ fn console_sessions_of_the_readme_print_what_it_shows() {
         script += "echo ---\n";
     }
     script += "kill %1; wait\n";
-    let ran = in_home(&Home::new(), "bash", &script);
+    let home = Home::new();
+    fs::write(home.join("session"), script).unwrap();
+    // As at a terminal, the shell is `bash` without arguments.
+    let ran = in_home(&home, "bash", "exec bash < ~/session");
     let said: Vec<&str> = ran.stdout.split("---\n").collect();
     assert_eq!(said.len(), steps.len() + 1, "{ran:?}");
     for ((command, shown), said) in steps.iter().zip(said) {

@@ -156,7 +156,10 @@ pub(crate) fn through(wrapper: &[&str]) -> Command {
 
 fn program(words: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
-    command.args(&words[1..]).env_remove("LOCKMGR_DB");
+    command.args(&words[1..]);
+    command
+        .env_remove("LOCKMGR_DB")
+        .env_remove("LOCKMGR_LOCKED_BY");
     command
 }
 

@@ -154,7 +154,6 @@ fn quiet_prints_nothing_but_errors() {
         (&["is-locked", "x"], DONE),
         (&["check", "x", "1"], DONE),
         (&["set", "z"], DONE),
-        (&["list"], DONE),
         (&["--json", "list"], DONE),
         (&["find", "none"], NO),
         (&["renew", "x"], DONE),

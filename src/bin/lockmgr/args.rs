@@ -1,12 +1,18 @@
 //! The command line: its commands and options, and their meaning.
 
+use crate::complete::{locks, locks_and_waiters};
 use crate::duration::{BadDuration, duration};
 use crate::run_args::Run;
+use crate::show_args::{Completions, List};
 use clap::{Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 use lockmgr::Timeout;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+/// What `--version` says: also which files this release reads.
+const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nstore format 1\nredb 4.6.0");
 
 /// Named locks with deadlines, in one file, for every process of this host.
 ///
@@ -16,6 +22,7 @@ use std::str::FromStr;
 #[command(
     name = "lockmgr",
     version,
+    long_version = LONG_VERSION,
     propagate_version = true,
     max_term_width = 100,
     subcommand_required = true,
@@ -66,16 +73,17 @@ pub(crate) enum Command {
     ///
     /// `set` excludes nobody: it renews a lock that exists, even another holder's, and succeeds. To hold
     /// a lock that others cannot have, use `lockmgr run` (while a command runs) or `lockmgr get`.
+    #[command(alias = "set_lock")]
     Set(Set),
     /// Renew a lock
     Renew(Renew),
     /// Remove locks, of any holder; those of running jobs only with --force
-    #[command(visible_alias = "clear")]
+    #[command(visible_alias = "clear", alias = "clear_lock")]
     Unlock(Unlock),
     /// Ask whether a token still holds a lock
     Check {
         /// The lock's name
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(locks))]
         name: OsString,
         /// The fencing token
         #[arg(value_name = "TOKEN")]
@@ -84,32 +92,49 @@ pub(crate) enum Command {
     /// Show the requests that wait for locks, first come first
     Queue {
         /// The beginning of the locks' names
-        #[arg(value_name = "PREFIX")]
+        #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks_and_waiters))]
         prefix: Option<OsString>,
     },
     /// Ask whether a lock exists
     IsLocked {
         /// The lock's name
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(locks))]
         name: OsString,
     },
     /// Show a lock
     Find {
         /// The lock's name
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(locks))]
         name: OsString,
     },
-    /// List the locks, or those whose names begin with a prefix
-    List {
-        /// The beginning of their names
-        #[arg(value_name = "PREFIX")]
+    /// List the locks, or those whose names begin with one of the prefixes
+    #[command(alias = "list_locks")]
+    List(List),
+    /// Print what changes, until ^C: asked, granted, renewed, released, expired, freed, given up
+    ///
+    /// It looks five times a second, and misses what comes and goes between two looks. It only
+    /// reads. With --json it prints one document a line.
+    #[command(after_help = "Examples:\n  \
+        lockmgr watch                   every change\n  \
+        lockmgr watch job:              changes of locks whose names begin so\n  \
+        lockmgr watch --json | jq .     for programs")]
+    Watch {
+        /// The beginning of the locks' names
+        #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks_and_waiters))]
         prefix: Option<OsString>,
     },
+    /// Say where the store is, who may use it, whether it is whole, and what to do
+    ///
+    /// Exits with 0 if all is well, and else as a command does that meets the first problem.
+    Doctor,
+    /// Print the script that lets a shell complete commands, options and the names of locks
+    Completions(Completions),
     /// Remove what is left of expired locks, to reclaim space at once
     Clean,
     /// Remove every lock, of every holder
     ///
     /// It asks first, and names the running jobs that would lose their locks.
+    #[command(alias = "reset_locks")]
     Reset {
         /// Do not ask, and take the locks of running jobs too
         #[arg(short, long)]
@@ -141,7 +166,7 @@ impl Lease {
 
 #[derive(Debug, Args)]
 pub(crate) struct Holder {
-    /// The holder [default: this host's name]
+    /// The holder [default: $LOCKMGR_LOCKED_BY, else this host's name]
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
 
@@ -175,7 +200,7 @@ impl FromStr for Bound {
 #[derive(Debug, Args)]
 pub(crate) struct Set {
     /// The locks' names
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
     pub(crate) names: Vec<OsString>,
     #[command(flatten)]
     pub(crate) lease: Lease,
@@ -199,7 +224,7 @@ pub(crate) struct Set {
 #[derive(Debug, Args)]
 pub(crate) struct Get {
     /// The locks' names: all of them at once, or none
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
     pub(crate) names: Vec<OsString>,
     #[command(flatten)]
     pub(crate) lease: Lease,
@@ -223,7 +248,7 @@ pub(crate) struct Get {
 #[derive(Debug, Args)]
 pub(crate) struct Renew {
     /// The lock's name
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(locks))]
     pub(crate) name: OsString,
     #[command(flatten)]
     pub(crate) lease: Lease,
@@ -236,7 +261,7 @@ pub(crate) struct Renew {
     /// Create the lock if it is absent
     #[arg(long)]
     pub(crate) create: bool,
-    /// The holder of a lock that is created [default: this host's name]
+    /// The holder of a lock that is created [default: $LOCKMGR_LOCKED_BY, else this host's name]
     #[arg(long, value_name = "HOLDER", requires = "create")]
     pub(crate) locked_by: Option<OsString>,
     /// A process to note with a lock that is created, for people to read; it frees nothing
@@ -258,7 +283,7 @@ pub(crate) struct Renew {
 #[derive(Debug, Args)]
 pub(crate) struct Unlock {
     /// The locks' names
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks))]
     pub(crate) names: Vec<OsString>,
     /// Only if it still bears this token (one name); else exit with 1 and name the holder
     #[arg(long, value_name = "N")]

@@ -1,6 +1,7 @@
 //! Does each command: one call of the library, and its output.
 
 use crate::args::{Bound, Cli, Command, Renew, Set};
+use crate::complete;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::misuse;
@@ -38,7 +39,10 @@ pub(crate) fn run(cli: Cli, arguments: &[OsString]) -> Result<ExitCode, Failure>
         Command::Unlock(unlock) => store.unlock(unlock),
         Command::IsLocked { name } => store.is_locked(name),
         Command::Find { name } => store.find(name),
-        Command::List { prefix } => store.list(prefix.as_deref()),
+        Command::List(list) => store.list(list),
+        Command::Watch { prefix } => store.watch(prefix.as_deref()),
+        Command::Completions(completions) => complete::print(completions),
+        Command::Doctor => store.doctor(),
         Command::Clean => store.clean(),
         Command::Reset { force } => store.reset(*force),
     };
@@ -111,7 +115,7 @@ impl Place {
     }
 
     /// Says of an empty list which locks it would have: their prefix, and the store.
-    fn of_prefix(&self, prefix: &str) -> String {
+    pub(crate) fn of_prefix(&self, prefix: &str) -> String {
         let store = self.shown();
         match prefix {
             "" => format!(" in {store}"),
@@ -193,17 +197,6 @@ impl Place {
                 Ok(ExitCode::No)
             }
         }
-    }
-
-    fn list(&self, prefix: Option<&OsStr>) -> Result<ExitCode, Failure> {
-        let prefix = text("prefix", prefix.unwrap_or_default())?;
-        let manager = self.to_read()?;
-        let locks = manager.locks(prefix)?;
-        self.print(&locks, || match locks.is_empty() {
-            true => vec![format!("no locks{}", self.of_prefix(prefix))],
-            false => table::locks(&manager, &locks),
-        })?;
-        Ok(ExitCode::Success)
     }
 
     fn clean(&self) -> Result<ExitCode, Failure> {

@@ -7,24 +7,32 @@ compile_error!(
 );
 
 mod args;
+mod changes;
+mod columns;
 mod commands;
+mod complete;
+mod doctor;
 mod duration;
 mod exit_code;
 mod failure;
 mod fault;
 mod get;
+mod list;
 mod misuse;
+mod mounts;
 mod outer;
 mod output;
 mod place;
 mod processes;
 mod run;
 mod run_args;
+mod show_args;
 mod signals;
 mod table;
 mod terminal;
 mod unlock;
 mod waiting;
+mod watch;
 
 use args::Cli;
 use clap::Parser;
@@ -56,6 +64,9 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
         && exec == EXEC
     {
         return Ok(become_command(parent, command));
+    }
+    if complete::answered(&arguments) {
+        return Ok(ExitCode::Success);
     }
     match Cli::try_parse_from(&arguments) {
         Ok(cli) => commands::run(cli, &arguments),

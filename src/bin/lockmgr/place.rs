@@ -8,6 +8,7 @@ use rustix::process::geteuid;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{env, fs, io};
 
 /// The directory of the host's store.
@@ -58,7 +59,11 @@ impl Place {
         Ok(Self {
             path,
             directory,
-            builder: LockManager::builder().busy_timeout(bound),
+            builder: match default_holder()? {
+                Some(by) => LockManager::builder().locked_by(by),
+                None => LockManager::builder(),
+            }
+            .busy_timeout(bound),
             json: cli.json,
             quiet: cli.quiet,
         })
@@ -66,6 +71,12 @@ impl Place {
 
     pub(crate) fn to_read(&self) -> Result<LockManager, Failure> {
         Ok(self.builder.clone().read_only().open(&self.path)?)
+    }
+
+    /// For somebody who does not wait so long for the store as a command does.
+    pub(crate) fn to_read_within(&self, bound: Duration) -> Result<LockManager, Failure> {
+        let builder = self.builder.clone().busy_timeout(bound);
+        Ok(builder.read_only().open(&self.path)?)
     }
 
     pub(crate) fn to_write(&self) -> Result<LockManager, Failure> {
@@ -133,6 +144,20 @@ pub(crate) fn note(given: &OsStr) -> Result<&str, Failure> {
     let text = text("note", given)?;
     Note::new(text).map_err(Error::from)?;
     Ok(text)
+}
+
+/// The holder that `LOCKMGR_LOCKED_BY` names, for commands without `--locked-by`.
+fn default_holder() -> Result<Option<String>, Failure> {
+    let Some(given) = env::var_os("LOCKMGR_LOCKED_BY").filter(|by| !by.is_empty()) else {
+        return Ok(None);
+    };
+    match holder(&given) {
+        Ok(by) => Ok(Some(by.to_owned())),
+        Err(invalid) => Err(Failure::Usage(format!(
+            "LOCKMGR_LOCKED_BY names no holder: {}",
+            invalid.message()
+        ))),
+    }
 }
 
 /// `lockmgr` in the user's state directory, as the XDG Base Directory Specification 0.8 has it:

@@ -22,13 +22,18 @@ fn is_of_this_namespace() -> bool {
 /// Says which program the process of a lock's holder runs: `process 4242 runs "sleep 60"`. Only of
 /// a process that the lock is bound to, and whose number means the same here.
 pub(crate) fn holder_of(lock: &Lock) -> Option<String> {
-    let is_known = |it: &BoundTo| it.is_alive() == Some(true) && it.is_here();
-    let pid = lock.bound_to().filter(is_known)?.process_id();
-    Some(format!("process {pid} runs {}", program(pid)?))
+    let pid = alive_here(lock)?;
+    Some(format!("process {pid} runs \"{}\"", program(pid)?))
 }
 
-/// The command line of a process, shortened and quoted.
-fn program(pid: u32) -> Option<String> {
+/// The process that a lock is bound to, if it lives and its number means the same here.
+pub(crate) fn alive_here(lock: &Lock) -> Option<u32> {
+    let is_known = |it: &BoundTo| it.is_alive() == Some(true) && it.is_here();
+    Some(lock.bound_to().filter(is_known)?.process_id())
+}
+
+/// The command line of a process, shortened.
+pub(crate) fn program(pid: u32) -> Option<String> {
     if !is_of_this_namespace() {
         return None;
     }
@@ -44,7 +49,7 @@ fn program(pid: u32) -> Option<String> {
     let line = [&[program.into()], arguments].concat().join(" ");
     let shown: String = line.chars().take(SHOWN).collect();
     let dots = if shown.len() < line.len() { "…" } else { "" };
-    Some(format!("\"{}{dots}\"", Printable(&shown)))
+    Some(format!("{}{dots}", Printable(&shown)))
 }
 
 /// The parent, group and session of a process. A number is 0 if that one is outside the pid

@@ -1,6 +1,8 @@
 //! The options of `lockmgr run`. Those that flock(1) has too bear its names.
 
+use crate::complete::locks_and_waiters;
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use std::ffi::OsString;
 
 #[derive(Debug, Args)]
@@ -14,7 +16,7 @@ use std::ffi::OsString;
 )]
 pub(crate) struct Run {
     /// The locks' names: all of them at once, or none
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
     pub(crate) names: Vec<OsString>,
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND")]
@@ -59,7 +61,7 @@ pub(crate) struct Run {
     /// the command, unless that is setuid
     #[arg(short = 'o', long, hide_short_help = true, conflicts_with = "no_fork")]
     pub(crate) close: bool,
-    /// The holder [default: this host's name]
+    /// The holder [default: $LOCKMGR_LOCKED_BY, else this host's name]
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
     /// Keep the names taken until this time has passed since the grant, however the job ends: not

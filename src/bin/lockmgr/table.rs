@@ -1,7 +1,11 @@
 //! Locks, requests and results as tables for people.
 
+use crate::columns::{Column, fitted};
+use crate::processes;
+use crate::terminal::Screen;
 use chrono::{DateTime, Utc};
-use lockmgr::{Lock, LockManager, LockName, LockSetResult, Printable, Request, Status};
+use lockmgr::{Lock, LockManager, LockName, LockSetResult, Note, Printable, Request, Status};
+use std::collections::HashMap;
 use std::time::Duration;
 use unicode_width::UnicodeWidthStr;
 
@@ -17,28 +21,80 @@ pub(crate) fn bound_locks(
     bound_to: Option<u32>,
 ) -> Vec<String> {
     let now = Utc::now();
-    let headings = [
-        "NAME",
-        "TOKEN",
-        "HELD BY",
-        "PROCESS",
-        "AGE",
-        "TIME LEFT",
-        "WAITING",
-    ];
-    let mut rows = vec![headings.map(str::to_owned)];
-    rows.extend(locks.iter().map(|lock| {
-        [
-            name(lock.name().as_str()),
-            lock.token().to_string(),
-            printable(lock.locked_by().as_str()),
-            process(lock, bound_to),
-            age(lock.created_at(), now),
-            time_left(manager, lock),
-            lock.waiting().to_string(),
-        ]
-    }));
-    aligned(&rows)
+    let mut holders = Holders::default();
+    let rows: Vec<Vec<String>> = locks
+        .iter()
+        .map(|lock| {
+            vec![
+                name(lock.name().as_str()),
+                lock.token().to_string(),
+                holders.of(lock, bound_to),
+                process(lock, bound_to),
+                age(lock.created_at(), now),
+                time_left(manager, lock),
+                lock.waiting().to_string(),
+                note(lock.note()),
+            ]
+        })
+        .collect();
+    let has_notes = locks.iter().any(|lock| lock.note().is_some());
+    let columns = &COLUMNS[..COLUMNS.len() - usize::from(!has_notes)];
+    fitted(columns, &rows, Screen::of_stdout())
+}
+
+/// The columns of a table of locks. The name and the time left stay on the narrowest terminal.
+const COLUMNS: [Column; 8] = [
+    column("NAME", Some(8), None),
+    column("TOKEN", None, Some(3)),
+    column("HELD BY", Some(12), Some(6)),
+    column("PROCESS", None, Some(5)),
+    column("AGE", None, Some(4)),
+    column("TIME LEFT", None, None),
+    column("WAITING", None, Some(1)),
+    // Left out if no lock has one.
+    column("NOTE", Some(8), Some(2)),
+];
+
+const fn column(heading: &'static str, least: Option<usize>, leaves: Option<u8>) -> Column {
+    Column {
+        heading,
+        least,
+        leaves,
+    }
+}
+
+/// Says who holds locks, and looks at each process once.
+#[derive(Debug)]
+struct Holders {
+    host: String,
+    programs: HashMap<u32, Option<String>>,
+}
+
+impl Default for Holders {
+    fn default() -> Self {
+        Self {
+            host: gethostname::gethostname().to_string_lossy().into_owned(),
+            programs: HashMap::new(),
+        }
+    }
+}
+
+impl Holders {
+    /// The holder, unless it is this host, as it is by default, and the program that it runs.
+    fn of(&mut self, lock: &Lock, about_to: Option<u32>) -> String {
+        let by = lock.locked_by().as_str();
+        let by = (by != self.host).then(|| printable(by));
+        let pid = about_to.or_else(|| processes::alive_here(lock));
+        let program = pid.and_then(|pid| {
+            let look = || processes::program(pid);
+            self.programs.entry(pid).or_insert_with(look).clone()
+        });
+        match (by, program) {
+            (Some(by), Some(program)) => format!("{by}: {program}"),
+            (Some(it), None) | (None, Some(it)) => it,
+            (None, None) => "this host".into(),
+        }
+    }
 }
 
 /// The process that a lock is bound to, or is about to be; else the one noted with it.
@@ -49,6 +105,7 @@ fn process(lock: &Lock, about_to: Option<u32>) -> String {
             // Its number means another process here, or none.
             Some(_) if !it.is_here() => "alive elsewhere".into(),
             Some(_) => format!("{} alive", it.process_id()),
+            None if !it.is_here() => "unknown".into(),
             None => format!("{} unknown", it.process_id()),
         },
         (None, None, Some(pid)) => pid.to_string(),
@@ -59,7 +116,14 @@ fn process(lock: &Lock, about_to: Option<u32>) -> String {
 /// The requests that wait, as a table.
 pub(crate) fn queue(requests: &[Request]) -> Vec<String> {
     let now = Utc::now();
-    let headings = ["WANTED", "ASKED BY", "PROCESS", "SINCE", "FOR ANOTHER"];
+    let headings = [
+        "WANTED",
+        "ASKED BY",
+        "PROCESS",
+        "SINCE",
+        "FOR ANOTHER",
+        "NOTE",
+    ];
     let mut rows = vec![headings.map(str::to_owned)];
     rows.extend(requests.iter().map(|request| {
         let names = request.names().iter().map(|wanted| name(wanted.as_str()));
@@ -73,9 +137,14 @@ pub(crate) fn queue(requests: &[Request]) -> Vec<String> {
             request
                 .waits_until()
                 .map_or("as long as it takes".into(), left),
+            note(request.note()),
         ]
     }));
     aligned(&rows)
+}
+
+fn note(note: Option<&Note>) -> String {
+    note.map_or("-".into(), |note| printable(note.as_str()))
 }
 
 /// The outcome for each name, as a table.

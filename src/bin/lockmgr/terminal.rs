@@ -1,20 +1,52 @@
-//! The terminal that standard error may be: whether a line can be drawn there again and again, and
-//! how much fits into it.
+//! The terminals that standard output and standard error may be: whether a line can be drawn there
+//! again and again, how much fits into it, and whether it has colours.
 
 use crate::processes::kin;
 use rustix::process::getpid;
 use rustix::termios::{tcgetpgrp, tcgetwinsize};
 use std::env;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use unicode_width::UnicodeWidthChar;
 
 /// The columns of a terminal that says nothing of them.
 const COLUMNS: usize = 80;
 
+/// What standard output can show.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Screen {
+    /// None if it is no terminal: then nothing is cut.
+    pub(crate) columns: Option<usize>,
+    pub(crate) is_colored: bool,
+}
+
+impl Screen {
+    pub(crate) fn of_stdout() -> Self {
+        let is_terminal = io::stdout().is_terminal();
+        // As https://no-color.org has it: set to anything but nothing.
+        let is_refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            columns: is_terminal.then(|| columns_of(io::stdout())),
+            is_colored: is_terminal && !is_refused && !is_dumb(),
+        }
+    }
+
+    /// A text with this SGR parameter, if there are colours.
+    pub(crate) fn styled(self, text: &str, style: Option<u8>) -> String {
+        match style.filter(|_| self.is_colored) {
+            Some(style) => format!("\x1b[{style}m{text}\x1b[0m"),
+            None => text.to_owned(),
+        }
+    }
+}
+
+fn is_dumb() -> bool {
+    env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
 /// Whether a line on standard error can be drawn again in its place.
 pub(crate) fn is_live() -> bool {
-    let is_dumb = env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    io::stderr().is_terminal() && !is_dumb
+    io::stderr().is_terminal() && !is_dumb()
 }
 
 /// Whether this process may write there: in the background it would draw over another's output.
@@ -28,7 +60,11 @@ pub(crate) fn is_in_foreground() -> bool {
 
 /// How many columns it has now.
 pub(crate) fn columns() -> usize {
-    let seen = tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col.into());
+    columns_of(io::stderr())
+}
+
+fn columns_of(terminal: impl AsFd) -> usize {
+    let seen = tcgetwinsize(terminal).map_or(0, |size| size.ws_col.into());
     let told = || env::var("COLUMNS").ok()?.parse().ok();
     Some(seen)
         .filter(|&columns| columns > 0)

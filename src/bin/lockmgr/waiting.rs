@@ -3,9 +3,10 @@
 use crate::duration::Wait;
 use crate::failure::Failure;
 use crate::place::Place;
+use crate::processes;
 use crate::signals::{Signals, end_by};
 use crate::terminal;
-use lockmgr::{Acquire, Canceller, LockGuard, LockManager, LockName, Request};
+use lockmgr::{Acquire, Canceller, Lock, LockGuard, LockManager, LockName, Request};
 use std::io::{self, IsTerminal, Write};
 use std::panic::resume_unwind;
 use std::process;
@@ -161,9 +162,17 @@ fn whom(manager: &LockManager, names: &[LockName]) -> Option<String> {
     let ahead = before.iter().filter(|request| wants_one(request)).count();
     let held = |name: &LockName| manager.find(name).ok().flatten();
     match (names.iter().find_map(held), ahead) {
-        (Some(lock), 0) => Some(lock.to_string()),
-        (Some(lock), _) => Some(format!("{lock}; {ahead} ahead")),
+        (Some(lock), 0) => Some(held_for(&lock)),
+        (Some(lock), _) => Some(format!("{ahead} ahead and {}", held_for(&lock))),
         (None, 0) => None,
         (None, _) => Some(format!("earlier requests; {ahead} ahead")),
+    }
+}
+
+/// Says who holds a lock, and what for. A note of its holder belongs here, before the program.
+fn held_for(lock: &Lock) -> String {
+    match processes::holder_of(lock) {
+        Some(program) => format!("{lock}; {program}"),
+        None => lock.to_string(),
     }
 }

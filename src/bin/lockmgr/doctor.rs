@@ -1,0 +1,232 @@
+//! `lockmgr doctor`: where the store is, who may use it, whether it is whole, and what to do.
+
+use crate::columns::labelled;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::mounts::{is_of_network, type_of};
+use crate::place::{Place, shown};
+use crate::terminal::Screen;
+use lockmgr::{ErrorKind, Report};
+use serde_json::{Value, json};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Something that is not well.
+#[derive(Debug)]
+struct Problem {
+    kind: &'static str,
+    code: ExitCode,
+    message: String,
+}
+
+/// What was found, for people in this order.
+#[derive(Debug)]
+struct Findings {
+    path: PathBuf,
+    file_system: Option<String>,
+    file: Option<Metadata>,
+    report: Option<Report>,
+    problems: Vec<Problem>,
+    advice: Vec<String>,
+}
+
+impl Place {
+    pub(crate) fn doctor(&self) -> Result<ExitCode, Failure> {
+        let found = self.examine();
+        let code = found.problems.first().map(|problem| problem.code);
+        self.print(&found.document(), || found.lines())?;
+        Ok(code.unwrap_or(ExitCode::Success))
+    }
+
+    fn examine(&self) -> Findings {
+        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        let above = path.ancestors().find(|path| path.exists());
+        let mut found = Findings {
+            file_system: above.and_then(type_of),
+            file: fs::metadata(&path).ok(),
+            report: None,
+            problems: Vec::new(),
+            advice: Vec::new(),
+            path,
+        };
+        match self.to_read().and_then(|manager| Ok(manager.inspect()?)) {
+            Ok(report) => found.report = Some(report),
+            Err(failure) => {
+                let failure = failure.at(self);
+                let (kind, code) = failure.kind();
+                found.problem(kind, code, failure.message());
+            }
+        }
+        found.look_at_the_place();
+        found.look_at_the_rows();
+        found
+    }
+}
+
+impl Findings {
+    fn problem(&mut self, kind: &'static str, code: ExitCode, message: String) {
+        if kind == ErrorKind::Corrupted.as_str() {
+            let advice = "stop its users, move the file away, and let them begin a new store: \
+                its locks and tokens are lost";
+            self.advice.push(advice.into());
+        }
+        self.problems.push(Problem {
+            kind,
+            code,
+            message,
+        });
+    }
+
+    fn look_at_the_place(&mut self) {
+        if let Some(kind) = self.file_system.clone().filter(|it| is_of_network(it)) {
+            let message = format!(
+                "the store is on a file system of a network ({kind}): hosts do not see each \
+                    other's locks, and may damage it; keep it on a disk of this host"
+            );
+            self.problem(ErrorKind::Unsupported.as_str(), ExitCode::Usage, message);
+        }
+        let directory = self.path.parent().unwrap_or(&self.path);
+        match (&self.file, fs::metadata(directory)) {
+            (None, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                let missing = shown(directory);
+                self.advice.push(format!(
+                    "the directory {missing} does not exist yet: a store that you name by --db or \
+                        LOCKMGR_DB needs it"
+                ));
+            }
+            (None, Ok(_)) => self
+                .advice
+                .push("there is no store yet: the first command that takes a lock makes it".into()),
+            (Some(file), Ok(directory)) => {
+                if file.mode() & 0o006 != 0 {
+                    self.advice.push(format!(
+                        "every user can {} the store: `chmod o= {}`",
+                        if file.mode() & 0o002 != 0 {
+                            "forge locks in"
+                        } else {
+                            "stop the writers of"
+                        },
+                        shown(&self.path)
+                    ));
+                }
+                let is_sticky = directory.mode() & 0o1000 != 0;
+                if directory.mode() & 0o002 != 0 && !is_sticky {
+                    self.advice.push(
+                        "every user can replace the store: its directory is writable to all".into(),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn look_at_the_rows(&mut self) {
+        let Some(report) = &self.report else { return };
+        let left = report.expired() + report.dead().len();
+        if left > 1_000 && left > report.live() {
+            self.advice.push(format!(
+                "{left} rows of locks that are over take space: `lockmgr clean` reclaims it"
+            ));
+        }
+    }
+
+    fn document(&self) -> Value {
+        let file = self.file.as_ref();
+        let report = self.report.as_ref();
+        let problems = self.problems.iter();
+        let problem = |it: &Problem| json!({ "kind": it.kind, "message": it.message });
+        json!({
+            "ok": self.problems.is_empty(),
+            "path": self.path.to_string_lossy(),
+            "exists": file.is_some(),
+            "file_system": self.file_system,
+            "owner": file.map(|it| it.uid()),
+            "group": file.map(|it| it.gid()),
+            "mode": file.map(|it| format!("{:04o}", it.mode() & 0o7777)),
+            "size": file.map(Metadata::len),
+            "format": report.and_then(Report::format),
+            "locks": report.map(Report::live),
+            "expired": report.map(Report::expired),
+            "dead": report.map(|it| it.dead().len()),
+            "waiting": report.map(Report::waiting),
+            "dead_requests": report.map(Report::dead_requests),
+            "problems": problems.map(problem).collect::<Vec<_>>(),
+            "advice": self.advice,
+        })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let screen = Screen::of_stdout();
+        let mut say = |what: &str, is: String| lines.push(labelled(what, 12, &is, screen));
+        say("store", shown(&self.path));
+        let unknown = || "unknown".to_owned();
+        say(
+            "file system",
+            self.file_system.clone().unwrap_or_else(unknown),
+        );
+        match &self.file {
+            None => say("file", "missing".into()),
+            Some(file) => {
+                let (user, group) = (
+                    name_in("/etc/passwd", file.uid()),
+                    name_in("/etc/group", file.gid()),
+                );
+                let mode = file.mode() & 0o7777;
+                say("owner", format!("{user}:{group}, mode {mode:04o}"));
+                say("used by", users(mode, &user, &group));
+                say("size", format!("{} bytes", file.len()));
+            }
+        }
+        if let Some(report) = &self.report {
+            if let Some(format) = report.format() {
+                say("format", format.to_string());
+            }
+            let (expired, dead) = (report.expired(), report.dead().len());
+            let left = format!("{expired} expired and {dead} dead rows");
+            say("locks", format!("{}, {left}", report.live()));
+            let dead = report.dead_requests();
+            say("waiting", format!("{}, {dead} dead rows", report.waiting()));
+            say("integrity", "every row is whole and in its place".into());
+        }
+        for problem in &self.problems {
+            say("problem", problem.message.clone());
+        }
+        for advice in &self.advice {
+            say("to do", advice.clone());
+        }
+        if self.problems.is_empty() && self.advice.is_empty() {
+            say("to do", "nothing, all is well".into());
+        }
+        lines
+    }
+}
+
+/// Who may open a file of this mode to write.
+fn users(mode: u32, user: &str, group: &str) -> String {
+    let mut users = vec!["root".to_owned()];
+    if mode & 0o600 == 0o600 && user != "root" {
+        users.push(format!("user {user}"));
+    }
+    if mode & 0o060 == 0o060 {
+        users.push(format!("group {group}"));
+    }
+    if mode & 0o006 == 0o006 {
+        users.push("every user".into());
+    }
+    users.join(", ")
+}
+
+/// The name of a user or group, or else its number.
+fn name_in(table: &str, id: u32) -> String {
+    let table = fs::read_to_string(table).unwrap_or_default();
+    let number = id.to_string();
+    let name = table.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == number).then(|| shown(Path::new(name)))
+    });
+    name.unwrap_or(number)
+}

@@ -1,0 +1,47 @@
+//! The arguments of the commands that show: `list` and `completions`.
+
+use crate::complete::locks;
+use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
+use std::ffi::OsString;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        lockmgr list                    all locks of the store\n  \
+        lockmgr list job: backup        those whose names begin so\n  \
+        lockmgr list --sort until       those that expire first come first\n  \
+        lockmgr list -q | wc -l         the names alone, one a line")]
+pub(crate) struct List {
+    /// The beginnings of their names
+    #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks))]
+    pub(crate) prefixes: Vec<OsString>,
+    /// What the locks are sorted by: oldest first, first to expire first
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Name)]
+    pub(crate) sort: Order,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Order {
+    Name,
+    Until,
+    Age,
+    Holder,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+        echo 'source <(lockmgr completions bash)' >> ~/.bashrc\n  \
+        echo 'source <(lockmgr completions zsh)' >> ~/.zshrc\n  \
+        lockmgr completions fish > ~/.config/fish/completions/lockmgr.fish")]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
