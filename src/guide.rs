@@ -83,6 +83,9 @@
 //! | a process | `get --while PID`, `set --while PID` | that process is gone |
 //! | nothing | `get`, `set` without `--while` | never: only the deadline ends it |
 //!
+//! A holder that asked for its lock [`at_least`](crate::Acquire::at_least) for a time leaves the name
+//! taken until then, however it ends. What is left is bound to nothing, and its token is dead.
+//!
 //! A later process of the same number does not count, and a holder in another container is judged
 //! as well. A holder that cannot be judged counts as alive, and then the deadline decides. A process
 //! that is only noted with a lock (`--pid`) frees nothing.
@@ -197,6 +200,27 @@
 //!
 //! ```sh
 //! lockmgr run camera gpu -- echo "both are mine"
+//! ```
+//!
+//! **Not twice within five minutes**, however short the job is and however it ends: the name stays
+//! taken until then, and `lockmgr list` shows it. `lockmgr unlock --force` frees it earlier.
+//!
+//! ```sh
+//! lockmgr run -n -E 0 --at-least 5m report -- echo "reported"
+//! ```
+//!
+//! **Why a lock is held**: `run` notes its command, or what `--note` says. Lists, the queue, and the
+//! messages of those that wait show it.
+//!
+//! ```sh
+//! lockmgr run --note "deploying 1.2.3" deploy -- echo "deployed"
+//! ```
+//!
+//! **A lock that is held by hand** can end earlier than it was going to:
+//!
+//! ```sh
+//! lockmgr -q get maintenance --timeout 2h
+//! lockmgr -q renew maintenance --timeout 5m --shorten
 //! ```
 //!
 //! **A job that may hang** is ended after ten minutes, and the next one gets the lock:

@@ -372,19 +372,24 @@ impl LockManager {
             }
             let mut removed = Vec::with_capacity(names.len());
             let mut free = HashSet::new();
-            for (of, lock) in locks.iter().zip(&present) {
-                let Some(lock) = lock.as_ref().filter(|lock| !free.contains(&lock.name)) else {
+            for ((of, name), lock) in locks.iter().zip(&names).zip(present) {
+                // Named twice, it is what the first left.
+                let lock = match free.contains(name) {
+                    true => live(tx, name, now)?.filter(|lock| of.names(lock)),
+                    false => lock,
+                };
+                let Some(lock) = lock else {
                     removed.push(false);
                     continue;
                 };
                 match of.token {
-                    Some(_) => end(tx, lock, now)?,
+                    Some(_) => end(tx, &lock, now)?,
                     None => {
-                        tx.remove(&lock.name)?;
-                        tx.rings.extend(holder_of(lock));
+                        tx.remove(name)?;
+                        tx.rings.extend(holder_of(&lock));
                     }
                 }
-                free.insert(&lock.name);
+                free.insert(name);
                 removed.push(true);
             }
             settle(tx, free, now)?;

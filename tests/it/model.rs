@@ -47,14 +47,34 @@ struct Row {
     locked_by: String,
     process_id: Option<u32>,
     until: Option<Moment>,
+    /// Until when the name stays taken, and whether the hold has ended.
+    at_least: Option<(Moment, bool)>,
     created_at: i64,
     updated_at: i64,
     token: u64,
 }
 
 impl Row {
-    fn is_live(&self, now: Moment) -> bool {
-        self.until.is_none_or(|until| until.left(now) > 0)
+    fn live(&self, now: Moment) -> Option<Self> {
+        match self.until.is_none_or(|until| until.left(now) > 0) {
+            true => Some(self.clone()),
+            false => self.ended(now),
+        }
+    }
+
+    /// What is left of it when its hold ends.
+    fn ended(&self, now: Moment) -> Option<Self> {
+        let (until, _) = self.at_least.filter(|(until, _)| until.left(now) > 0)?;
+        Some(Self {
+            until: Some(until),
+            at_least: Some((until, true)),
+            ..self.clone()
+        })
+    }
+
+    fn bears(&self, token: Option<u64>) -> bool {
+        let is_ended = self.at_least.is_some_and(|(_, is_ended)| is_ended);
+        token.is_none_or(|token| token == self.token && !is_ended)
     }
 }
 
@@ -69,6 +89,7 @@ struct Seen {
     updated_at: i64,
     token: u64,
     left: Option<Duration>,
+    at_least: Option<(i64, bool)>,
 }
 
 /// What a call came to.
@@ -95,6 +116,16 @@ struct Lease {
     timeout: Timeout,
     locked_by: Option<&'static str>,
     process_id: Option<u32>,
+    /// Of `get_lock` alone.
+    at_least: Option<Timeout>,
+}
+
+/// What the timeout of a renewal counts from.
+#[derive(Clone, Copy, Debug)]
+enum Counts {
+    FromNow,
+    Shortening,
+    FromTheDeadline,
 }
 
 /// Which lock an administrator means, or a holder.
@@ -122,7 +153,7 @@ enum Op {
     Renew {
         which: Which,
         timeout: Timeout,
-        add_time: bool,
+        counts: Counts,
         create: bool,
     },
     Unlock(Which),
@@ -175,11 +206,13 @@ fn ops() -> impl Strategy<Value = Op> {
     let name = || 0..NAMES.len();
     let lease = || {
         let locked_by = prop::option::of(Just("edge-7"));
-        let lease = (timeouts(), locked_by, any::<Option<u32>>());
-        lease.prop_map(|(timeout, locked_by, process_id)| Lease {
+        let at_least = prop::option::weighted(0.3, timeouts());
+        let lease = (timeouts(), locked_by, any::<Option<u32>>(), at_least);
+        lease.prop_map(|(timeout, locked_by, process_id, at_least)| Lease {
             timeout,
             locked_by,
             process_id,
+            at_least,
         })
     };
     let which = || {
@@ -193,13 +226,15 @@ fn ops() -> impl Strategy<Value = Op> {
         renew,
         create,
     });
-    let renewal = (which(), timeouts(), any::<[bool; 2]>());
+    let counts = [Counts::FromNow, Counts::Shortening, Counts::FromTheDeadline];
+    let counts = prop::sample::select(counts.to_vec());
+    let renewal = (which(), timeouts(), counts, any::<bool>());
     prop_oneof![
         6 => (prop::collection::vec(name(), 0..5), lease(), how)
             .prop_map(|(names, lease, how)| Op::Set { names, lease, how }),
         4 => (name(), lease()).prop_map(|(name, lease)| Op::Get { name, lease }),
-        6 => renewal.prop_map(|(which, timeout, [add_time, create])| {
-            Op::Renew { which, timeout, add_time, create }
+        6 => renewal.prop_map(|(which, timeout, counts, create)| {
+            Op::Renew { which, timeout, counts, create }
         }),
         3 => which().prop_map(Op::Unlock),
         1 => prop::collection::vec(which(), 0..4).prop_map(Op::UnlockAll),
@@ -220,8 +255,8 @@ struct Model {
 }
 
 impl Model {
-    fn live(&self, name: &str) -> Option<&Row> {
-        self.rows.get(name).filter(|row| row.is_live(self.now))
+    fn live(&self, name: &str) -> Option<Row> {
+        self.rows.get(name)?.live(self.now)
     }
 
     fn see(&self, name: &str, row: &Row) -> Seen {
@@ -235,11 +270,12 @@ impl Model {
             updated_at: row.updated_at,
             token: row.token,
             left: row.until.map(|until| Duration::from_micros(left(until))),
+            at_least: row.at_least.map(|(until, is_ended)| (until.wall, is_ended)),
         }
     }
 
     fn find(&self, name: &str) -> Option<Seen> {
-        Some(self.see(name, self.live(name)?))
+        Some(self.see(name, &self.live(name)?))
     }
 
     fn deadline(from: Moment, timeout: Timeout) -> Result<Option<Moment>, Answer> {
@@ -260,10 +296,15 @@ impl Model {
 
     fn create(&mut self, name: &str, lease: &Lease) -> Result<Seen, Answer> {
         self.last_token += 1;
+        let at_least = match lease.at_least {
+            Some(time) => Self::deadline(self.now, time)?,
+            None => None,
+        };
         let row = Row {
             locked_by: lease.locked_by.unwrap_or(HOLDER).to_owned(),
             process_id: lease.process_id,
             until: Self::deadline(self.now, lease.timeout)?,
+            at_least: at_least.map(|until| (until, false)),
             created_at: self.now.wall,
             updated_at: self.now.wall,
             token: self.last_token,
@@ -273,18 +314,19 @@ impl Model {
         Ok(seen)
     }
 
-    /// Renews to the timeout from now, never shorter, or by the timeout.
-    fn extend(&mut self, name: &str, timeout: Timeout, add_time: bool) -> Result<Seen, Answer> {
+    /// Renews to the timeout from now, never shorter unless that is meant, or by the timeout.
+    fn extend(&mut self, name: &str, timeout: Timeout, counts: Counts) -> Result<Seen, Answer> {
         let now = self.now;
-        let mut row = self.rows[name].clone();
+        let mut row = self.live(name).unwrap();
         row.until = match (row.until, Self::deadline(now, timeout)?) {
+            (_, new) if matches!(counts, Counts::Shortening) => new,
             (None, _) | (_, None) => None,
             (Some(old), Some(new)) => {
                 let old = Moment {
                     wall: old.wall,
                     ..now.plus(old.left(now))
                 };
-                if add_time {
+                if matches!(counts, Counts::FromTheDeadline) {
                     Self::deadline(old, timeout)?
                 } else if old.left(now) < new.left(now) {
                     Some(new)
@@ -309,6 +351,10 @@ impl Model {
     }
 
     fn set(&mut self, names: &[&'static str], lease: &Lease, how: How) -> Answer {
+        let lease = &Lease {
+            at_least: None,
+            ..lease.clone()
+        };
         self.transaction(|model| {
             Self::deadline(model.now, lease.timeout)?;
             let mut locks = Vec::new();
@@ -331,7 +377,7 @@ impl Model {
                     Some(_) if how.renew => (
                         1,
                         Status::Extend,
-                        Some(model.extend(name, lease.timeout, false)?),
+                        Some(model.extend(name, lease.timeout, Counts::FromNow)?),
                     ),
                     Some(lock) => (3, Status::Skip, Some(lock)),
                 };
@@ -350,6 +396,9 @@ impl Model {
     fn get(&mut self, name: &str, lease: &Lease) -> Answer {
         self.transaction(|model| {
             Self::deadline(model.now, lease.timeout)?;
+            if let Some(time) = lease.at_least {
+                Self::deadline(model.now, time)?.ok_or(Answer::InvalidTimeout)?;
+            }
             match model.find(name) {
                 Some(lock) => Err(Answer::Locked(lock)),
                 None => model.create(name, lease).map(Answer::Lock),
@@ -357,20 +406,21 @@ impl Model {
         })
     }
 
-    fn renew(&mut self, meant: Meant, timeout: Timeout, add_time: bool, create: bool) -> Answer {
+    fn renew(&mut self, meant: Meant, timeout: Timeout, counts: Counts, create: bool) -> Answer {
         let (name, token) = meant;
         let lease = Lease {
             timeout,
             locked_by: None,
             process_id: None,
+            at_least: None,
         };
         self.transaction(|model| {
             Self::deadline(model.now, timeout)?;
-            match model.find(name) {
-                Some(lock) if token.is_none_or(|token| token == lock.token) => {
-                    model.extend(name, timeout, add_time).map(Answer::Lock)
+            match model.live(name) {
+                Some(row) if row.bears(token) => {
+                    model.extend(name, timeout, counts).map(Answer::Lock)
                 }
-                Some(lock) if create => Err(Answer::Locked(lock)),
+                Some(row) if create => Err(Answer::Locked(model.see(name, &row))),
                 None if create => model.create(name, &lease).map(Answer::Lock),
                 _ => Err(Answer::NotFound(name.to_owned(), token)),
             }
@@ -378,12 +428,13 @@ impl Model {
     }
 
     fn unlock(&mut self, (name, token): Meant) -> bool {
-        let is_meant = |row: &Row| token.is_none_or(|token| token == row.token);
-        let is_there = self.live(name).is_some_and(is_meant);
-        if is_there {
-            self.rows.remove(name);
-        }
-        is_there
+        let Some(row) = self.live(name).filter(|row| row.bears(token)) else {
+            return false;
+        };
+        self.rows.remove(name);
+        let left = row.ended(self.now).filter(|_| token.is_some());
+        self.rows.extend(left.map(|left| (name.to_owned(), left)));
+        true
     }
 
     /// Removes what has expired; how many rows at most are still there, for housekeeping may have
@@ -391,13 +442,13 @@ impl Model {
     fn clean(&mut self) -> usize {
         let before = self.rows.len();
         let now = self.now;
-        self.rows.retain(|_, row| row.is_live(now));
+        self.rows.retain(|_, row| row.live(now).is_some());
         before - self.rows.len()
     }
 
     fn reset(&mut self) -> usize {
         let rows = std::mem::take(&mut self.rows);
-        rows.values().filter(|row| row.is_live(self.now)).count()
+        rows.values().filter_map(|row| row.live(self.now)).count()
     }
 }
 
@@ -471,6 +522,9 @@ impl Pair {
             updated_at: lock.updated_at().timestamp_micros(),
             token: lock.token(),
             left: self.manager().time_left(lock),
+            at_least: lock
+                .at_least()
+                .map(|until| (until.timestamp_micros(), lock.is_at_least())),
         }
     }
 
@@ -527,13 +581,13 @@ impl Pair {
             Op::Renew {
                 which,
                 timeout,
-                add_time,
+                counts,
                 create,
             } => {
                 let meant = self.meant(&which);
-                let options = renew_options(timeout, add_time, create);
+                let options = renew_options(timeout, counts, create);
                 let result = manager.renew_lock(lock_ref(meant), options);
-                let expected = self.model.renew(meant, timeout, add_time, create);
+                let expected = self.model.renew(meant, timeout, counts, create);
                 (self.lock_answer(result), expected)
             }
             Op::Unlock(which) => {
@@ -639,6 +693,9 @@ fn get_options(lease: &Lease) -> GetOptions {
     if let Some(process_id) = lease.process_id {
         options = options.process_id(process_id);
     }
+    if let Some(time) = lease.at_least {
+        options = options.at_least(time);
+    }
     options
 }
 
@@ -662,11 +719,13 @@ fn set_options(lease: &Lease, how: How) -> SetOptions {
     options
 }
 
-fn renew_options(timeout: Timeout, add_time: bool, create: bool) -> RenewOptions {
+fn renew_options(timeout: Timeout, counts: Counts, create: bool) -> RenewOptions {
     let mut options = RenewOptions::new().timeout(timeout);
-    if add_time {
-        options = options.add_time();
-    }
+    options = match counts {
+        Counts::FromNow => options,
+        Counts::Shortening => options.shorten(),
+        Counts::FromTheDeadline => options.add_time(),
+    };
     if create {
         options = options.create();
     }

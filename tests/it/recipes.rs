@@ -91,6 +91,8 @@ fn by_systemd(unit: &str) -> String {
 const SAID_BY_SCRIPTS: &str = "nobody else deploys now\n\
     others may deploy again\n\
     both are mine\n\
+    reported\n\
+    deployed\n\
     importing\n";
 
 fn scripts() -> String {
