@@ -81,8 +81,8 @@ impl Row {
 /// A lock as its user sees it.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
-    name: String,
-    locked_by: String,
+    name: Box<str>,
+    locked_by: Box<str>,
     process_id: Option<u32>,
     locked_until: Option<i64>,
     created_at: i64,
@@ -262,8 +262,8 @@ impl Model {
     fn see(&self, name: &str, row: &Row) -> Seen {
         let left = |until: Moment| until.left(self.now).max(0).unsigned_abs();
         Seen {
-            name: name.to_owned(),
-            locked_by: row.locked_by.clone(),
+            name: name.into(),
+            locked_by: row.locked_by.as_str().into(),
             process_id: row.process_id,
             locked_until: row.until.map(|until| until.wall),
             created_at: row.created_at,
@@ -514,8 +514,8 @@ impl Pair {
 
     fn see(&self, lock: &Lock) -> Seen {
         Seen {
-            name: lock.name().to_string(),
-            locked_by: lock.locked_by().to_string(),
+            name: lock.name().as_str().into(),
+            locked_by: lock.locked_by().as_str().into(),
             process_id: lock.process_id(),
             locked_until: lock.locked_until().map(|until| until.timestamp_micros()),
             created_at: lock.created_at().timestamp_micros(),
