@@ -130,12 +130,10 @@ impl LockManager {
             };
             tx.check_all()?;
             for lock in tx.with_prefix("")? {
-                match lock.is_expired(now) {
-                    true => report.expired += 1,
-                    false => match lock.clone().if_live(now, tx.judge()) {
-                        Some(_) => report.live += 1,
-                        None => report.dead.push(lock),
-                    },
+                match lock.clone().if_live(now, tx.judge()) {
+                    Some(_) => report.live += 1,
+                    None if lock.is_expired(now) => report.expired += 1,
+                    None => report.dead.push(lock),
                 }
             }
             let mut judged = Judged::default();

@@ -292,6 +292,20 @@ impl Lock {
         self.token
     }
 
+    /// Tells whether this token holds the lock: the lock bears it, and the hold has not ended.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let lock = manager.get_lock("hello", lockmgr::GetOptions::new())?;
+    /// assert!(lock.is_held_by(lock.token()));
+    /// assert!(!lock.is_held_by(lock.token() + 1));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn is_held_by(&self, token: u64) -> bool {
+        self.token == token && !self.is_at_least()
+    }
+
     /// Returns why the lock is held, in the holder's words.
     ///
     /// ```
@@ -592,8 +606,7 @@ impl<'a> LockRef<'a> {
     }
 
     pub(crate) fn names(&self, lock: &Lock) -> bool {
-        self.token
-            .is_none_or(|token| token == lock.token && !lock.is_at_least())
+        self.token.is_none_or(|token| lock.is_held_by(token))
     }
 }
 

@@ -305,9 +305,9 @@ fn lease(parts: &Parts<'_>) -> Option<Lease> {
         locked_by: Holder::new(parts.locked_by).ok()?,
         process_id: parts.process_id,
         note: note(parts)?,
-        at_least: parts.at_least.map(|micros| {
-            Timeout::After(Duration::from_micros(micros)).normal()
-        }),
+        at_least: parts
+            .at_least
+            .map(|micros| Timeout::After(Duration::from_micros(micros)).normal()),
         bound_to: parts.bound_to.map(binding),
     })
 }

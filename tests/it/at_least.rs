@@ -1,7 +1,7 @@
 //! Names that stay taken for a time, however their hold ends, and leases that are shortened.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, secs, until, until_queued};
-use crate::support::Home;
+use crate::support::{Home, run};
 use lockmgr::{Error, GetOptions, LockRef, RenewOptions, Timeout};
 use serde_json::json;
 use std::thread;
@@ -208,6 +208,19 @@ fn command_runs_once_within_the_time_and_only_force_unlocks_it() {
     assert_eq!(given_back.status, DONE);
     assert_eq!(home.json(["is-locked", "b"]).1, json!(true));
     assert_eq!(home.lockmgr(["unlock", "b", "--token", &token]).status, NO);
+    assert_eq!(home.lockmgr(["check", "b", &token]).status, NO);
+}
+
+#[test]
+fn inner_run_is_not_covered_by_a_hold_that_has_ended() {
+    let home = Home::new();
+    // The job gives its own lock back, and goes on.
+    let script = "\"$0\" -q unlock a --token $LOCKMGR_TOKENS && \"$0\" run -n a -- echo twice";
+    let mut command = home.command();
+    command.args(["run", "--on-lost", "warn", "--at-least", "600", "a", "--"]);
+    let ran = run(command.args(["sh", "-c", script, env!("CARGO_BIN_EXE_lockmgr")]));
+    assert_eq!((ran.status, ran.stdout.as_str()), (NO, ""), "{ran:?}");
+    assert!(ran.stderr.contains("stays taken until"), "{ran:?}");
 }
 
 #[test]

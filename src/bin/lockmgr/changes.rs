@@ -16,6 +16,8 @@ pub(crate) struct Held {
     pub(crate) created_at: i64,
     pub(crate) updated_at: i64,
     pub(crate) locked_until: Option<i64>,
+    /// The hold has ended, and the name stays taken.
+    pub(crate) is_left: bool,
 }
 
 /// What a look saw of one request.
@@ -78,6 +80,7 @@ impl Look {
             created_at: lock.created_at().timestamp_micros(),
             updated_at: lock.updated_at().timestamp_micros(),
             locked_until: lock.locked_until().map(|until| until.timestamp_micros()),
+            is_left: lock.is_at_least(),
         };
         let asked = |request: &Request| Asked {
             names: request.names().iter().map(ToString::to_string).collect(),
@@ -114,7 +117,8 @@ fn process_of(lock: &Lock) -> Option<u32> {
 pub(crate) fn between(before: &Look, after: &Look) -> Vec<Change> {
     let mut changes = Vec::new();
     for (key, held) in &before.locks {
-        if !after.locks.contains_key(key) {
+        let has_ended = |now: &Held| now.is_left && !held.is_left;
+        if after.locks.get(key).is_none_or(has_ended) {
             let is_over = held.locked_until.is_some_and(|until| until <= after.at);
             let kind = match () {
                 () if after.dead.contains(key) => Kind::Freed,
@@ -180,6 +184,7 @@ mod tests {
             created_at: 10,
             updated_at,
             locked_until: until,
+            is_left: false,
         }
     }
 
@@ -207,6 +212,19 @@ mod tests {
     fn kinds(before: &Look, after: &Look) -> Vec<Kind> {
         let changes = between(before, after).into_iter();
         changes.map(|change| change.kind).collect()
+    }
+
+    #[test]
+    fn hold_that_leaves_its_name_taken_ends_once() {
+        let left = Held {
+            is_left: true,
+            ..held(Some(200), 10)
+        };
+        let held = look(50, &[("a", 1, held(None, 10))], &[]);
+        let left = look(100, &[("a", 1, left)], &[]);
+        assert_eq!(kinds(&held, &left), [Kind::Released]);
+        assert_eq!(kinds(&left, &left), []);
+        assert_eq!(kinds(&left, &look(200, &[], &[])), [Kind::Expired]);
     }
 
     #[test]

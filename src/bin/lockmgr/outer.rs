@@ -66,7 +66,7 @@ impl Outer {
         let is_it = |claim: &Claim| lock.name() == claim.name.as_str();
         self.0
             .iter()
-            .any(|claim| is_it(claim) && lock.token() == claim.token)
+            .any(|claim| is_it(claim) && lock.is_held_by(claim.token))
     }
 
     /// Those of the names that jobs around this process hold, with their tokens.
