@@ -20,6 +20,7 @@ mod guards;
 mod holding_support;
 mod hostile;
 mod jobs;
+mod manual;
 mod model;
 mod nested;
 mod notes;

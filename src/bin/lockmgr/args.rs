@@ -129,6 +129,14 @@ pub(crate) enum Command {
     Doctor,
     /// Print the script that lets a shell complete commands, options and the names of locks
     Completions(Completions),
+    /// Write the manual pages into a directory: lockmgr(1), and one for each command
+    #[command(after_help = "Example:\n  \
+        lockmgr man ~/.local/share/man/man1 && man lockmgr-run")]
+    Man {
+        /// The directory, made if it is missing
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
     /// Remove what is left of expired locks, to reclaim space at once
     Clean,
     /// Remove every lock, of every holder

@@ -4,6 +4,7 @@ use crate::args::{Bound, Cli, Command, Renew, Set};
 use crate::complete;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::man;
 use crate::misuse;
 use crate::output;
 use crate::place::{Place, holder, names, text, valid};
@@ -42,6 +43,7 @@ pub(crate) fn run(cli: Cli, arguments: &[OsString]) -> Result<ExitCode, Failure>
         Command::List(list) => store.list(list),
         Command::Watch { prefix } => store.watch(prefix.as_deref()),
         Command::Completions(completions) => complete::print(completions),
+        Command::Man { directory } => man::write(directory),
         Command::Doctor => store.doctor(),
         Command::Clean => store.clean(),
         Command::Reset { force } => store.reset(*force),

@@ -18,6 +18,7 @@ mod failure;
 mod fault;
 mod get;
 mod list;
+mod man;
 mod misuse;
 mod mounts;
 mod outer;
