@@ -12,7 +12,7 @@ use crate::timeout::{Deadline, Timeout};
 use crate::wait::{LONGEST_SLEEP, Sleeper, Woken};
 use crate::waiter::{Bounded, UNRUNG, Waiter, obstacle_in_sight, take_back};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Asks for locks, and waits for them.
 pub(crate) struct Asker<'a> {
@@ -47,12 +47,15 @@ impl Asker<'_> {
             return Err(error);
         }
         let began = Instant::now();
+        // Of the whole wait. A request that another took for over must not begin a new one: a bound
+        // passes sooner by the clock that counts since boot if the machine was suspended.
+        let until = self.until(self.manager.0.base.now());
         loop {
             let asked_at = Instant::now();
             let asked = self.in_bound(|| {
                 // Again each time: the store may be another file by now.
                 bind(lease)?;
-                self.enqueue(&self.request(names, lease)?)
+                self.enqueue(&self.request(names, lease, until)?)
             });
             match asked {
                 Ok(Answer::Granted(locks)) => return Ok(locks),
@@ -71,13 +74,13 @@ impl Asker<'_> {
                 }
                 Err(mut busy @ Error::StoreBusy { .. }) if self.bounded != Bounded::Never => {
                     // An attempt that did not wait must not be repeated at once.
-                    let left = self.bounded.left().min(UNRUNG);
+                    let left = self.left(until).min(UNRUNG);
                     if asked_at.elapsed() < left && self.sleeper.sleep(left) == Woken::Cancelled
                         || self.sleeper.is_cancelled()
                     {
                         return Err(Error::Cancelled);
                     }
-                    if self.bounded.left().is_zero() {
+                    if self.left(until).is_zero() {
                         let found = obstacle_in_sight(self.manager, names);
                         if let Error::StoreBusy { waited, .. } = &mut busy {
                             *waited = began.elapsed();
@@ -102,7 +105,12 @@ impl Asker<'_> {
     }
 
     /// The request as it would be queued, without a number.
-    fn request(&self, names: &[LockName], lease: &Lease) -> Result<Request> {
+    fn request(
+        &self,
+        names: &[LockName],
+        lease: &Lease,
+        until: Option<Deadline>,
+    ) -> Result<Request> {
         let now = self.manager.0.base.now();
         let waits = self.bounded != Bounded::Never;
         let is_proven = lease.bound_to.is_some_and(|it| it.file.is_some());
@@ -112,7 +120,7 @@ impl Asker<'_> {
             names: names.to_vec(),
             lease: lease.clone(),
             asked_at: now.wall,
-            until: self.until(now),
+            until,
             trusted_until: match is_proven {
                 true => None,
                 false => TRUST.deadline(now)?,
@@ -122,6 +130,15 @@ impl Asker<'_> {
                 false => None,
             },
         })
+    }
+
+    /// How long it may still wait: by the clock that others judge it by, too.
+    fn left(&self, until: Option<Deadline>) -> Duration {
+        let left = self.bounded.left();
+        match until {
+            Some(until) => left.min(until.time_left(self.manager.0.base.now())),
+            None => left,
+        }
     }
 
     /// When others may take the wait for over. A bound past the calendar is none.
@@ -149,7 +166,7 @@ impl Asker<'_> {
             }
             let mut request = request.clone();
             let answer = match in_the_way {
-                Some(obstacle) if self.bounded.left().is_zero() => {
+                Some(obstacle) if self.left(request.until).is_zero() => {
                     return refuse(tx, &plan, obstacle, now);
                 }
                 Some(_) => {

@@ -1305,3 +1305,28 @@ fn commit_that_grants_many_requests_of_one_process_rings_them_all() {
         assert!(began.elapsed() < secs(4), "{:?}", began.elapsed());
     });
 }
+
+/// As after a suspended machine: the clock that others judge a request by is ahead of the one that
+/// its process sleeps by.
+#[test]
+fn waiter_whose_request_another_took_for_over_does_not_ask_again() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let _held = manager.acquire(["a"]).try_lock().unwrap();
+    for round in 0..20 {
+        let asked = manager.acquire(["a", "c"]);
+        let waiter = thread::spawn(move || asked.try_lock_for(secs(3600)));
+        until_queued(&manager, "a", 1);
+        clock.advance(secs(3600));
+        // It takes what the request kept, and drops that.
+        let taken = manager.acquire(["c"]).try_lock().unwrap();
+        until("the wait is over", || waiter.is_finished());
+        let answer = waiter.join().unwrap();
+        assert!(
+            matches!(answer, Err(Error::Locked(_))),
+            "round {round}: {answer:?}"
+        );
+        assert!(manager.requests("").unwrap().is_empty());
+        drop(taken);
+    }
+}
