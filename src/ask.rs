@@ -153,7 +153,7 @@ impl Asker<'_> {
     }
 
     /// Takes the locks if it can, and joins the queue if it may wait. What a commit that failed
-    /// may have done all the same is undone.
+    /// may have done anyway is undone.
     fn enqueue(&self, request: &Request) -> Result<Answer> {
         let mut done = None;
         let result = self.manager.0.base.write("lock in", |tx, now| {

@@ -197,7 +197,7 @@ impl ManualClock {
         self.reading().wall = wall;
     }
 
-    /// Boots the machine anew after it was off for this long: the wall clock goes on, the clock
+    /// Boots the machine again after it was off for this long: the wall clock goes on, the clock
     /// that counts since boot starts at zero.
     ///
     /// ```

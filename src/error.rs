@@ -56,7 +56,7 @@ pub enum Error {
     Reserved {
         /// What was asked for.
         name: LockName,
-        /// Who comes first.
+        /// The request that comes first.
         request: Box<Request>,
     },
 
@@ -66,7 +66,7 @@ pub enum Error {
     Lost {
         /// The lock as it was held.
         lock: Box<Lock>,
-        /// Who holds it now.
+        /// The lock that has the name now.
         by: Option<Box<Lock>>,
     },
 
@@ -323,7 +323,7 @@ impl fmt::Display for Held<'_> {
     }
 }
 
-/// Who asked, and since when.
+/// The holder to be of a request, and since when it waits.
 struct Asked<'a>(&'a Request);
 
 impl fmt::Display for Asked<'_> {

@@ -39,7 +39,7 @@ struct State {
     locks: Vec<Lock>,
     /// The first lock that was found lost, and its holder then.
     lost: Option<(Lock, Option<Lock>)>,
-    /// The tokens of those whose release failed. It may be done all the same: then they are gone,
+    /// The tokens of those whose release failed. It may be done anyway: then they are gone,
     /// and not lost.
     released: Vec<u64>,
 }

@@ -33,7 +33,7 @@
 //!
 //! [`get_lock`](LockManager::get_lock) takes one lock. Its holder keeps the [`Lock`] and renews and
 //! releases by it: both act only while the stored lock still bears its token, so nobody renews or
-//! releases a successor's. By name alone they act on whoever holds it, for administrators.
+//! releases a successor's. By name alone they act on any holder's lock, for administrators.
 //!
 //! ```
 //! use lockmgr::{GetOptions, LockManager, RenewOptions};

@@ -143,10 +143,10 @@ impl BoundTo {
     }
 }
 
-/// A named lease: who holds what, until when, under which token.
+/// A named lease: a holder, a deadline, a fencing token.
 ///
-/// A lock is a value, the state that a call saw; it does not follow the store. Who wants to hold
-/// it and give it back keeps the lock and passes it to
+/// A lock is a value, the state that a call saw; it does not follow the store. A holder keeps
+/// it, and renews and releases the lock by passing it to
 /// [`renew_lock`](crate::LockManager::renew_lock) and [`unlock`](crate::LockManager::unlock),
 /// which act only while the stored lock still bears this token.
 ///
@@ -208,7 +208,7 @@ impl Lock {
         &self.name
     }
 
-    /// Returns who holds it: a host, an application, a node.
+    /// Returns the holder: a host, an application, a node.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -467,7 +467,7 @@ impl Lock {
     }
 }
 
-/// What a new lock is to be.
+/// The properties of a lock that is not created yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) timeout: Timeout,
@@ -521,7 +521,7 @@ impl Lease {
 /// How messages write an instant.
 pub(crate) const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
 
-/// Says who holds it, since when and until when, in words that cannot steer a terminal.
+/// Names the holder, since when and until when, in words that cannot steer a terminal.
 ///
 /// ```
 /// use lockmgr::{GetOptions, LockManager, ManualClock};
@@ -574,7 +574,7 @@ pub struct LockRef<'a> {
 }
 
 impl<'a> LockRef<'a> {
-    /// Names a lock, whoever holds it.
+    /// Names a lock of any holder.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

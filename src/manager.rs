@@ -133,18 +133,18 @@ impl LockManager {
     /// The names are taken in their order, and each sees what the earlier ones did: a name given
     /// twice meets the lock that its first mention created. An absent lock is created, an
     /// existing one renewed, as far as the [options](SetOptions) say so; with
-    /// [`fail`](SetOptions::fail) an existing one aborts the transaction. A free name that somebody
-    /// who came earlier waits for, together with others, is not created but skipped.
+    /// [`fail`](SetOptions::fail) an existing one aborts the transaction. A free name that an
+    /// earlier request waits for, together with others, is not created but skipped.
     ///
     /// A renewal never shortens a lease, keeps a lock that never expires, and changes nothing but
     /// its deadline and [`updated_at`](Lock::updated_at). A call that changes nothing writes
     /// nothing.
     ///
     /// # Errors
-    /// [`Error::LockFail`] with the lock that exists, [`Error::Reserved`] with who comes first;
-    /// [`Error::InvalidName`], [`Error::InvalidTimeout`] and [`Error::NoSuchProcess`] before
+    /// [`Error::LockFail`] with the lock that exists, [`Error::Reserved`] with the request that comes
+    /// first; [`Error::InvalidName`], [`Error::InvalidTimeout`] and [`Error::NoSuchProcess`] before
     /// anything was looked at; those of the store. Nothing has changed then, but for a failure
-    /// amid the commit ([`Error`]).
+    /// during the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::{SetOptions, Status};
@@ -188,10 +188,10 @@ impl LockManager {
     /// Creates the lock.
     ///
     /// # Errors
-    /// [`Error::Locked`] with the lock where it exists, [`Error::Reserved`] with who waits for it
+    /// [`Error::Locked`] with the lock where it exists, [`Error::Reserved`] with the request that waits for it
     /// and comes first; [`Error::InvalidName`], [`Error::InvalidTimeout`] and
     /// [`Error::NoSuchProcess`]; those of the store. Nothing has changed then, but for a failure
-    /// amid the commit ([`Error`]).
+    /// during the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::{Error, GetOptions};
@@ -221,7 +221,7 @@ impl LockManager {
 
     /// Renews a lock: to the timeout from now, never earlier than it would have expired.
     ///
-    /// By name it renews whoever holds it, an administrator's verb. By [`Lock`], or a
+    /// By name it renews the lock of any holder, an administrator's verb. By [`Lock`], or a
     /// [`LockRef`] with a token, it renews only while the stored lock bears that token: nobody
     /// renews a successor's lock by mistake.
     ///
@@ -230,7 +230,7 @@ impl LockManager {
     /// [`create`](RenewOptions::create) instead [`Error::Locked`] where another token holds it, or
     /// [`Error::Reserved`] where somebody waits for it and comes first.
     /// [`Error::InvalidName`] and [`Error::InvalidTimeout`]; those of the store. Nothing has
-    /// changed then, but for a failure amid the commit ([`Error`]).
+    /// changed then, but for a failure during the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::{Error, GetOptions, RenewOptions};
@@ -278,16 +278,16 @@ impl LockManager {
         })
     }
 
-    /// Removes a lock, and says whether it was there. Who waits for it gets it in the same
+    /// Removes a lock, and says whether it was there. The first waiter gets it in the same
     /// transaction.
     ///
-    /// By name it releases whoever holds it, an administrator's verb. By [`Lock`], or a
+    /// By name it releases the lock of any holder, an administrator's verb. By [`Lock`], or a
     /// [`LockRef`] with a token, it acts only while the stored lock bears that token, and
     /// otherwise returns false: nobody releases a successor's lock by mistake.
     ///
     /// # Errors
     /// [`Error::InvalidName`]; those of the store. Nothing has changed then, but for a failure
-    /// amid the commit ([`Error`]).
+    /// during the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::GetOptions;
@@ -494,7 +494,7 @@ impl LockManager {
         })
     }
 
-    /// Lists who waits for a lock whose name begins with `prefix` (for any, where it is empty),
+    /// Lists the requests that wait for a lock whose name begins with `prefix` (for any, where it is empty),
     /// in the order of arrival, as of one instant. Reads only.
     ///
     /// # Errors
@@ -531,7 +531,7 @@ impl LockManager {
     }
 
     /// Removes the rows of locks that expired, or whose process is gone, and says how many there
-    /// were. Who waits for such a lock gets it in the same transaction.
+    /// were. The first waiter for such a lock gets it in the same transaction.
     ///
     /// Nothing depends on it: an expired lock is absent for every call, and calls that create
     /// locks remove what they find expired on the way. It reclaims space at once.
@@ -571,7 +571,7 @@ impl LockManager {
                 })?;
                 removed += cleaned;
                 if next.is_some() {
-                    // The kernel wakes who waits, and whoever is first then has the store.
+                    // The kernel wakes the waiting writers, and the first of them has the store.
                     thread::sleep(BREATH);
                 }
             }
@@ -589,11 +589,11 @@ impl LockManager {
         })
     }
 
-    /// Removes every lock, whoever holds it, and says how many there were. The tokens go on from
-    /// where they were. Who waits for a lock gets it in the same transaction.
+    /// Removes every lock of every holder, and says how many there were. The tokens go on from
+    /// where they were. The first waiter for a lock gets it in the same transaction.
     ///
     /// # Errors
-    /// Those of the store. Nothing has changed then, but for a failure amid the commit ([`Error`]).
+    /// Those of the store. Nothing has changed then, but for a failure during the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::{GetOptions, SetOptions};

@@ -139,7 +139,7 @@ name! {
 }
 
 name! {
-    /// Who holds a lock (a host, an application, a node), by the same rule as a name.
+    /// The holder of a lock (a host, an application, a node), by the same rule as a name.
     Holder, "holder"
 }
 

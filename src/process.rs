@@ -59,7 +59,7 @@ pub enum Bound {
     Job,
 }
 
-/// The identity of a file, whatever its name and whoever mounts it.
+/// The identity of a file, whatever its name and its mounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileId {
     pub(crate) inode: u64,

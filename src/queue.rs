@@ -36,21 +36,21 @@ use std::time::Duration;
 /// at a third. Dead, it delays others for no longer.
 pub(crate) const TRUST: Timeout = Timeout::After(Duration::from_secs(30));
 
-/// A request that waits for locks: who asks, for what, since when.
+/// A request that waits for locks: its holder to be, its names, its time of arrival.
 ///
 /// [`LockManager::requests`](crate::LockManager::requests) lists them in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// In the order of arrival.
     pub(crate) number: u64,
-    /// Which one it is, drawn at random: numbers begin anew in a new file, and go on in a copy of
+    /// Which one it is, drawn at random: numbers begin again in a new file, and go on in a copy of
     /// the file as in the file itself.
     pub(crate) id: u64,
     pub(crate) names: Vec<LockName>,
     pub(crate) lease: Lease,
     /// Microseconds since 1970.
     pub(crate) asked_at: i64,
-    /// When the wait ends in vain.
+    /// When the wait ends without a grant.
     pub(crate) until: Option<Deadline>,
     /// Until when it counts as alive if that cannot be judged.
     pub(crate) trusted_until: Option<Deadline>,
@@ -109,7 +109,7 @@ impl Request {
         self.number
     }
 
-    /// Returns who is going to hold the locks.
+    /// Returns the holder that the locks are going to have.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

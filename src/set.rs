@@ -10,7 +10,7 @@ use crate::process::{Binding, Bound, Process};
 use crate::timeout::Timeout;
 use std::slice;
 
-/// What a new lock is to be: its timeout, its holder, its process.
+/// The properties of a new lock: its timeout, its holder, its process.
 ///
 /// ```
 /// use lockmgr::{GetOptions, LockManager};

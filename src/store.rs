@@ -52,7 +52,7 @@ const STATE_KEY: &str = "state";
 /// Why a call waits that waits for its turn.
 const OTHER_THREADS: &str = "other threads of this process kept it busy";
 
-/// How long a file may have been deleted or replaced before who only reads it takes notice.
+/// How long a reader may overlook that the file was deleted or replaced.
 const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
 
 /// How the file is opened, and shared with other processes.
@@ -79,9 +79,9 @@ pub(crate) struct Config {
 pub(crate) struct Store {
     config: Config,
     handle: RwLock<Option<Arc<Handle>>>,
-    /// Of those who open the file.
+    /// Serialises the threads that open the file.
     openings: Turns,
-    /// Of those who write.
+    /// Serialises the threads that write.
     turns: Turns,
     courtesy: Arc<Courtesy>,
     failure: LastFailure,
@@ -293,7 +293,7 @@ impl Store {
     }
 
     /// Runs one call within its bound. Where storage failed it the handle is closed, so that the
-    /// next call opens the file anew and repairs it; also where the call succeeded all the same,
+    /// next call opens the file again and repairs it; also where the call succeeded anyway,
     /// as a lock on the file that it could not give back would stay as long as the handle.
     fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T, Fault>) -> Result<T> {
         // First: a child may have inherited a lock that another thread of its parent held.

@@ -334,7 +334,7 @@ impl Waiter<'_> {
     }
 
     /// Leaves the queue at the end of its wait, and says what is in the way. What is granted by
-    /// now is taken all the same.
+    /// now is taken anyway.
     fn give_up(&self, in_the_way: Option<Error>) -> Result<Vec<Lock>> {
         let (manager, names) = (self.manager, &self.request.names);
         let left = manager.0.base.store.within(GRACE, || {

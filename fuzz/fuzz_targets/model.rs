@@ -98,7 +98,7 @@ impl Model {
         self.rows.get(name).filter(|row| !self.is_expired(row))
     }
 
-    /// The deadline that is set now for so long.
+    /// The deadline of a lease of this length that begins now.
     fn until(&self, timeout: Timeout) -> Result<Option<Until>, No> {
         let Some(timeout) = timeout else {
             return Ok(None);

@@ -589,7 +589,7 @@ impl Run {
         self.reopen();
     }
 
-    /// Closes the store and opens it anew, so that nothing but the file remembers.
+    /// Closes the store and opens it again, so that nothing but the file remembers.
     fn replace(&mut self, builder: Builder) {
         self.manager = nothing(&self.path);
         // Closing tells nobody what failed.

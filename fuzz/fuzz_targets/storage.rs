@@ -55,7 +55,7 @@ impl Cause {
     }
 }
 
-/// What shall fail.
+/// The calls that fail.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Fault {
     /// None: any.
@@ -107,7 +107,7 @@ impl Storage {
         self.calls().fault = fault;
     }
 
-    /// Does some work amid which nothing fails.
+    /// Does some work during which nothing fails.
     pub fn undisturbed<T>(&self, work: impl FnOnce() -> T) -> T {
         let fault = self.calls().fault.take();
         let done = work();

@@ -3,7 +3,7 @@
 //!
 //! Nor does one that is there look free: these stores are small, and looked through before the
 //! first such answer. What was written to a damaged store may be missing later; what a call wrote
-//! that failed amid its commit may be found.
+//! that failed during its commit may be found.
 //!
 //! Three limits of redb are known and passed over, so that they do not end the search for others:
 //!

@@ -111,7 +111,7 @@ struct Wait {
     result: Option<Result<(), BackendError>>,
 }
 
-/// What a file failed with last. redb does not always pass it on: a failure amid a larger work
+/// What a file failed with last. redb does not always pass it on: a failure during a larger work
 /// comes out as "previous", and one to give a lock back not at all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastFailure(Arc<Noted>);

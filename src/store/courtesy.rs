@@ -1,7 +1,7 @@
 //! Leaving the store to other processes after a few writes in a row.
 //!
 //! The kernel wakes the first that waits when the store's holder lets go, but does not hand it
-//! over: who writes again at once is there sooner, call after call, and the others starve.
+//! over: a process that writes again at once is there sooner, call after call, and the others starve.
 
 use crate::clock::coarse_millis;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// How many writes in a row a process makes while others want the store.
 const MOST_IN_A_ROW: u32 = 8;
 
-/// How long it then leaves the store: the kernel wakes whoever is first meanwhile.
+/// How long it then leaves the store: the kernel wakes the first waiting process meanwhile.
 const PAUSE: Duration = Duration::from_micros(50);
 
 /// How long after a wait others are taken to be there still, in milliseconds.

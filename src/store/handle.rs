@@ -22,7 +22,7 @@ pub(super) struct Handle {
     pub(super) identity: Option<Identity>,
     /// When the name was last looked up, in coarse milliseconds.
     pub(super) seen_at: AtomicU64,
-    /// Whether the rows were looked through, as far as they are.
+    /// Whether the rows were looked through, if they were.
     pub(super) is_checked: AtomicBool,
     /// Judges what the locks in this file are bound to.
     pub(super) judge: Judge,
@@ -127,7 +127,7 @@ impl Kept {
             return Ok(Arc::clone(snapshot));
         }
         drop(kept);
-        // One at a time: amid a commit another's could be newer, and reads would go back.
+        // One at a time: during a commit, another's could be newer, and reads would go back.
         let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let snapshot = match slot.take() {
             Some(snapshot) => snapshot,

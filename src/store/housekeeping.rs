@@ -82,7 +82,7 @@ impl WriteTx<'_> {
         let Some((name, _)) = cursor.peek_next().map_err(|error| at.failed(error))? else {
             return Ok(None);
         };
-        // Who goes on from there comes to an end in a damaged file too.
+        // A scan that goes on from there ends in a damaged file too.
         if name.value() <= from {
             return Err(at.corrupted("its rows are not in the order of their names"));
         }
@@ -138,7 +138,7 @@ impl WriteTx<'_> {
         for name in &dead {
             self.remove(name)?;
         }
-        // A round that came to its end begins anew.
+        // A round that came to its end begins again.
         self.state()?.swept_to = last;
         Ok(())
     }

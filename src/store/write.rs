@@ -67,8 +67,8 @@ impl<'a> WriteTx<'a> {
             tx.save_state()?;
             Ok((value, tx.is_changed))
         });
-        // A table that redb panicked amid panics when it is dropped, and amid another panic that
-        // would end the process: one by one.
+        // After a panic of redb, dropping its table panics too. A second panic while the first unwinds
+        // would end the process: the tables are dropped one by one.
         let Self {
             locks,
             wants,

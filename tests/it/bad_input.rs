@@ -474,7 +474,7 @@ fn positions(whole: &[u8], of: &[u8]) -> Vec<usize> {
 fn a_store_beyond_repair_is_not_repaired_for_ever() {
     let (home, list) = full_store();
     let whole = home.bytes();
-    // A table of redb's own, of which a writer finds out amid its transaction.
+    // A table of redb's own, of which a writer finds out during its transaction.
     for at in positions(&whole, b"redb::TransactionIdWithPagination") {
         let mut flipped = whole.clone();
         flipped[at] ^= 1;

@@ -78,7 +78,7 @@ fn store_that_cannot_be_read_offers_nothing_at_once() {
     drop(manager);
     assert_eq!(names(&home.db()), ["busy"]);
     chmod(&home.db(), 0);
-    // Root may read it all the same.
+    // Root may read it anyway.
     names(&home.db());
 }
 

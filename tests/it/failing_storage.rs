@@ -63,7 +63,7 @@ const ENOSPC: i32 = 28;
 /// How the command says that storage failed.
 const IO: i32 = 74;
 
-/// What shall fail.
+/// The calls that fail.
 #[derive(Clone, Copy, Debug)]
 struct Fault {
     kind: Kind,
@@ -220,7 +220,7 @@ impl World {
     }
 
     /// Checks that each lock bears the token that was acknowledged, or a later one of a call that
-    /// failed and was done all the same.
+    /// failed and was done anyway.
     fn looked_at(&self, locks: &[Lock]) -> Vec<Seen> {
         for lock in locks {
             let (name, token) = (lock.name().as_str(), lock.token());
@@ -259,7 +259,7 @@ fn many() -> Vec<String> {
     (0..24).map(|i| format!("{}{i}", "x".repeat(240))).collect()
 }
 
-/// A day in the life of a store. A step that failed is done anew.
+/// A day in the life of a store. A step that failed is done again.
 const SCRIPT: &[Step] = &[
     ("open", World::open),
     ("set", |it| {
@@ -421,10 +421,10 @@ fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
         if let Err(error) = &answer {
             is_told(&world, error, fault);
         }
-        // What was undone in vain is undone in the background.
+        // The manager undoes in the background what it could not undo at once.
         if answer.is_err() && UNDONE.contains(name) {
             until("it is undone", || world.seen_by_others() == *before);
-            // What is done anew is told from that by its time.
+            // What is done again is told from that by its time.
             world.clock.advance(Duration::from_micros(1));
         }
         if answer.is_err() && *name == DONE_LATER {
@@ -447,7 +447,7 @@ fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
             Err(_) if before == after || state == *before => {
                 assert_eq!(step(&mut world).unwrap(), expected.answers[i]);
             }
-            // It was done all the same: what it would have told is read.
+            // It was done anyway: what it would have told is read.
             Err(_) => {
                 let locks = world.manager().locks("").unwrap();
                 world.issued(locks.iter().map(|it| (it.name().as_str(), it.token())));

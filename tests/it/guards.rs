@@ -707,7 +707,7 @@ fn a_kept_guard_keeps_what_it_waits_with() {
     let first = guard.deadline().unwrap();
     thread::scope(|scope| {
         let waiter = scope.spawn(|| guard.lock("b").map(|()| guard.is_held()));
-        until("the lease was renewed amid the wait", || {
+        until("the lease was renewed during the wait", || {
             let a = manager.find("a").unwrap();
             a.is_some_and(|a| a.locked_until() > Some(first))
         });

@@ -1,4 +1,4 @@
-//! Hostile surroundings: what others can do to the file and to where it shall be, to a terminal
+//! Hostile surroundings: what others can do to the file and to its place, to a terminal
 //! and to the clock. Each ends in the right answer or in an error, at once.
 
 use crate::holding_support::{DONE, Kept, NO, until_queued};
@@ -192,7 +192,7 @@ fn bytes_changed_under_an_open_store_are_never_a_panic() {
     is_right_or_refused(&[UNHURT], garbage(4096));
     is_right_or_refused(&[UNHURT], |file, _| file.set_len(4096).unwrap());
     is_right_or_refused(&[UNHURT], |file, len| file.set_len(len / 2).unwrap());
-    // An empty file is one that a store is to be made of.
+    // An empty file becomes a store.
     is_right_or_refused(&[UNHURT, EMPTY], |file, _| file.set_len(0).unwrap());
 }
 
@@ -473,7 +473,7 @@ const DEAD: usize = 50_001;
 /// By when who waits in the kernel has its turn.
 const SOON: Duration = Duration::from_millis(500);
 
-/// Takes the store when its turn comes, for so long, and tells when it has it.
+/// Takes the store when its turn comes, keeps it for this time, and tells when it has it.
 fn take_for(other: &Arc<redb::Database>, held: Duration) -> Receiver<()> {
     let (has_it, told) = mpsc::channel();
     let other = Arc::clone(other);

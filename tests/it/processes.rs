@@ -162,7 +162,7 @@ fn nobody_waits_beyond_a_bound_for_a_stopped_writer() {
     let manager = manager.open(home.db()).unwrap();
     manager.get_lock("held", GetOptions::new()).unwrap();
 
-    // A process that was stopped amid a transaction has redb's lock for writers, as this has.
+    // A process that was stopped in the middle of a transaction has redb's lock for writers, as this has.
     let mut stopped = redb::Builder::new();
     stopped.set_concurrency_mode(ConcurrencyMode::MultiWriter);
     let stopped = stopped.open(home.db()).unwrap();

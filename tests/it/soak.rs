@@ -86,7 +86,7 @@ impl fmt::Display for Figures {
         )?;
         writeln!(
             f,
-            "{} kills, {} stops ({} of these amid a call), {} clock steps",
+            "{} kills, {} stops ({} of these during a call), {} clock steps",
             self.kills, self.stops, self.amid_calls, self.clock_steps
         )?;
         writeln!(f, "slowest turn of the parent: {} µs", self.slowest_turn)?;
@@ -346,7 +346,7 @@ impl Fleet<'_> {
             let at = self.dice.below(WORKERS as u64) as usize;
             match self.dice.below(16) {
                 0 => self.replace(at),
-                // These are the likeliest to be amid a call that is to be whole.
+                // These are the likeliest to be in the middle of a call that is to be whole.
                 8 => {
                     let is_loner = |it: &Running| it.life.slot < LONERS;
                     let at = self.running.iter().position(is_loner).unwrap();
@@ -427,7 +427,7 @@ fn soak(
     };
     let path = home.join("store/locks.redb");
     let manager = LockManager::open(&path).unwrap();
-    // Processes that are stopped amid a write go on only if the parent does not wait for them.
+    // Processes that are stopped in the middle of a write go on only if the parent does not wait for them.
     let impatient = LockManager::builder().busy_timeout(millis(20));
     let impatient = impatient.open(&path).unwrap();
     let end = boot_micros() + length.as_micros() as u64;

@@ -1,5 +1,5 @@
-//! Waiting: first come, first served, across threads and processes, and nobody is in the way who
-//! no longer waits.
+//! Waiting: first come, first served, across threads and processes, and a request that no
+//! longer waits delays no other.
 
 use crate::acting::actor;
 use crate::holding_support::{
@@ -317,7 +317,7 @@ fn sets_asked_for_in_opposite_order_cannot_deadlock() {
     assert_eq!(processes.end().status, DONE);
 }
 
-/// How long a wait in vain took that has this bound: never less, and not much more, unless the
+/// How long a wait without a grant took that has this bound: never less, and not much more, unless the
 /// machine is held up every time.
 fn assert_ends_at_its_bound(bound: Duration, wait: impl Fn()) {
     let is_prompt = (0..4).any(|_| {
@@ -467,7 +467,7 @@ fn a_stopped_waiter_has_its_turn_and_its_lease_and_no_more() {
         let took = at - began;
         assert!((millis(990)..secs(3)).contains(&took), "{took:?}");
 
-        // It comes too late, and asks anew.
+        // It comes too late, and asks again.
         stopped.signal(Signal::CONT);
         until_queued(&manager, "x", 1);
         assert!(next.is_held().unwrap());
@@ -853,7 +853,7 @@ fn who_waited_in_a_deleted_store_does_not_take_anothers_request_in_the_new_one_f
         until_queued(&new.open(), "x", 1);
         assert_eq!(waiting(), [(1, "first".to_owned())]);
         fs::rename(&prepared, home.db()).unwrap();
-        // Both are the first of their file, and the one that lost its file has to ask anew.
+        // Both are the first of their file, and the one that lost its file has to ask again.
         until_queued(&home.open(), "x", 2);
         assert_eq!(
             waiting(),

@@ -204,7 +204,7 @@ impl Findings {
     }
 }
 
-/// Who may open a file of this mode to write.
+/// Says which users may write a file of this mode.
 fn users(mode: u32, user: &str, group: &str) -> String {
     let mut users = vec!["root".to_owned()];
     if mode & 0o600 == 0o600 && user != "root" {

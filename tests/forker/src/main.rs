@@ -1,4 +1,4 @@
-//! Forks amid the use of a store, as C programs and old daemons do: `forker STORE SCENARIO`, or
+//! Forks during the use of a store, as C programs and old daemons do: `forker STORE SCENARIO`, or
 //! `forker soak`.
 //!
 //! It ends with a status other than 0 if the parent or the child met something unexpected.
@@ -176,7 +176,7 @@ fn drops(db: &Path) {
     assert!(other.locks("").unwrap().is_empty());
 }
 
-/// Another thread of the parent is amid a write when the child is forked off.
+/// Another thread of the parent is in the middle of a write when the child is forked off.
 fn turn(db: &Path) {
     let parent = std::process::id();
     let (is_slow, is_inside) = (
@@ -218,7 +218,7 @@ fn turn(db: &Path) {
     assert!(manager.is_locked("child").unwrap());
 }
 
-/// The manager's thread is amid a renewal when the child is forked off.
+/// The manager's thread is in the middle of a renewal when the child is forked off.
 fn renewal(db: &Path) {
     let parent = std::process::id();
     let (is_slow, is_inside) = (

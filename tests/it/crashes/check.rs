@@ -13,14 +13,14 @@ use std::ops::AddAssign;
 
 /// One in so many images is opened by a repair that is recorded, and crashes itself.
 const REPAIRS: u64 = 16;
-/// The images of a crash amid a repair.
+/// The images of a crash during a repair.
 const IMAGES_OF_A_REPAIR: usize = 8;
 
 /// What was tried.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     pub(super) images: usize,
-    /// Of them, those left by crashes amid a repair, or soon after.
+    /// Of them, those left by crashes during a repair, or soon after.
     pub(super) repairs: usize,
     pub(super) calls: usize,
     pub(super) syncs: usize,

@@ -65,7 +65,7 @@ impl Log {
     }
 }
 
-/// The disk amid a recording: just before one of its events.
+/// The disk during a recording: just before one of its events.
 pub(super) struct Disk<'a> {
     events: &'a [Event],
     durable: Vec<u8>,
@@ -120,11 +120,11 @@ pub(super) struct Crash {
 /// Crashes in the order of a recording: two at every sync, the rest anywhere between.
 pub(super) fn crashes(events: &[Event], count: usize, dice: &mut Dice) -> Vec<Crash> {
     let mut is_unsynced = false;
-    let mut amid = Vec::new();
+    let mut during = Vec::new();
     let mut crashes = Vec::new();
     for (before, event) in events.iter().enumerate() {
         if is_unsynced {
-            amid.push(before);
+            during.push(before);
         }
         match event {
             Event::Write { .. } | Event::SetLen(_) => is_unsynced = true,
@@ -136,9 +136,9 @@ pub(super) fn crashes(events: &[Event], count: usize, dice: &mut Dice) -> Vec<Cr
             Event::Begun | Event::Acknowledged => {}
         }
     }
-    while !amid.is_empty() && crashes.len() < count {
+    while !during.is_empty() && crashes.len() < count {
         crashes.push(Crash {
-            before: *pick(&amid, dice),
+            before: *pick(&during, dice),
             fate: *pick(&FATES, dice),
         });
     }

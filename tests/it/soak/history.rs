@@ -16,7 +16,7 @@ const SLACK: u64 = 1_000;
 const MARGIN: Duration = Duration::from_secs(4);
 
 /// How soon locks that became free are granted to the next request for them, at most: longer than
-/// a process that is amid a write is stopped.
+/// a process that is in the middle of a write is stopped.
 const SOON: u64 = 5_000_000;
 
 /// Calls that may have ended a lock: when each was over, and when it began.
@@ -201,7 +201,7 @@ impl Call {
             self.said
                 .retain(|said| said.name.starts_with(MINE) || said.sighted().is_none());
         }
-        // What was given up amid its commit may be found done later.
+        // What was given up during its commit may be found done later.
         if self.outcome != "busy" {
             self.over = returned;
         }

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::path::Path;
 use std::thread;
 
-/// How long the last process of a job may be amid its end.
+/// How long the last process of a job may be in the middle of its end.
 const ENDING: u64 = 20;
 
 pub(crate) struct Witnesses(Vec<(File, File)>);

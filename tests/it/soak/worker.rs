@@ -217,7 +217,7 @@ impl Worker {
     pub(crate) fn work(mut self) {
         self.list_mine();
         loop {
-            // Some change their own locks alone: they are soon amid a call that is to be whole.
+            // Some change their own locks alone: they are soon in the middle of a call that is to be whole.
             let kind = if self.is_loner { 50 } else { 0 };
             match kind + self.dice.below(100 - kind - kind / 5) {
                 0..20 => self.hold_long(),
@@ -527,7 +527,7 @@ impl Worker {
         for (name, _) in guard.tokens() {
             self.witness(&name, Witnesses::begins);
         }
-        // It waits in vain.
+        // Its wait ends without a grant.
         let (waiter, bound) = (self.manager.acquire([&names[0]]), millis(3));
         let waiter = waiter.locked_by(format!("{}/{}", self.number, usize::MAX));
         let waiting = thread::spawn(move || waiter.try_lock_for(bound).is_ok());
@@ -602,7 +602,7 @@ impl Worker {
             let verbs = ["set.fail", "set.fail", "set.no_renew", "set"];
             let verb = verbs[self.dice.below(4) as usize];
             match verb {
-                // Nobody's lock shall be renewed for ever.
+                // No lock is renewed for ever.
                 "set" => self.set(&names, verb, millis(50), false),
                 _ => self.set(&names, verb, lease, is_bound),
             }
