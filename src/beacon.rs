@@ -69,6 +69,13 @@ impl FileId {
             born: born.map_or(0, |it| it.as_nanos() as i64),
         }
     }
+
+    /// Whether both are one file. A process that seccomp rules keep from statx(2) knows no birth time,
+    /// and then the inode decides: a beacon keeps its file open, so that its inode is not used again.
+    fn is_same(&self, other: &Self) -> bool {
+        let is_known = self.born != 0 && other.born != 0;
+        self.inode == other.inode && (self.born == other.born || !is_known)
+    }
 }
 
 /// Judges what locks are bound to, from one process and over one open file.
@@ -161,7 +168,7 @@ impl Judge {
     /// Whether its beacon is lit; none if it has none in this file.
     pub(crate) fn is_lit(&self, binding: &Binding) -> Option<bool> {
         let (backend, file_id) = &**self.probe.as_ref()?;
-        if binding.file.as_ref() != Some(file_id) {
+        if !binding.file.is_some_and(|file| file.is_same(file_id)) {
             return None;
         }
         let byte = Included(byte_of(binding.id));
@@ -192,5 +199,13 @@ mod tests {
         assert_eq!(write.standing(&binding), Standing::Alive);
         assert_eq!(judge.standing(&binding), Standing::Gone);
         assert_eq!(judge.for_one_write().standing(&binding), Standing::Gone);
+    }
+
+    #[test]
+    fn file_without_a_known_birth_time_is_told_by_its_inode() {
+        let file = |inode, born| FileId { inode, born };
+        assert!(file(1, 0).is_same(&file(1, 7)) && file(1, 7).is_same(&file(1, 0)));
+        assert!(file(1, 7).is_same(&file(1, 7)) && !file(1, 7).is_same(&file(1, 8)));
+        assert!(!file(2, 0).is_same(&file(1, 7)));
     }
 }
