@@ -475,7 +475,7 @@ fn check(line: &Line, asks: Asks, outcome: &Outcome, is_full: bool) -> Result<()
     let Some(status) = outcome.status else {
         return Ok(());
     };
-    // Who became a command ends as that does.
+    // A process that became a command ends as the command does.
     let code = status.code().or(status.signal().map(|signal| 128 + signal));
     let code = code.ok_or("it ended somehow")?;
     let stderr = str::from_utf8(&outcome.stderr).map_err(|_| "errors that are not UTF-8")?;

@@ -628,7 +628,7 @@ impl Run {
         }
     }
 
-    /// The locks that another process finds. Who is alone with the file is looked at in a copy of
+    /// The locks that another process finds. An exclusive store is looked at in a copy of
     /// it, as after a crash.
     fn seen_by_others(&self) -> Vec<(Lock, Option<Duration>)> {
         let mut path = self.path.clone();

@@ -274,7 +274,7 @@ const WRITERS: [&[&str]; 6] = [
     &["reset", "-f"],
 ];
 
-/// Checks that who reads the store still finds the lock called `held`.
+/// Checks that a reader of the store still finds the lock called `held`.
 fn is_readable(command: impl Fn() -> Command) {
     for (args, status) in [
         (&["is-locked", "held"][..], 0),
@@ -570,7 +570,7 @@ fn writes_with_one_leaf_in_the_place_of_another() {
     }
 }
 
-/// Two known limits, both redb's. Who mends one takes it out of here and of the README.
+/// Two known limits, both redb's. A mended one leaves this test and the README.
 #[test]
 fn a_process_that_dies_in_redb_leaves_the_store_to_others() {
     let home = Home::new();

@@ -1,5 +1,5 @@
-//! Containers: pid namespaces and boot ids of their own. Nobody is judged gone who lives, and
-//! whoever is killed there is found gone here, and the reverse.
+//! Containers: pid namespaces and boot ids of their own. No living process is judged gone, and a
+//! process that is killed there is found gone here, and the reverse.
 
 use crate::acting::actor;
 use crate::holding_support::{DONE, Kept, NO, bound_pid, millis, secs, until, until_queued};

@@ -230,7 +230,7 @@ impl World {
         locks.iter().map(seen).collect()
     }
 
-    /// What another process finds. Who is alone with the file is looked at in a copy of it, as
+    /// What another process finds. An exclusive store is looked at in a copy of the file, as
     /// it would be after a crash.
     fn seen_by_others(&self) -> Vec<Seen> {
         let copy = Home::in_memory();

@@ -27,7 +27,7 @@ fn locked(manager: &LockManager) -> Vec<String> {
     locks.iter().map(|lock| lock.name().to_string()).collect()
 }
 
-/// The lock that a guard lost, and who has it now.
+/// The lock that a guard lost, and its present holder.
 fn lost<T: std::fmt::Debug>(result: Result<T, Error>) -> (Lock, Option<Lock>) {
     match result {
         Err(Error::Lost { lock, by, .. }) => (*lock, by.map(|by| *by)),

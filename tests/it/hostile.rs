@@ -87,7 +87,7 @@ const NO_STORE: [&str; 6] = ["NotAStore"; 6];
 fn told_after(builder: Builder, mischief: impl Fn(&Home)) -> Told {
     let home = Home::new();
     let (manager, held) = store_in(&home, builder);
-    // Who only reads looks whose name it is every so often.
+    // A reader looks every so often which file has the name.
     thread::sleep(Duration::from_millis(110));
     mischief(&home);
     let told = told(&manager, &held);
@@ -470,7 +470,7 @@ fn a_clock_at_the_ends_of_time_gives_answers_and_errors() {
 /// More rows than a cleaning removes in a transaction.
 const DEAD: usize = 50_001;
 
-/// By when who waits in the kernel has its turn.
+/// By when a process that waits in the kernel has its turn.
 const SOON: Duration = Duration::from_millis(500);
 
 /// Takes the store when its turn comes, keeps it for this time, and tells when it has it.

@@ -1,5 +1,5 @@
 //! Many processes on one file: nobody shares a lock, waits without bound, or loses what was
-//! acknowledged, whoever is stopped or killed.
+//! acknowledged, whichever process is stopped or killed.
 
 use crate::support::{Home, finish, run, skip, spawn, through, works};
 use chrono::{DateTime, Utc};

@@ -87,7 +87,7 @@ fn by_systemd(unit: &str) -> String {
     format!("env -i {settings} {}\n", command.unwrap())
 }
 
-/// What the scripts of the guide print, whoever runs them.
+/// The output of the guide's scripts, of any user.
 const SAID_BY_SCRIPTS: &str = "nobody else deploys now\n\
     others may deploy again\n\
     both are mine\n\

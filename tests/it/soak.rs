@@ -372,7 +372,7 @@ impl Fleet<'_> {
     }
 }
 
-/// Notes who is seen to wait, until then.
+/// Notes the waiters that it sees, until then.
 fn watch(manager: &LockManager, end: u64) -> BTreeMap<u64, Waiting> {
     let mut seen = BTreeMap::new();
     while boot_micros() < end {
@@ -480,7 +480,7 @@ fn every_promise_is_kept_by_processes_that_are_killed_and_stopped() {
     };
     let seed = setting("LOCKMGR_SOAK_SEED").unwrap_or_else(random);
     let preload = faketime();
-    // Who is killed loses nothing that it wrote, so the disk would only slow this down.
+    // A killed process loses nothing that it wrote, so the disk would only slow this down.
     let home = Home::in_memory();
     let mut places = Places::new(&home);
     for path in SHARED

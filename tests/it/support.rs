@@ -260,7 +260,7 @@ impl Disk {
         Some(disk)
     }
 
-    /// Where the store is for who sees the disk.
+    /// The path of the store for a process that sees the disk.
     pub(crate) fn db(&self) -> PathBuf {
         self.home.db()
     }

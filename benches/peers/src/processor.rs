@@ -16,7 +16,7 @@ pub(crate) fn of_this_process() -> f64 {
 
 /// Microseconds that the threads of these processes have used.
 ///
-/// Read from outside, so that nobody who sleeps is woken for it, and in nanoseconds, where
+/// Read from outside, so that no sleeper is woken for it, and in nanoseconds, where
 /// `/proc/PID/stat` counts in ticks of 10 ms. A thread that runs at the moment may lack its last
 /// tick, and one that has ended is not counted.
 pub(crate) fn of_processes(processes: &[u32]) -> Result<f64> {

@@ -160,7 +160,7 @@ fn take_turns<G>(
 }
 
 fn tell(turn: &Result<Turn, String>) -> Result<()> {
-    // Whoever asked may have gone meanwhile.
+    // The process that asked may have gone meanwhile.
     let line = serde_json::to_string(turn)?;
     Ok(writeln!(io::stdout(), "{line}")?)
 }

@@ -197,7 +197,7 @@ impl Reopened {
     }
 }
 
-/// Opens as a user does who may not write, so that the store is repaired in memory.
+/// Opens as a user without permission to write does, so that the store is repaired in memory.
 fn refused_writes(builder: Builder) -> Builder {
     builder.storage_hook(|call| match call {
         StorageCall::Write { .. } | StorageCall::SetLen { .. } => {

@@ -83,7 +83,7 @@ pub(super) struct Call {
 /// One process, as its parent knows it.
 #[derive(Debug)]
 pub(super) struct Life {
-    /// Who has the same locks of its own, one after the other.
+    /// The processes with the same locks of their own, one after the other.
     pub(super) slot: usize,
     /// Whether its number says nothing to some of the others.
     pub(super) is_apart: bool,
@@ -289,7 +289,7 @@ impl History {
         self.lives.insert(process, life);
     }
 
-    /// Looks for what breaks a promise, given who was seen to wait.
+    /// Looks for broken promises, given the waiters that were seen.
     pub(super) fn check(&mut self, waiting: BTreeMap<u64, Waiting>) {
         self.waiting = waiting;
         // Once that call has returned its guard asks for more in its name, maybe for the very same.

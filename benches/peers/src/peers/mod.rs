@@ -1,4 +1,4 @@
-//! Who is compared, and the work that each does: a table of leases with durable transactions.
+//! The peers that are compared, and the work that each does: a table of leases with durable transactions.
 
 pub(crate) mod lockmgr;
 pub(crate) mod python;

@@ -26,7 +26,7 @@ const LONGEST_WAIT: f64 = 50_000.0;
 /// the system takes to cut it off, in a turn that others wait for.
 const A_FILL: usize = 10_000;
 
-/// The leases of who writes meanwhile, longer than the clean-up's clock is ahead.
+/// The leases of the process that writes meanwhile, longer than the clean-up's clock is ahead.
 const LEASE_OF_OTHERS: &str = "30";
 
 pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
@@ -97,7 +97,7 @@ fn clean(kind: Kind, dir: &Path, clock: &ManualClock, rows: usize) -> Result<()>
     }
     let manager = builder_with(clock.clone()).open(kind.file(dir))?;
     let removed = manager.clean_locks()?;
-    // Who writes meanwhile has a clock by which none of them has expired, and removes none.
+    // The process that writes meanwhile has a clock by which none of them has expired, and removes none.
     ensure!(removed == rows, "{removed} rows were removed of {rows}");
     Ok(())
 }

@@ -21,7 +21,7 @@ const PROCESSES: usize = 4;
 /// Threads of a process that ask at once, so that they do not get in each other's way.
 const AT_ONCE: &str = "16";
 
-/// Who waits in a store while this process writes to it.
+/// The waiters in a store while this process writes to it.
 struct Crowd {
     /// Requests, and the processes that they come from.
     requests: usize,
