@@ -115,6 +115,8 @@ fn check(input: &mut Unstructured<'_>) -> Result<()> {
                     let term = term.expect("a part of what was read");
                     assert_eq!(term.deadline, lock.deadline);
                     assert_eq!(term.bound_to, lock.bound_to);
+                    let live = lock.clone().if_live(now, &JUDGE);
+                    assert_eq!(term.is_live(now, &JUDGE), live.is_some());
                 }
                 assert_eq!(lock.name().as_str(), name);
                 look_at_lock(&lock, now);
@@ -197,7 +199,10 @@ fn look_at_lock(lock: &Lock, now: Moment) {
     let _ = format!("{lock:?} {}", lock.created_at() - lock.updated_at());
     let _ = (lock.locked_until(), lock.is_expired(now), lock.bound_to());
     let live = lock.clone().if_live(now, &JUDGE);
-    assert!(live.is_none_or(|live| live == *lock && !lock.is_expired(now)));
+    if let Some(live) = &live {
+        assert!(live == lock || Some(live) == lock.left(now).as_ref());
+        assert!(!live.is_expired(now));
+    }
     for timeout in [Timeout::Never, Timeout::DEFAULT, Duration::MAX.into()] {
         if let Ok(extended) = lock.extended(timeout, now) {
             assert_reads_back(&extended);
