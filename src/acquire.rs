@@ -1,6 +1,7 @@
 //! `Acquire`: what can be asked for, and how.
 
 use crate::ask::Asker;
+use crate::claim::{Claims, InvalidRequest, Mode};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -14,7 +15,6 @@ use crate::set::GetOptions;
 use crate::timeout::Timeout;
 use crate::wait::Sleeper;
 use crate::waiter::Bounded;
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ const UNPROVEN: Timeout = Timeout::After(Duration::from_secs(60));
 #[must_use = "nothing is asked for until `lock` or one of its siblings is called"]
 pub struct Acquire {
     manager: LockManager,
-    names: Result<Vec<LockName>>,
+    claims: Result<Claims>,
     options: GetOptions,
     lease: Option<Timeout>,
     keeps_alive: bool,
@@ -52,7 +52,7 @@ pub struct Acquire {
 impl fmt::Debug for Acquire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acquire")
-            .field("names", &self.names)
+            .field("claims", &self.claims)
             .field("options", &self.options)
             .field("lease", &self.lease)
             .field("keeps_alive", &self.keeps_alive)
@@ -112,14 +112,69 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn acquire<N: AsRef<str>>(&self, names: impl IntoIterator<Item = N>) -> Acquire {
-        let names = valid_names(names).map(|mut names| {
-            let mut seen = HashSet::new();
-            names.retain(|name| seen.insert(name.clone()));
-            names
-        });
+        self.acquire_nothing().exclusive(names)
+    }
+
+    /// Begins a request to share these locks, all of them or none; see [`Acquire::shared`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let first = manager.acquire_shared(["config"]).lock()?;
+    /// let second = manager.acquire_shared(["config"]).lock()?;
+    /// assert!(manager.acquire(["config"]).try_lock().is_err());
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn acquire_shared<N: AsRef<str>>(&self, names: impl IntoIterator<Item = N>) -> Acquire {
+        self.acquire_nothing().shared(names)
+    }
+
+    /// Begins a request for `take` slots of each of these names, which have `of` slots; all of them
+    /// or none; see [`Acquire::slots`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let first = manager.acquire_slots(["cc"], 1, 2).lock()?;
+    /// let second = manager.acquire_slots(["cc"], 1, 2).lock()?;
+    /// assert!(manager.acquire_slots(["cc"], 1, 2).try_lock().is_err());
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn acquire_slots<N: AsRef<str>>(
+        &self,
+        names: impl IntoIterator<Item = N>,
+        take: u32,
+        of: u32,
+    ) -> Acquire {
+        self.acquire_nothing().slots(names, take, of)
+    }
+
+    /// Begins a request for so many of these locks, whichever are free first. The guard says which.
+    /// The first in their order come first. It waits like a request for all of them: while it waits,
+    /// it keeps each from those who asked later.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let gpus = ["gpu:0", "gpu:1", "gpu:2"];
+    /// let _other = manager.acquire(["gpu:0"]).lock()?;
+    /// let mine = manager.acquire_any(1, gpus).lock()?;
+    /// assert_eq!(mine.locks()[0].name(), "gpu:1");
+    /// assert!(manager.acquire_any(2, gpus).try_lock().is_err());
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn acquire_any<N: AsRef<str>>(
+        &self,
+        count: u32,
+        names: impl IntoIterator<Item = N>,
+    ) -> Acquire {
+        self.acquire_nothing().any_of(count, names)
+    }
+
+    fn acquire_nothing(&self) -> Acquire {
         Acquire {
             manager: self.clone(),
-            names,
+            claims: Ok(Claims::default()),
             options: GetOptions::new(),
             lease: None,
             keeps_alive: true,
@@ -131,6 +186,85 @@ impl LockManager {
 }
 
 impl Acquire {
+    fn claim<N: AsRef<str>>(
+        mut self,
+        names: impl IntoIterator<Item = N>,
+        claim: impl FnOnce(&mut Claims, Vec<LockName>) -> Result<(), InvalidRequest>,
+    ) -> Self {
+        let claimed = self.claims.and_then(|mut claims| {
+            claim(&mut claims, valid_names(names)?)?;
+            Ok(claims)
+        });
+        self.claims = claimed;
+        self
+    }
+
+    /// Asks for these names too, each alone, as [`LockManager::acquire`] does.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire_shared(["config"]).exclusive(["ledger"]).lock()?;
+    /// assert_eq!(guard.locks().len(), 2);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn exclusive<N: AsRef<str>>(self, names: impl IntoIterator<Item = N>) -> Self {
+        self.claim(names, |claims, names| claims.add(names, Mode::Exclusive))
+    }
+
+    /// Asks to share these names too, with any number of holders who share them. While an exclusive
+    /// request waits for such a name, later ones that would share it wait behind that.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let writer = manager.acquire(["ledger"]).shared(["config"]).lock()?;
+    /// let reader = manager.acquire_shared(["config"]).lock()?;
+    /// assert_eq!(manager.holders("config")?.len(), 2);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn shared<N: AsRef<str>>(self, names: impl IntoIterator<Item = N>) -> Self {
+        self.claim(names, |claims, names| claims.add(names, Mode::Shared))
+    }
+
+    /// Asks for `take` slots of each of these names too. A name has as many slots as those who hold
+    /// it say: who says another number meanwhile is refused with [`Error::SlotsMismatch`], and once
+    /// the name is free a new number may come.
+    ///
+    /// ```
+    /// use lockmgr::Error;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let guard = manager.acquire(["ledger"]).slots(["gigabytes"], 3, 8).lock()?;
+    /// let other = manager.acquire_slots(["gigabytes"], 1, 16).lock();
+    /// assert!(matches!(other, Err(Error::SlotsMismatch { asked: 16, held: 8, .. })));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn slots<N: AsRef<str>>(
+        self,
+        names: impl IntoIterator<Item = N>,
+        take: u32,
+        of: u32,
+    ) -> Self {
+        let mode = Mode::Slots { take, of };
+        self.claim(names, |claims, names| claims.add(names, mode))
+    }
+
+    /// Asks for so many of these names, as [`LockManager::acquire_any`] does. It stands alone in its
+    /// request.
+    ///
+    /// ```
+    /// use lockmgr::Error;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let beside_another = manager.acquire(["ledger"]).any_of(1, ["gpu:0", "gpu:1"]).lock();
+    /// assert!(matches!(beside_another, Err(Error::InvalidRequest(_))));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn any_of<N: AsRef<str>>(self, count: u32, names: impl IntoIterator<Item = N>) -> Self {
+        self.claim(names, |claims, names| claims.any_of(count, names))
+    }
+
     /// Lets others in if the program lives but hangs: the locks expire after this time unless they
     /// are renewed. The manager renews them at a third of it, on one thread for all of its guards.
     /// Zero and [`Timeout::Never`] mean no lease. Default: no lease, so the locks are held until
@@ -377,7 +511,7 @@ impl Acquire {
     }
 
     fn ask(self, bounded: Bounded) -> Result<LockGuard> {
-        let names = self.names?;
+        let claims = self.claims?;
         let base = &self.manager.0.base;
         let timeout = self.lease.unwrap_or(Timeout::Never);
         let options = self.options.timeout(timeout);
@@ -404,7 +538,7 @@ impl Acquire {
             is_told: self.on_lost.is_some(),
             sleeper: &self.sleeper,
         };
-        let locks = asker.ask(&names, &mut lease, bind)?;
+        let locks = asker.ask(&claims, &mut lease, bind)?;
         let base = Arc::clone(&self.manager.0.base);
         let held = Held::new(base, lease, job, self.keeps_alive, self.on_lost);
         Ok(LockGuard::new(self.manager.clone(), Arc::new(held), locks))

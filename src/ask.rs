@@ -1,12 +1,12 @@
 //! Asks for a set of locks: one transaction takes them or joins the queue.
 
 use crate::beacon::draw_id;
+use crate::claim::Claims;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::grant::{apply, create_all, obstacle, plan, refuse};
+use crate::grant::{apply, create_all, grantable, plan, refuse};
 use crate::lock::{Lease, Lock};
 use crate::manager::LockManager;
-use crate::name::LockName;
 use crate::queue::{Request, TRUST};
 use crate::timeout::{Deadline, Timeout};
 use crate::wait::{LONGEST_SLEEP, Sleeper, Woken};
@@ -34,15 +34,15 @@ impl Asker<'_> {
     /// Asks, and waits if it may. The lease is bound before it is asked for.
     pub(crate) fn ask(
         &self,
-        names: &[LockName],
+        claims: &Claims,
         lease: &mut Lease,
         mut bind: impl FnMut(&mut Lease) -> Result<()>,
     ) -> Result<Vec<Lock>> {
-        if names.is_empty() {
+        if claims.is_empty() {
             return bind(lease).map(|()| Vec::new());
         }
         if self.bounded == Bounded::Never
-            && let Ok(Some(error @ Error::Locked(_))) = obstacle_in_sight(self.manager, names)
+            && let Ok(Some(error @ Error::Locked(_))) = obstacle_in_sight(self.manager, claims)
         {
             return Err(error);
         }
@@ -55,7 +55,7 @@ impl Asker<'_> {
             let asked = self.in_bound(|| {
                 // Again each time: the store may be another file by now.
                 bind(lease)?;
-                self.enqueue(&self.request(names, lease, until)?)
+                self.enqueue(&self.request(claims, lease, until)?)
             });
             match asked {
                 Ok(Answer::Granted(locks)) => return Ok(locks),
@@ -81,7 +81,7 @@ impl Asker<'_> {
                         return Err(Error::Cancelled);
                     }
                     if self.left(until).is_zero() {
-                        let found = obstacle_in_sight(self.manager, names);
+                        let found = obstacle_in_sight(self.manager, claims);
                         if let Error::StoreBusy { waited, .. } = &mut busy {
                             *waited = began.elapsed();
                         }
@@ -105,19 +105,14 @@ impl Asker<'_> {
     }
 
     /// The request as it would be queued, without a number.
-    fn request(
-        &self,
-        names: &[LockName],
-        lease: &Lease,
-        until: Option<Deadline>,
-    ) -> Result<Request> {
+    fn request(&self, claims: &Claims, lease: &Lease, until: Option<Deadline>) -> Result<Request> {
         let now = self.manager.0.base.now();
         let waits = self.bounded != Bounded::Never;
         let is_proven = lease.bound_to.is_some_and(|it| it.file.is_some());
         Ok(Request {
             number: 0,
             id: draw_id(),
-            names: names.to_vec(),
+            claims: claims.clone(),
             lease: lease.clone(),
             asked_at: now.wall,
             until,
@@ -157,28 +152,22 @@ impl Asker<'_> {
     fn enqueue(&self, request: &Request) -> Result<Answer> {
         let mut done = None;
         let result = self.manager.0.base.write("lock in", |tx, now| {
-            let plan = plan(tx, &request.names, now)?;
-            let mut in_the_way = None;
-            for name in &request.names {
-                if in_the_way.is_none() {
-                    in_the_way = obstacle(tx, &plan, name, now)?;
-                }
-            }
+            let plan = plan(tx, request.claims.names(), now)?;
             let mut request = request.clone();
-            let answer = match in_the_way {
-                Some(obstacle) if self.left(request.until).is_zero() => {
+            let answer = match grantable(tx, &plan, &request.claims, now)? {
+                Err(obstacle) if self.left(request.until).is_zero() => {
                     return refuse(tx, &plan, obstacle, now);
                 }
-                Some(_) => {
+                Err(_) => {
                     apply(tx, &plan, now)?;
                     request.number = tx.next_request()?;
                     tx.put_request(&request)?;
                     Answer::Queued(Box::new(request.clone()))
                 }
-                None => {
+                Ok(claims) => {
                     apply(tx, &plan, now)?;
-                    let names = &request.names;
-                    Answer::Granted(create_all(tx, &request.lease, names, Some(&request), now)?)
+                    let lease = &request.lease;
+                    Answer::Granted(create_all(tx, lease, &claims, Some(&request), now)?)
                 }
             };
             done = Some(request);

@@ -1,5 +1,6 @@
 //! The one error type, and the words it uses for what went wrong.
 
+use crate::claim::InvalidRequest;
 use crate::lock::{Lock, SECONDS};
 use crate::name::{InvalidName, LockName, Printable};
 use crate::queue::Request;
@@ -60,6 +61,23 @@ pub enum Error {
         request: Box<Request>,
     },
 
+    /// Those who hold the name agree on another number of slots. Ask for theirs, or wait until the
+    /// name is free: then a new number may come.
+    #[error(
+        "cannot take slots of \"{}\": you say that it has {asked}, and its holders say {held}; \
+         say {held} too, or try again once it is free",
+        Printable(name.as_str())
+    )]
+    #[non_exhaustive]
+    SlotsMismatch {
+        /// What was asked for.
+        name: LockName,
+        /// How many slots the call said that the name has.
+        asked: u32,
+        /// How many its holders said.
+        held: u32,
+    },
+
     /// A guard no longer holds a lock: its lease ran out or was taken away.
     #[error("lost \"{}\" (token {}): {}", Printable(lock.name().as_str()), lock.token(), Now(by.as_deref()))]
     #[non_exhaustive]
@@ -85,6 +103,10 @@ pub enum Error {
     /// A name or a holder is empty, too long or has control characters.
     #[error(transparent)]
     InvalidName(#[from] InvalidName),
+
+    /// A request contradicts itself.
+    #[error(transparent)]
+    InvalidRequest(#[from] InvalidRequest),
 
     /// A timeout is negative, not a number, or its deadline would be past the year 9999.
     #[error(transparent)]
@@ -195,7 +217,7 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Wrong usage: there is no such process to bind to.
+    /// Wrong usage: there is no such process to bind to, or the request contradicts itself.
     Usage,
     /// A name or a holder is invalid.
     InvalidName,
@@ -209,6 +231,8 @@ pub enum ErrorKind {
     LockFail,
     /// The lock to renew does not exist.
     LockNotFound,
+    /// The holders of a name agree on another number of slots.
+    SlotsMismatch,
     /// A guard no longer holds a lock.
     Lost,
     /// The wait was cancelled.
@@ -242,6 +266,7 @@ impl ErrorKind {
             Self::Reserved => "Reserved",
             Self::LockFail => "LockFail",
             Self::LockNotFound => "LockNotFound",
+            Self::SlotsMismatch => "SlotsMismatch",
             Self::Lost => "Lost",
             Self::Cancelled => "Cancelled",
             Self::Unsupported => "Unsupported",
@@ -272,7 +297,8 @@ impl Error {
             Self::Reserved { .. } => ErrorKind::Reserved,
             Self::Lost { .. } => ErrorKind::Lost,
             Self::Cancelled => ErrorKind::Cancelled,
-            Self::NoSuchProcess { .. } => ErrorKind::Usage,
+            Self::NoSuchProcess { .. } | Self::InvalidRequest(_) => ErrorKind::Usage,
+            Self::SlotsMismatch { .. } => ErrorKind::SlotsMismatch,
             Self::InvalidName(_) => ErrorKind::InvalidName,
             Self::InvalidTimeout(_) => ErrorKind::InvalidTimeout,
             Self::StoreBusy { .. } => ErrorKind::StoreBusy,

@@ -5,12 +5,14 @@
 //! hand-over costs one commit, and no other call slips in between.
 
 use crate::beacon::Judge;
+use crate::claim::{Claim, Claims, Holding, Mode};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
+use crate::holds::{Rows, mismatch};
 use crate::lock::{Lease, Lock};
 use crate::name::LockName;
 use crate::process::{Binding, Standing};
-use crate::queue::{Plan, Request, State, TRUST, View};
+use crate::queue::{Grant, Plan, Request, State, TRUST, View};
 use crate::store::WriteTx;
 use crate::timeout::Timeout;
 use crate::wait::Ring;
@@ -35,20 +37,14 @@ impl View for Sight<'_, '_> {
         self.tx.wanted(number)
     }
 
-    fn is_free(&self, name: &LockName) -> Result<bool> {
-        Ok(live(self.tx, name, self.now)?.is_none())
+    fn holding(&self, name: &LockName) -> Result<Holding> {
+        self.tx.holding(name, self.now)
     }
 
     fn state(&self, request: &Request) -> State {
         let mut judged = self.judged.borrow_mut();
         judged.state(self.tx.judge(), request, self.now)
     }
-}
-
-/// The lock of that name, if it is live.
-pub(crate) fn live(tx: &WriteTx<'_>, name: &LockName, now: Moment) -> Result<Option<Lock>> {
-    let row = tx.get(name)?;
-    Ok(row.and_then(|lock| lock.if_live(now, tx.judge())))
 }
 
 /// Plans for the names that a transaction frees or wants. Writes nothing.
@@ -73,11 +69,11 @@ pub(crate) fn apply(tx: &mut WriteTx<'_>, plan: &Plan, now: Moment) -> Result<()
     for request in &plan.dropped {
         tx.remove_request(request)?;
     }
-    for (request, state) in &plan.granted {
-        tx.remove_request(request)?;
-        grant(tx, request, *state, now)?;
+    for it in &plan.granted {
+        tx.remove_request(&it.request)?;
+        grant(tx, it, now)?;
     }
-    let granted = plan.granted.iter().map(|(request, _)| request.as_ref());
+    let granted = plan.granted.iter().map(|it| it.request.as_ref());
     tx.rings
         .extend(granted.chain(&plan.heads).filter_map(Ring::to));
     Ok(())
@@ -97,8 +93,8 @@ pub(crate) fn settle<'n>(
 /// to watch now.
 pub(crate) fn withdraw(tx: &mut WriteTx<'_>, request: &Request, now: Moment) -> Result<()> {
     tx.remove_request(request)?;
-    settle(tx, &request.names, now)?;
-    for name in &request.names {
+    settle(tx, request.claims.names(), now)?;
+    for name in request.claims.names() {
         tell_first_from(tx, name, request.number)?;
     }
     Ok(())
@@ -108,12 +104,12 @@ pub(crate) fn withdraw(tx: &mut WriteTx<'_>, request: &Request, now: Moment) -> 
 /// name waits from now on. The caller settles the name.
 pub(crate) fn end(tx: &mut WriteTx<'_>, row: &Lock, now: Moment) -> Result<()> {
     match row.left(now) {
-        None => tx.remove(&row.name),
-        Some(left) => {
-            tx.put(&left)?;
-            tell_head(tx, &row.name)
-        }
+        None if row.mode == Mode::Exclusive => return tx.remove(row),
+        // The head may have waited for this hold, and waits for the next of the name.
+        None => tx.remove(row)?,
+        Some(left) => tx.put(&left)?,
     }
+    tell_head(tx, &row.name)
 }
 
 /// Rings the head of a name whose lock is bound to something else now, or ends earlier.
@@ -137,27 +133,35 @@ fn tell_first_from(tx: &mut WriteTx<'_>, name: &LockName, number: u64) -> Result
 pub(crate) fn create_all(
     tx: &mut WriteTx<'_>,
     lease: &Lease,
-    names: &[LockName],
+    claims: &[Claim],
     by: Option<&Request>,
     now: Moment,
 ) -> Result<Vec<Lock>> {
     // Before the new rows are there: to read those costs more.
-    tx.sweep(names.len(), now)?;
-    let mut create = |name: &LockName| {
-        let mut lock = lease.create(name.clone(), tx.next_token()?, now)?;
+    tx.sweep(claims.len(), now)?;
+    let mut create = |Claim { name, mode }: &Claim| {
+        if *mode != Mode::Exclusive {
+            tx.make_room(name, *mode, now)?;
+        }
+        let mut lock = lease.create(name.clone(), *mode, tx.next_token()?, now)?;
         lock.request = by.map(|request| request.id);
         lock.bell = by.and_then(|request| request.bell);
         tx.put(&lock)?;
         Ok(lock)
     };
-    names.iter().map(&mut create).collect()
+    claims.iter().map(&mut create).collect()
 }
 
 /// A request that is only trusted to live gets its locks for as long as it is trusted: when it
 /// looks it takes the whole lease.
-fn grant(tx: &mut WriteTx<'_>, request: &Request, state: State, now: Moment) -> Result<()> {
+fn grant(tx: &mut WriteTx<'_>, grant: &Grant, now: Moment) -> Result<()> {
+    let Grant {
+        request,
+        claims,
+        state,
+    } = grant;
     let mut lease = request.lease.clone();
-    if state == State::Trusted {
+    if *state == State::Trusted {
         lease.timeout = match (lease.timeout, TRUST) {
             (Timeout::After(a), Timeout::After(b)) => Timeout::After(a.min(b)),
             (Timeout::Never, other) | (other, Timeout::Never) => other,
@@ -167,7 +171,7 @@ fn grant(tx: &mut WriteTx<'_>, request: &Request, state: State, now: Moment) -> 
     if lease.timeout.deadline(now).is_err() || lease.at_least_from(now).is_err() {
         return Ok(());
     }
-    create_all(tx, &lease, &request.names, Some(request), now).map(drop)
+    create_all(tx, &lease, claims, Some(request), now).map(drop)
 }
 
 /// Removes the dead requests that come right before this one, for each of its names.
@@ -176,7 +180,7 @@ pub(crate) fn drop_dead_before(tx: &mut WriteTx<'_>, request: &Request, now: Mom
         return Ok(());
     }
     let mut judged = Judged::default();
-    for name in &request.names {
+    for name in request.claims.names() {
         // One that is dropped may have been all that it waited for.
         while tx.request(request.number)?.is_some()
             && let Some(number) = tx.before(name, request.number)?
@@ -224,17 +228,49 @@ impl Judged {
     }
 }
 
-/// Why a newcomer cannot have this name now, if it cannot.
-pub(crate) fn obstacle(
+/// What a newcomer can have now of what it claims, or what is in its way.
+///
+/// # Errors
+/// [`Error::SlotsMismatch`], which no wait mends.
+pub(crate) fn grantable(
     tx: &WriteTx<'_>,
     plan: &Plan,
-    name: &LockName,
+    claims: &Claims,
     now: Moment,
-) -> Result<Option<Error>> {
-    if let Some(lock) = live(tx, name, now)? {
-        return Ok(Some(Error::Locked(Box::new(lock))));
+) -> Result<Result<Vec<Claim>, Error>> {
+    let needed = claims.needed();
+    let mut gets = Vec::with_capacity(needed);
+    let mut in_the_way = None;
+    for claim in &claims.list {
+        if gets.len() == needed {
+            break;
+        }
+        match obstacle(tx, plan, claim, now)? {
+            None => gets.push(claim.clone()),
+            Some(obstacle) => {
+                in_the_way.get_or_insert(obstacle);
+            }
+        }
+        if in_the_way.is_some() && claims.any.is_none() {
+            break;
+        }
     }
-    Ok(plan.first_for(name).map(|request| reserved(name, request)))
+    Ok(match in_the_way {
+        Some(obstacle) if gets.len() < needed => Err(obstacle),
+        _ => Ok(gets),
+    })
+}
+
+/// Why a newcomer cannot have what it claims of this name now, if it cannot.
+fn obstacle(tx: &WriteTx<'_>, plan: &Plan, claim: &Claim, now: Moment) -> Result<Option<Error>> {
+    if let Some(holder) = tx.in_the_way(claim, now)?.into_iter().next() {
+        return match mismatch(claim, &holder) {
+            Some(mismatch) => Err(mismatch),
+            None => Ok(Some(Error::Locked(Box::new(holder)))),
+        };
+    }
+    let first = plan.first_for(&claim.name, claim.mode);
+    Ok(first.map(|request| reserved(&claim.name, request)))
 }
 
 /// The answer that a lock is held, with the number of living requests that wait for it.

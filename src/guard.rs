@@ -2,9 +2,10 @@
 
 use crate::ask::Asker;
 use crate::base::Base;
+use crate::claim::{Claims, Mode};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::grant::tell_head;
+use crate::grant::{settle, tell_head};
 use crate::held::{Fate, Held, remove};
 use crate::lock::{Lease, Lock};
 use crate::manager::LockManager;
@@ -160,8 +161,39 @@ impl LockGuard {
             }
             Ok(())
         };
-        self.extend(asker.ask(&[name], &mut lease, bind)?);
+        self.extend(asker.ask(&Claims::exclusive([name]), &mut lease, bind)?);
         Ok(())
+    }
+
+    /// Shares from now on what it held alone, without letting an exclusive request in between: those
+    /// who wait to share the names get them in the same transaction. The tokens stay. Slots stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if a lock was lost; the others are shared then. Those of the store, and then
+    /// all are as they were, or all shared if that failed in the middle of its commit.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let mut guard = manager.acquire(["config"]).lock()?;
+    /// assert!(manager.acquire_shared(["config"]).try_lock().is_err());
+    /// guard.downgrade()?;
+    /// let reader = manager.acquire_shared(["config"]).try_lock()?;
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn downgrade(&mut self) -> Result<()> {
+        self.check_fork()?;
+        self.held.check()?;
+        self.held.change("share locks in", |tx, mut row, now| {
+            if row.mode == Mode::Exclusive {
+                row.mode = Mode::Shared;
+                tx.put(&row)?;
+                settle(tx, [&row.name], now)?;
+            }
+            Ok(Fate::Held(row))
+        })?;
+        self.held.check()
     }
 
     /// Gives back one of the locks, and says whether the guard still held it.

@@ -90,6 +90,88 @@
 //! as well. A holder that cannot be judged counts as alive, and then the deadline decides. A process
 //! that is only noted with a lock (`--pid`) frees nothing.
 //!
+//! # Kinds of locks
+//!
+//! A name is held by one alone, unless a request says otherwise. One request may mix the first three,
+//! over any names: it is granted whole or not at all, first come, first served.
+//!
+//! | kind | who holds the name | library | `run`, `get` |
+//! |---|---|---|---|
+//! | exclusive | one | [`acquire`](crate::LockManager::acquire) | `NAME`, `-x NAME` |
+//! | shared | any number who share it, or one alone | [`shared`](crate::Acquire::shared) | `-s NAME` |
+//! | slots | as many as its N slots are enough for; each takes one, or K | [`slots`](crate::Acquire::slots) | `--slots N [--take K] NAME` |
+//! | any of | one, or K, of several names, each alone | [`acquire_any`](crate::LockManager::acquire_any) | `--any[=K] NAME NAME…` |
+//!
+//! On the command line such an option is for the names behind it, up to the next one.
+//!
+//! **Nobody passes one who waits.** A request that cannot be granted yet keeps every name that it
+//! wants: those who would share a name wait behind one who wants it alone, and a request for one slot
+//! waits behind one for four. So neither readers nor small requests starve the others.
+//!
+//! **At most four compilers** on this host, whoever starts them. Those who hold the name agree on the
+//! number: another one is refused until the name is free.
+//!
+//! ```sh
+//! lockmgr run --slots 4 cc -- echo "compiled"
+//! ```
+//!
+//! **Three of eight gigabytes** for a large job; small ones take one:
+//!
+//! ```sh
+//! lockmgr run --slots 8 --take 3 gigabytes -- echo "a large job"
+//! lockmgr run --slots 8 gigabytes -- echo "a small job"
+//! ```
+//!
+//! **A benchmark that needs the host alone**, beside jobs that share it:
+//!
+//! ```sh
+//! lockmgr run -s host -- echo "a job"
+//! lockmgr run host -- echo "a benchmark, and no job beside it"
+//! ```
+//!
+//! **One of these GPUs**, whichever is free first. `LOCKMGR_NAMES` says which:
+//!
+//! ```sh
+//! lockmgr run --any gpu:0 gpu:1 -- sh -c 'echo "trains on ${LOCKMGR_NAMES#gpu:}"'
+//! ```
+//!
+//! **Readers and a nightly writer**. The writer waits for the readers that are there, later ones wait
+//! for it, and it needs the disk for itself:
+//!
+//! ```sh
+//! lockmgr run -s catalogue -- echo "read"
+//! lockmgr run -x catalogue disk -- echo "written"
+//! ```
+//!
+//! In a program:
+//!
+//! ```
+//! use lockmgr::LockManager;
+//!
+//! # let dir = tempfile::tempdir().unwrap();
+//! let manager = LockManager::open(dir.path().join("locks.redb"))?;
+//! let mut guard = manager.acquire(["ledger"]).shared(["config"]).slots(["gigabytes"], 3, 8).lock()?;
+//! // From here on others may read the ledger too; nobody writes to it in between.
+//! guard.downgrade()?;
+//! assert_eq!(manager.holders("ledger")?.len(), 1);
+//! # Ok::<(), lockmgr::Error>(())
+//! ```
+//!
+//! To make a shared lock an exclusive one, release it and ask again: two who hold it and both wait
+//! to be alone would wait for ever.
+//!
+//! | sem(1) of GNU parallel, `consul lock` | lockmgr |
+//! |---|---|
+//! | `sem --fg -j4 --id cc COMMAND` | `lockmgr run --slots 4 cc -- COMMAND` |
+//! | `sem -j4 --id cc COMMAND`, in the background | `lockmgr run --slots 4 cc -- COMMAND &` |
+//! | `sem --wait --id cc` | `wait` in the shell, or `lockmgr run cc -- true` for all users' jobs |
+//! | `sem --st -10`, which gives up after 10 s | `-w 10` |
+//! | `sem --st 10`, which takes it away after 10 s | `--lease 10`, which takes it from a job that hangs |
+//! | `consul lock -n=4 PREFIX COMMAND` | `lockmgr run --slots 4 NAME -- COMMAND` |
+//! | `consul lock -try=10s` | `-w 10s` |
+//! | `consul lock -shell` | `-c STRING` |
+//! | `consul lock -child-exit-code` | always: `run` ends as its command did |
+//!
 //! # Instead of flock
 //!
 //! `lockmgr run` does what flock(1) does, under its names, with names instead of files, several at
@@ -105,7 +187,7 @@
 //! | `flock -F FILE COMMAND` | `lockmgr run -F NAME -- COMMAND` |
 //! | `flock -o FILE COMMAND` | `lockmgr run -o NAME -- COMMAND` |
 //! | `flock -x FILE COMMAND` | `lockmgr run -x NAME -- COMMAND`, or without `-x` |
-//! | `flock -s FILE COMMAND` | not yet: there are no shared locks |
+//! | `flock -s FILE COMMAND` | `lockmgr run -s NAME -- COMMAND` |
 //! | `flock --verbose FILE COMMAND` | `lockmgr run -v NAME -- COMMAND` |
 //! | `flock 9` in a script | `lockmgr get NAME --wait forever --while $$` |
 //! | `flock -n 9` | `lockmgr get NAME --while $$` |

@@ -7,6 +7,7 @@ use crate::beacon::Beacon;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{end, settle};
+use crate::holds::Rows;
 use crate::lock::{Lease, Lock};
 use crate::name::LockName;
 use crate::store::WriteTx;
@@ -213,15 +214,15 @@ impl Held {
         self.base.store.read("read", |tx| {
             let now = self.base.now();
             for lock in &locks {
-                fates.push(match tx.get(&lock.name)? {
-                    Some(row) if row.is_same_hold(lock) => {
+                fates.push(match tx.same_hold(lock)? {
+                    Some(row) => {
                         // A lease that ran out may yet be renewed.
                         is_held &= !row.is_expired(now) || released.contains(&lock.token);
                         Fate::Held(lock.clone())
                     }
-                    by => {
+                    None => {
                         is_held &= released.contains(&lock.token);
-                        Fate::Lost(by.and_then(|by| by.if_live(now, tx.judge())))
+                        Fate::Lost(tx.first(&lock.name, now)?)
                     }
                 });
             }
@@ -256,9 +257,9 @@ impl Held {
                 return Ok(Vec::new());
             }
             self.base.write(action, |tx, now| {
-                let decide = |lock: &Lock| match tx.get(&lock.name)? {
-                    Some(row) if row.is_same_hold(lock) => decide(tx, row, now),
-                    by => Ok(Fate::Lost(by.and_then(|by| by.if_live(now, tx.judge())))),
+                let decide = |lock: &Lock| match tx.same_hold(lock)? {
+                    Some(row) => decide(tx, row, now),
+                    None => Ok(Fate::Lost(tx.first(&lock.name, now)?)),
                 };
                 locks.iter().map(decide).collect()
             })
@@ -313,7 +314,7 @@ impl Held {
                 let mut free = Vec::new();
                 let mut fates = Vec::with_capacity(locks.len());
                 for lock in locks {
-                    let row = tx.get(&lock.name)?.filter(|row| row.is_same_hold(lock));
+                    let row = tx.same_hold(lock)?;
                     let is_over =
                         |row: &Lock| row.bound_to.is_some_and(|it| tx.judge().is_gone(&it));
                     if row.as_ref().is_some_and(|row| !is_over(row)) {
@@ -355,7 +356,7 @@ pub(crate) fn remove(base: &Base, locks: &[Lock]) -> Result<Vec<bool>> {
         let mut removed = Vec::with_capacity(locks.len());
         let mut free: Vec<&LockName> = Vec::with_capacity(locks.len());
         for lock in locks {
-            let row = tx.get(&lock.name)?.filter(|row| row.is_same_hold(lock));
+            let row = tx.same_hold(lock)?;
             removed.push(row.is_some());
             if let Some(row) = row {
                 end(tx, &row, now)?;
@@ -392,14 +393,14 @@ pub(crate) fn renew_all(guards: &[Arc<Held>]) -> (Losses, bool) {
         for (held, locks) in leased.iter().zip(&locks) {
             let mut fates = Vec::with_capacity(locks.len());
             for lock in locks {
-                fates.push(match tx.get(&lock.name)? {
-                    Some(row) if row.is_same_hold(lock) => {
+                fates.push(match tx.same_hold(lock)? {
+                    Some(row) => {
                         // Past the calendar it stays as it is.
                         let row = row.renewed(held.lease.timeout, now).unwrap_or(row);
                         tx.put(&row)?;
                         Fate::Held(row)
                     }
-                    by => Fate::Lost(by.and_then(|by| by.if_live(now, tx.judge()))),
+                    None => Fate::Lost(tx.first(&lock.name, now)?),
                 });
             }
             all.push(fates);

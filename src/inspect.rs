@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::grant::Judged;
+use crate::holds::Rows;
 use crate::lock::Lock;
 use crate::manager::LockManager;
 use crate::queue::State;
@@ -138,7 +139,7 @@ impl LockManager {
             }
             let mut judged = Judged::default();
             for request in tx.requests()? {
-                for name in &request.names {
+                for name in request.claims.names() {
                     // Fails if the index misses the request.
                     tx.before(name, request.number())?;
                 }

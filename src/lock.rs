@@ -4,6 +4,7 @@
 //! bound to.
 
 use crate::beacon::Judge;
+use crate::claim::Mode;
 use crate::clock::Moment;
 use crate::name::{Holder, LockName, Note, Printable};
 use crate::process::{Binding, Bound, Standing};
@@ -163,6 +164,7 @@ pub struct Lock {
     /// Microseconds since 1970.
     pub(crate) updated_at: i64,
     pub(crate) token: u64,
+    pub(crate) mode: Mode,
     /// Why it is held.
     pub(crate) note: Option<Note>,
     /// Until when the name stays taken, however the hold ends.
@@ -185,7 +187,7 @@ impl PartialEq for Lock {
         let owned = |it: &Self| {
             let times = (it.deadline, it.created_at, it.updated_at);
             let ids = (it.token, it.process_id, it.request);
-            (times, ids, it.bound_to, it.at_least)
+            (times, ids, it.mode, it.bound_to, it.at_least)
         };
         let texts = |it: &Self| (it.name.clone(), it.locked_by.clone(), it.note.clone());
         texts(self) == texts(other) && owned(self) == owned(other)
@@ -306,6 +308,21 @@ impl Lock {
         self.token == token && !self.is_at_least()
     }
 
+    /// Returns how it is held: alone, shared, or by some of the name's slots.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// use lockmgr::{GetOptions, Mode};
+    /// let lock = manager.get_lock("hello", GetOptions::new().slots(1, 4))?;
+    /// assert_eq!(lock.mode(), Mode::Slots { take: 1, of: 4 });
+    /// assert_eq!(manager.get_lock("world", GetOptions::new())?.mode(), Mode::Exclusive);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// Returns why the lock is held, in the holder's words.
     ///
     /// ```
@@ -385,6 +402,15 @@ impl Lock {
     /// ```
     pub fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// How long its row keeps the name.
+    pub(crate) fn term(&self) -> Term {
+        Term {
+            deadline: self.deadline,
+            bound_to: self.bound_to,
+            at_least: self.at_least,
+        }
     }
 
     /// The lock as a caller sees it: if it expired, or if what it is bound to is gone, what is left
@@ -483,6 +509,7 @@ impl Lease {
     pub(crate) fn create(
         &self,
         name: LockName,
+        mode: Mode,
         token: u64,
         now: Moment,
     ) -> Result<Lock, InvalidTimeout> {
@@ -494,6 +521,7 @@ impl Lease {
             created_at: now.wall,
             updated_at: now.wall,
             token,
+            mode,
             note: self.note.clone(),
             at_least: self.at_least_from(now)?,
             bound_to: self.bound_to,
@@ -546,9 +574,14 @@ impl fmt::Display for Lock {
             write!(f, " (process {pid})")?;
         }
         let since = self.created_at().format(SECONDS);
+        let how = match self.mode {
+            Mode::Exclusive => "it".to_owned(),
+            Mode::Shared => "it shared".to_owned(),
+            slots @ Mode::Slots { .. } => slots.to_string(),
+        };
         match self.is_at_least() {
-            true => write!(f, " took it at {since}, and it stays taken")?,
-            false => write!(f, " holds it since {since}")?,
+            true => write!(f, " took {how} at {since}, and it stays taken")?,
+            false => write!(f, " holds {how} since {since}")?,
         }
         match self.locked_until() {
             Some(until) => write!(f, " until {}", until.format(SECONDS))?,
@@ -648,7 +681,7 @@ mod serialise {
 
     impl Serialize for Lock {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let mut lock = serializer.serialize_struct("Lock", 11)?;
+            let mut lock = serializer.serialize_struct("Lock", 12)?;
             lock.serialize_field("name", &self.name)?;
             lock.serialize_field("locked_by", &self.locked_by)?;
             lock.serialize_field("process_id", &self.process_id)?;
@@ -656,6 +689,7 @@ mod serialise {
             lock.serialize_field("created_at", &rfc3339(self.created_at()))?;
             lock.serialize_field("updated_at", &rfc3339(self.updated_at()))?;
             lock.serialize_field("token", &self.token)?;
+            lock.serialize_field("mode", &self.mode)?;
             let bound_to = self.bound_to().map(|it| BoundTo {
                 pid: it.process_id(),
                 alive: it.is_alive(),
@@ -696,6 +730,7 @@ mod tests {
             created_at: 0,
             updated_at: 0,
             token: 1,
+            mode: Mode::Exclusive,
             note: None,
             at_least: None,
             bound_to: None,

@@ -3,20 +3,22 @@
 
 use crate::base::Base;
 use crate::builder::Builder;
+use crate::claim::{Claim, Claims, Mode};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{
-    Judged, apply, create_all, end, live, obstacle, plan, refuse, reserved, settle, tell_head,
+    Judged, apply, create_all, end, grantable, plan, refuse, reserved, settle, tell_head,
 };
+use crate::holds::Rows;
 use crate::keeper::{Keeper, is_passing};
 use crate::lock::{Lock, LockRef};
-use crate::name::LockName;
+use crate::name::{LockName, Printable};
 use crate::queue::{Plan, Request, State};
 use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, SetRequest, decide,
     decide_renewal,
 };
-use crate::store::{CLEANED_AT_A_TIME, MUCH, Store, WriteTx};
+use crate::store::{CLEANED_AT_A_TIME, MUCH, ReadTx, Store, WriteTx};
 use crate::wait::Ring;
 use std::collections::{HashMap, HashSet};
 use std::panic::{self, AssertUnwindSafe};
@@ -207,15 +209,23 @@ impl LockManager {
     pub fn get_lock(&self, name: impl AsRef<str>, options: GetOptions) -> Result<Lock> {
         let name = LockName::new(name.as_ref())?;
         let here = self.0.base.store.here();
+        let claim = options.claim(name.clone())?;
         let lease = options.into_lease(&self.0.base.locked_by, here, self.0.base.now())?;
+        let claims = Claims {
+            list: vec![claim],
+            any: None,
+        };
         self.0.base.write("get a lock in", |tx, now| {
             let plan = plan(tx, [&name], now)?;
-            if let Some(obstacle) = obstacle(tx, &plan, &name, now)? {
+            if let Err(obstacle) = grantable(tx, &plan, &claims, now)? {
                 return refuse(tx, &plan, obstacle, now);
             }
             apply(tx, &plan, now)?;
-            let created = create_all(tx, &lease, std::slice::from_ref(&name), None, now)?;
-            Ok(created.into_iter().next().expect("one name makes one lock"))
+            let created = create_all(tx, &lease, &claims.list, None, now)?;
+            Ok(created
+                .into_iter()
+                .next()
+                .expect("one claim makes one lock"))
         })
     }
 
@@ -256,25 +266,41 @@ impl LockManager {
         let renewal = options.into_renewal(&self.0.base.locked_by, here, self.0.base.now())?;
         self.0.base.write("renew a lock in", |tx, now| {
             let plan = plan(tx, [&name], now)?;
-            let present = live(tx, &name, now)?;
-            match decide_renewal(present, of, &renewal, now)? {
-                Decision::Extend(lock) => {
-                    tx.put(&lock)?;
-                    if renewal.concerns_waiters() {
-                        tell_head(tx, &name)?;
-                    }
-                    Ok(lock)
-                }
-                Decision::Create | Decision::Skip(_) => {
-                    if let Some(first) = plan.first_for(&name) {
-                        return refuse(tx, &plan, reserved(&name, first), now);
-                    }
-                    apply(tx, &plan, now)?;
-                    let names = std::slice::from_ref(&name);
-                    let created = create_all(tx, &renewal.lease, names, None, now)?;
-                    Ok(created.into_iter().next().expect("one name makes one lock"))
-                }
+            let meant = meant(tx, &name, of, now)?;
+            if meant.len() > 1 && renewal.means_one_hold() {
+                return Err(several_holds(&name, meant.len()));
             }
+            let mut first = None;
+            for present in or_none(meant) {
+                // By its token it is another's, if it is not its own.
+                let present = match present {
+                    None if of.token.is_some() => tx.first(&name, now)?,
+                    present => present,
+                };
+                let lock = match decide_renewal(present, of, &renewal, now)? {
+                    Decision::Extend(lock) => {
+                        tx.put(&lock)?;
+                        lock
+                    }
+                    Decision::Create | Decision::Skip(_) => {
+                        if let Some(first) = plan.first_for(&name, Mode::Exclusive) {
+                            return refuse(tx, &plan, reserved(&name, first), now);
+                        }
+                        apply(tx, &plan, now)?;
+                        let claim = Claim::exclusive(name.clone());
+                        let created = create_all(tx, &renewal.lease, &[claim], None, now)?;
+                        created
+                            .into_iter()
+                            .next()
+                            .expect("one claim makes one lock")
+                    }
+                };
+                first.get_or_insert(lock);
+            }
+            if renewal.concerns_waiters() {
+                tell_head(tx, &name)?;
+            }
+            Ok(first.expect("one hold, or none"))
         })
     }
 
@@ -364,33 +390,31 @@ impl LockManager {
             };
             let mut present = Vec::with_capacity(names.len());
             for (of, name) in locks.iter().zip(&names) {
-                let lock = live(tx, name, now)?.filter(|lock| of.names(lock));
-                if let Some(lock) = lock.as_ref().filter(|lock| !may(lock)) {
+                let holds = meant(tx, name, *of, now)?;
+                if let Some(lock) = holds.iter().find(|lock| !may(lock)) {
                     return Err(Error::Locked(Box::new(lock.clone())));
                 }
-                present.push(lock);
+                present.push(holds);
             }
             let mut removed = Vec::with_capacity(names.len());
             let mut free = HashSet::new();
-            for ((of, name), lock) in locks.iter().zip(&names).zip(present) {
+            for ((of, name), holds) in locks.iter().zip(&names).zip(present) {
                 // Named twice, it is what the first left.
-                let lock = match free.contains(name) {
-                    true => live(tx, name, now)?.filter(|lock| of.names(lock)),
-                    false => lock,
+                let holds = match free.contains(name) {
+                    true => meant(tx, name, *of, now)?,
+                    false => holds,
                 };
-                let Some(lock) = lock else {
-                    removed.push(false);
-                    continue;
-                };
-                match of.token {
-                    Some(_) => end(tx, &lock, now)?,
-                    None => {
-                        tx.remove(name)?;
-                        tx.rings.extend(holder_of(&lock));
+                removed.push(!holds.is_empty());
+                for lock in holds {
+                    match of.token {
+                        Some(_) => end(tx, &lock, now)?,
+                        None => {
+                            tx.remove(&lock)?;
+                            tx.rings.extend(holder_of(&lock));
+                        }
                     }
+                    free.insert(name);
                 }
-                free.insert(name);
-                removed.push(true);
             }
             settle(tx, free, now)?;
             Ok(removed)
@@ -425,7 +449,7 @@ impl LockManager {
         })
     }
 
-    /// Returns the lock, where it exists. Reads only.
+    /// Returns the lock, where it exists; of [several](Self::holders) holds the first. Reads only.
     ///
     /// # Errors
     /// [`Error::InvalidName`]; those of the store.
@@ -443,16 +467,43 @@ impl LockManager {
         let name = LockName::new(name.as_ref())?;
         self.0.base.store.read("read", |tx| {
             let now = self.0.base.now();
-            let lock = tx.get(&name)?;
-            let Some(mut lock) = lock.and_then(|lock| lock.if_live(now, tx.judge())) else {
+            let Some(mut lock) = tx.first(&name, now)? else {
                 return Ok(None);
             };
-            let requests = tx
-                .wanting(&name)?
-                .into_iter()
-                .map(|number| tx.request(number));
-            lock.waiting = Judged::default().count(tx.judge(), requests, now)?;
+            lock.waiting = waiting(tx, &name, now)?;
             Ok(Some(lock))
+        })
+    }
+
+    /// Returns all holds of that name: one, unless it is [shared](crate::Acquire::shared) or held by
+    /// [slots](crate::Acquire::slots), in the order of their tokens. Reads only.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`]; those of the store.
+    ///
+    /// ```
+    /// # use lockmgr::GetOptions;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// for reader in ["app-1", "app-2"] {
+    ///     manager.get_lock("config", GetOptions::new().shared().locked_by(reader))?;
+    /// }
+    /// let holders = manager.holders("config")?;
+    /// assert_eq!(holders.len(), 2);
+    /// assert_eq!(holders[1].locked_by(), "app-2");
+    /// assert!(manager.holders("other")?.is_empty());
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn holders(&self, name: impl AsRef<str>) -> Result<Vec<Lock>> {
+        let name = LockName::new(name.as_ref())?;
+        self.0.base.store.read("read", |tx| {
+            let now = self.0.base.now();
+            let mut holders = tx.living(&name, now)?;
+            if !holders.is_empty() {
+                let waiting = waiting(tx, &name, now)?;
+                holders.iter_mut().for_each(|lock| lock.waiting = waiting);
+            }
+            Ok(holders)
         })
     }
 
@@ -484,7 +535,7 @@ impl LockManager {
             let mut requests = tx.requests()?;
             requests.retain(|it| judged.state(tx.judge(), it, now) != State::Dead);
             let mut waiting: HashMap<&LockName, usize> = HashMap::new();
-            for name in requests.iter().flat_map(|request| &request.names) {
+            for name in requests.iter().flat_map(|request| request.claims.names()) {
                 *waiting.entry(name).or_default() += 1;
             }
             for lock in &mut locks {
@@ -522,7 +573,7 @@ impl LockManager {
             let mut judged = Judged::default();
             let mut requests = tx.requests()?;
             requests.retain(|request| {
-                let names = &mut request.names.iter();
+                let mut names = request.claims.names();
                 names.any(|name| name.as_str().starts_with(prefix))
                     && judged.state(tx.judge(), request, now) != State::Dead
             });
@@ -563,13 +614,13 @@ impl LockManager {
             let mut removed = 0;
             let mut next = Some(String::new());
             while let Some(from) = next {
-                let cleaned;
-                (cleaned, next) = self.0.base.write("clean", |tx, now| {
-                    let (free, next) = tx.remove_dead(&from, now)?;
-                    settle(tx, &free, now)?;
-                    Ok((free.len(), next))
+                let cleaned = self.0.base.write("clean", |tx, now| {
+                    let cleaned = tx.remove_dead(&from, now)?;
+                    settle(tx, &cleaned.names, now)?;
+                    Ok(cleaned)
                 })?;
-                removed += cleaned;
+                next = cleaned.next;
+                removed += cleaned.count;
                 if next.is_some() {
                     // The kernel wakes the waiting writers, and the first of them has the store.
                     thread::sleep(BREATH);
@@ -658,21 +709,58 @@ fn first_met(
 ) -> Result<Option<Error>> {
     let mut seen = HashSet::new();
     for name in names {
-        if let Some(lock) = live(tx, name, now)? {
+        if let Some(lock) = tx.first(name, now)? {
             return Ok(Some(Error::LockFail(Box::new(lock))));
         }
         if !request.create {
             continue;
         }
-        if let Some(first) = plan.first_for(name) {
+        if let Some(first) = plan.first_for(name, Mode::Exclusive) {
             return Ok(Some(reserved(name, first)));
         }
         if !seen.insert(name) {
-            let would_be = request.lease.create(name.clone(), 0, now)?;
+            let would_be = request
+                .lease
+                .create(name.clone(), Mode::Exclusive, 0, now)?;
             return Ok(Some(Error::LockFail(Box::new(would_be))));
         }
     }
     Ok(None)
+}
+
+/// The living holds that are meant by a name, or by its token.
+fn meant(tx: &WriteTx<'_>, name: &LockName, of: LockRef<'_>, now: Moment) -> Result<Vec<Lock>> {
+    let Some(token) = of.token else {
+        return tx.living(name, now);
+    };
+    let hold = tx.hold(name, token)?;
+    let hold = hold.and_then(|lock| lock.if_live(now, tx.judge()));
+    Ok(hold.into_iter().filter(|lock| of.names(lock)).collect())
+}
+
+/// Each of them, or none once.
+fn or_none(holds: Vec<Lock>) -> Vec<Option<Lock>> {
+    match holds.is_empty() {
+        true => vec![None],
+        false => holds.into_iter().map(Some).collect(),
+    }
+}
+
+fn several_holds(name: &LockName, holds: usize) -> Error {
+    Error::Unsupported {
+        what: format!(
+            "bind \"{0}\", shorten it or add time to it by its name: {holds} hold it",
+            Printable(name.as_str())
+        ),
+        remedy: "name one of them by its token".into(),
+    }
+}
+
+/// How many living requests wait for that name.
+fn waiting(tx: &ReadTx<'_>, name: &LockName, now: Moment) -> Result<usize> {
+    let numbers = tx.wanting(name)?.into_iter();
+    let requests = numbers.map(|number| tx.request(number));
+    Judged::default().count(tx.judge(), requests, now)
 }
 
 /// Where the holder of a lock is told that it was forced away, if it wants to know.
@@ -696,7 +784,7 @@ fn set_one(
     // than looking it up first.
     let mut present = match result.ends_with_new() && plan.reserved.is_empty() {
         true => None,
-        false => live(tx, &name, now)?,
+        false => tx.first(&name, now)?,
     };
     loop {
         match decide(present, request, now)? {
@@ -709,7 +797,8 @@ fn set_one(
                 if result.counts().created == 0 {
                     tx.sweep(left, now)?;
                 }
-                let lock = request.lease.create(name, tx.next_token()?, now)?;
+                let token = tx.next_token()?;
+                let lock = request.lease.create(name, Mode::Exclusive, token, now)?;
                 present = tx.put_new(&lock, now)?;
                 if present.is_none() {
                     result.created(lock);

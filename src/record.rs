@@ -3,6 +3,7 @@
 //!
 //! Must never panic, whatever the bytes, nor read a row back as anything but what was written.
 
+use crate::claim::{Claim, Claims, Mode};
 use crate::clock::{BootId, BootTime};
 use crate::lock::{AtLeast, Lease, Lock, Term};
 use crate::name::{Holder, LockName, Note};
@@ -14,13 +15,119 @@ use std::time::Duration;
 /// The version of the rows of locks and of requests.
 const ROW: u8 = 1;
 
+/// What stands there in the row of a name that is shared or held by slots.
+const SUMMARY: u8 = 2;
+
+/// Where that stands: behind the checksum.
+const VERSION_AT: usize = 4;
+
 /// Why bytes are no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadRow(pub(crate) &'static str);
 
+/// What the row of a name says.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every name is held by one alone, and none is kept for long"
+)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// It is held by one alone. This is that hold.
+    Alone(Lock),
+    /// It is shared or held by slots. Each hold has a row of its own.
+    Summary(Summary),
+}
+
+/// The rows of the holds of a name that is shared or held by slots, living or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// The number of slots; none if it is shared.
+    pub(crate) of: Option<u32>,
+    /// How many rows there are.
+    pub(crate) count: u64,
+    /// How many slots they take.
+    pub(crate) taken: u64,
+    /// The last token that housekeeping looked at; 0 at the beginning of a round.
+    pub(crate) swept_to: u64,
+}
+
+impl Summary {
+    /// Of no rows yet, and for holds of that mode.
+    pub(crate) fn new(mode: Mode) -> Self {
+        Self {
+            of: slots_of(mode),
+            ..Self::default()
+        }
+    }
+
+    /// Whether its holds are of that mode too.
+    pub(crate) fn is_of(&self, mode: Mode) -> bool {
+        mode != Mode::Exclusive && self.of == slots_of(mode)
+    }
+}
+
+fn slots_of(mode: Mode) -> Option<u32> {
+    match mode {
+        Mode::Slots { of, .. } => Some(of),
+        Mode::Exclusive | Mode::Shared => None,
+    }
+}
+
+/// The layout: checksum of name and rest (4 bytes), 2 (1), number of slots, rows (8), slots taken
+/// (8), last token looked at (8).
+pub(crate) fn encode_summary(name: &LockName, summary: &Summary) -> Vec<u8> {
+    let mut row = Row::new(Vec::with_capacity(40));
+    row.put(&[SUMMARY]);
+    row.put_u32(summary.of);
+    row.put(&summary.count.to_le_bytes());
+    row.put(&summary.taken.to_le_bytes());
+    row.put(&summary.swept_to.to_le_bytes());
+    row.sealed(name.as_str().as_bytes())
+}
+
+/// Whether a row is that of a name that is shared or held by slots, without looking at its checksum.
+pub(crate) fn is_summary(row: &[u8]) -> bool {
+    row.get(VERSION_AT) == Some(&SUMMARY)
+}
+
+/// Reads the row of that name.
+pub(crate) fn decode_name(name: &LockName, row: &[u8]) -> Result<Named, BadRow> {
+    match is_summary(row) {
+        true => decode_summary(name.as_str(), row).map(Named::Summary),
+        false => decode(name, row).map(Named::Alone),
+    }
+}
+
+/// Reads the row of a name that is shared or held by slots.
+pub(crate) fn decode_summary(name: &str, row: &[u8]) -> Result<Summary, BadRow> {
+    let mut rest = Fields(unseal(name.as_bytes(), row)?);
+    if rest.take()? != [SUMMARY] {
+        return Err(BadRow("a row has an unknown version"));
+    }
+    let summary = Summary {
+        of: rest.u32()?,
+        count: u64::from_le_bytes(rest.take()?),
+        taken: u64::from_le_bytes(rest.take()?),
+        swept_to: u64::from_le_bytes(rest.take()?),
+    };
+    rest.end()?;
+    Ok(summary)
+}
+
+/// Reads the row of one of several holds of that name, and checks that it is the one of that token.
+pub(crate) fn decode_hold(name: &str, token: u64, row: &[u8]) -> Result<Lock, BadRow> {
+    let lock = decode_named(name, row)?;
+    if lock.token != token || lock.mode == Mode::Exclusive {
+        return Err(BadRow("a row is not the hold that it is named for"));
+    }
+    Ok(lock)
+}
+
 /// The layout, little endian: checksum of name and rest (4 bytes), version (1), token (8),
-/// created (8), updated (8), deadline, process id, binding, at least (deadline, and 1 if the hold has
-/// ended), request, bell, note (behind its length), then the holder to the end. What may be missing is a byte, 0 or 1, and in the second case its fields.
+/// created (8), updated (8), mode, deadline, process id, binding, at least (deadline, and 1 if the
+/// hold has ended), request, bell, note (behind its length), then the holder to the end. What may be
+/// missing is a byte, 0 or 1, and in the second case its fields. A mode is a byte, 0 exclusive, 1
+/// shared, 2 by slots, and in the last case how many it takes and of how many (4 each).
 ///
 /// Writes into the buffer of a row that is no longer needed.
 pub(crate) fn encode(lock: &Lock, buffer: Vec<u8>) -> Vec<u8> {
@@ -29,8 +136,9 @@ pub(crate) fn encode(lock: &Lock, buffer: Vec<u8>) -> Vec<u8> {
     row.put(&lock.token.to_le_bytes());
     row.put(&lock.created_at.to_le_bytes());
     row.put(&lock.updated_at.to_le_bytes());
+    row.put_mode(lock.mode);
     row.put_deadline(lock.deadline);
-    row.put_process_id(lock.process_id);
+    row.put_u32(lock.process_id);
     row.put_binding(lock.bound_to);
     row.put_at_least(lock.at_least);
     row.put_id(lock.request);
@@ -49,8 +157,9 @@ pub(crate) fn decode(name: &LockName, row: &[u8]) -> Result<Lock, BadRow> {
         token: u64::from_le_bytes(rest.take()?),
         created_at: i64::from_le_bytes(rest.take()?),
         updated_at: i64::from_le_bytes(rest.take()?),
+        mode: rest.mode()?,
         deadline: rest.deadline()?,
-        process_id: rest.process_id()?,
+        process_id: rest.u32()?,
         bound_to: rest.binding()?,
         at_least: rest.at_least()?,
         request: rest.id()?,
@@ -82,8 +191,9 @@ pub(crate) fn glance(row: &[u8]) -> Result<Term, BadRow> {
     rest.version()?;
     let [_token, _created_at, _updated_at]: [[u8; 8]; 3] =
         [rest.take()?, rest.take()?, rest.take()?];
+    rest.mode()?;
     let deadline = rest.deadline()?;
-    rest.process_id()?;
+    rest.u32()?;
     Ok(Term {
         deadline,
         bound_to: rest.binding()?,
@@ -93,26 +203,27 @@ pub(crate) fn glance(row: &[u8]) -> Result<Term, BadRow> {
 
 /// The layout: checksum of number and rest (4 bytes), version (1), id (8), asked (8), lease in
 /// microseconds, 0 for ever (8), process id, binding, until when it waits, until when it is
-/// trusted, bell, at least in microseconds, note, then the holder and the names, each behind its length (1).
+/// trusted, bell, at least in microseconds, note, how many names are enough, then the holder and the
+/// claims, texts behind their lengths (1), each claim a mode and a name.
 pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     let lease = &request.lease;
-    let mut row = Row::new(Vec::with_capacity(128 + 16 * request.names.len()));
+    let mut row = Row::new(Vec::with_capacity(128 + 16 * request.claims.list.len()));
     row.put(&[ROW]);
     row.put(&request.id.to_le_bytes());
     row.put(&request.asked_at.to_le_bytes());
     row.put(&micros(lease.timeout).to_le_bytes());
-    row.put_process_id(lease.process_id);
+    row.put_u32(lease.process_id);
     row.put_binding(lease.bound_to);
     row.put_deadline(request.until);
     row.put_deadline(request.trusted_until);
     row.put_id(request.bell);
     row.put_id(lease.at_least.map(micros));
     row.put_note(lease.note.as_ref());
-    let names = request.names.iter().map(LockName::as_str);
-    for text in std::iter::once(lease.locked_by.as_str()).chain(names) {
-        // Names and holders have at most 255 bytes.
-        row.put(&[text.len() as u8]);
-        row.put(text.as_bytes());
+    row.put_u32(request.claims.any);
+    row.put_text(lease.locked_by.as_str());
+    for claim in &request.claims.list {
+        row.put_mode(claim.mode);
+        row.put_text(claim.name.as_str());
     }
     row.sealed(&request.number.to_le_bytes())
 }
@@ -137,23 +248,30 @@ pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow>
     let id = u64::from_le_bytes(rest.take()?);
     let asked_at = i64::from_le_bytes(rest.take()?);
     let lease = timeout(u64::from_le_bytes(rest.take()?));
-    let process_id = rest.process_id()?;
+    let process_id = rest.u32()?;
     let bound_to = rest.binding()?;
     let until = rest.deadline()?;
     let trusted_until = rest.deadline()?;
     let bell = rest.id()?;
     let at_least = rest.id()?.map(timeout);
     let note = rest.note()?;
+    let any = rest.u32()?;
     let locked_by = holder(rest.text()?)?;
-    let mut names = Vec::new();
+    let mut list = Vec::new();
     while !rest.0.is_empty() {
+        let mode = rest.mode()?;
         let name = std::str::from_utf8(rest.text()?).map_err(|_| BadRow("a name is not UTF-8"))?;
-        names.push(LockName::new(name).map_err(|_| BadRow("a lock's name is invalid"))?);
+        let name = LockName::new(name).map_err(|_| BadRow("a lock's name is invalid"))?;
+        list.push(Claim { name, mode });
+    }
+    let claims = Claims { list, any };
+    if !claims.is_possible() {
+        return Err(BadRow("a request wants what it does not name"));
     }
     Ok(Request {
         number,
         id,
-        names,
+        claims,
         lease: Lease {
             timeout: lease,
             locked_by,
@@ -260,8 +378,26 @@ impl Row {
         }
     }
 
-    fn put_process_id(&mut self, process_id: Option<u32>) {
-        self.put_option(process_id, |row, id| row.put(&id.to_le_bytes()));
+    fn put_u32(&mut self, number: Option<u32>) {
+        self.put_option(number, |row, number| row.put(&number.to_le_bytes()));
+    }
+
+    fn put_text(&mut self, text: &str) {
+        // Names, holders and notes have at most 255 bytes.
+        self.put(&[text.len() as u8]);
+        self.put(text.as_bytes());
+    }
+
+    fn put_mode(&mut self, mode: Mode) {
+        match mode {
+            Mode::Exclusive => self.put(&[0]),
+            Mode::Shared => self.put(&[1]),
+            Mode::Slots { take, of } => {
+                self.put(&[2]);
+                self.put(&take.to_le_bytes());
+                self.put(&of.to_le_bytes());
+            }
+        }
     }
 
     fn put_deadline(&mut self, deadline: Option<Deadline>) {
@@ -282,11 +418,7 @@ impl Row {
     }
 
     fn put_note(&mut self, note: Option<&Note>) {
-        self.put_option(note, |row, note| {
-            // Notes have at most 255 bytes.
-            row.put(&[note.as_str().len() as u8]);
-            row.put(note.as_str().as_bytes());
-        });
+        self.put_option(note, |row, note| row.put_text(note.as_str()));
     }
 
     fn put_id(&mut self, id: Option<u64>) {
@@ -372,8 +504,31 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn process_id(&mut self) -> Result<Option<u32>, BadRow> {
+    fn u32(&mut self) -> Result<Option<u32>, BadRow> {
         self.option(|rest| Ok(u32::from_le_bytes(rest.take()?)))
+    }
+
+    fn mode(&mut self) -> Result<Mode, BadRow> {
+        let mode = match self.take()? {
+            [0] => Mode::Exclusive,
+            [1] => Mode::Shared,
+            [2] => Mode::Slots {
+                take: u32::from_le_bytes(self.take()?),
+                of: u32::from_le_bytes(self.take()?),
+            },
+            _ => return Err(BadRow("a row has an unknown mode")),
+        };
+        match mode.is_possible() {
+            true => Ok(mode),
+            false => Err(BadRow("a row takes no slots, or more than there are")),
+        }
+    }
+
+    fn end(&self) -> Result<(), BadRow> {
+        match self.0.is_empty() {
+            true => Ok(()),
+            false => Err(BadRow("a row is too long")),
+        }
     }
 
     fn deadline(&mut self) -> Result<Option<Deadline>, BadRow> {
@@ -521,6 +676,26 @@ mod tests {
         prop::option::of(names().prop_map(|text| Note::new(text.as_str()).unwrap()))
     }
 
+    fn modes() -> impl Strategy<Value = Mode> {
+        prop_oneof![
+            Just(Mode::Exclusive),
+            Just(Mode::Shared),
+            (1..=u32::MAX)
+                .prop_flat_map(|of| (1..=of, Just(of)))
+                .prop_map(|(take, of)| Mode::Slots { take, of }),
+        ]
+    }
+
+    fn summaries() -> impl Strategy<Value = Summary> {
+        let numbers = any::<(Option<u32>, u64, u64, u64)>();
+        numbers.prop_map(|(of, count, taken, swept_to)| Summary {
+            of,
+            count,
+            taken,
+            swept_to,
+        })
+    }
+
     fn leases() -> impl Strategy<Value = Lease> {
         let at_least = prop::option::of((0..u64::MAX).prop_map(timeout));
         let texts = (names(), notes());
@@ -545,47 +720,57 @@ mod tests {
 
     fn locks() -> impl Strategy<Value = Lock> {
         (
-            names(),
+            (names(), modes()),
             leases(),
             (deadlines(), deadlines(), any::<bool>()),
             any::<(i64, i64, u64, Option<u64>, Option<u64>)>(),
         )
-            .prop_map(|(name, lease, (deadline, until, is_left), numbers)| {
-                let (created_at, updated_at, token, request, bell) = numbers;
-                Lock {
-                    name,
-                    locked_by: lease.locked_by,
-                    process_id: lease.process_id,
-                    deadline,
-                    created_at,
-                    updated_at,
-                    token,
-                    note: lease.note,
-                    at_least: until.map(|until| AtLeast { until, is_left }),
-                    bound_to: lease.bound_to,
-                    request,
-                    bell,
-                    waiting: 0,
-                    is_alive: None,
-                    is_here: false,
-                }
-            })
+            .prop_map(
+                |((name, mode), lease, (deadline, until, is_left), numbers)| {
+                    let (created_at, updated_at, token, request, bell) = numbers;
+                    Lock {
+                        name,
+                        locked_by: lease.locked_by,
+                        process_id: lease.process_id,
+                        deadline,
+                        created_at,
+                        updated_at,
+                        token,
+                        mode,
+                        note: lease.note,
+                        at_least: until.map(|until| AtLeast { until, is_left }),
+                        bound_to: lease.bound_to,
+                        request,
+                        bell,
+                        waiting: 0,
+                        is_alive: None,
+                        is_here: false,
+                    }
+                },
+            )
     }
 
     fn requests() -> impl Strategy<Value = Request> {
-        let names = prop::collection::vec(names(), 0..5);
+        let claim = (names(), modes()).prop_map(|(name, mode)| Claim { name, mode });
+        let all = prop::collection::vec(claim, 0..5);
+        let all = all.prop_map(|list| Claims { list, any: None });
+        let some = prop::collection::vec(names(), 1..5).prop_map(|names| Claims {
+            any: Some(names.len() as u32),
+            ..Claims::exclusive(names)
+        });
+        let claims = prop_oneof![all, some];
         (
             any::<(u64, u64, i64, Option<u64>)>(),
-            names,
+            claims,
             leases(),
             deadlines(),
             deadlines(),
         )
             .prop_map(
-                |((number, id, asked_at, bell), names, lease, until, trusted_until)| Request {
+                |((number, id, asked_at, bell), claims, lease, until, trusted_until)| Request {
                     number,
                     id,
-                    names,
+                    claims,
                     lease,
                     asked_at,
                     until,
@@ -609,6 +794,17 @@ mod tests {
             prop_assert_eq!(decode(&lock.name, &encode(&lock, Vec::new())), Ok(lock));
             let row = encode_request(&request);
             prop_assert_eq!(decode_request(request.number, &row), Ok(request));
+        }
+
+        #[test]
+        fn a_summary_reads_back_as_it_was_written(
+            name in names(), summary in summaries(), at in any::<prop::sample::Index>(), xor in 1..=255u8,
+        ) {
+            let mut row = encode_summary(&name, &summary);
+            prop_assert_eq!(decode_name(&name, &row), Ok(Named::Summary(summary)));
+            let at = at.index(row.len());
+            row[at] ^= xor;
+            prop_assert!(decode_name(&name, &row).is_err());
         }
 
         #[test]

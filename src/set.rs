@@ -2,6 +2,7 @@
 //!
 //! The decision is a pure function of the lock that is there, the request and the moment.
 
+use crate::claim::{Claim, Claims, Mode};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::lock::{Lease, Lock, LockRef};
@@ -33,6 +34,7 @@ pub struct GetOptions {
     bound_to: Option<u32>,
     note: Option<String>,
     at_least: Option<Timeout>,
+    mode: Mode,
 }
 
 impl GetOptions {
@@ -124,7 +126,50 @@ impl GetOptions {
         self
     }
 
-    /// Checks the options, before a transaction begins.
+    /// Shares the lock with any number of holders who share it too. Default: one holder alone.
+    ///
+    /// ```
+    /// # use lockmgr::{Error, GetOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// let first = manager.get_lock("config", GetOptions::new().shared())?;
+    /// let second = manager.get_lock("config", GetOptions::new().shared())?;
+    /// assert_ne!(first.token(), second.token());
+    /// let alone = manager.get_lock("config", GetOptions::new());
+    /// assert!(matches!(alone, Err(Error::Locked(_))));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn shared(mut self) -> Self {
+        self.mode = Mode::Shared;
+        self
+    }
+
+    /// Takes so many of the name's slots; see [`Acquire::slots`](crate::Acquire::slots). Default:
+    /// one holder alone.
+    ///
+    /// ```
+    /// # use lockmgr::{Error, GetOptions};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.get_lock("gigabytes", GetOptions::new().slots(3, 8))?;
+    /// manager.get_lock("gigabytes", GetOptions::new().slots(5, 8))?;
+    /// let full = manager.get_lock("gigabytes", GetOptions::new().slots(1, 8));
+    /// assert!(matches!(full, Err(Error::Locked(_))));
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn slots(mut self, take: u32, of: u32) -> Self {
+        self.mode = Mode::Slots { take, of };
+        self
+    }
+
+    /// What it asks for of this name.
+    pub(crate) fn claim(&self, name: LockName) -> Result<Claim> {
+        let mut claims = Claims::default();
+        claims.add([name.clone()], self.mode)?;
+        let mode = self.mode;
+        Ok(Claim { name, mode })
+    }
+
     /// Says why the lock is held, for people to read: 1 to 255 bytes of UTF-8 without control
     /// characters. Default: no note.
     ///
@@ -161,6 +206,7 @@ impl GetOptions {
         self
     }
 
+    /// Checks the options, before a transaction begins.
     pub(crate) fn into_lease(self, default: &Holder, here: &Process, now: Moment) -> Result<Lease> {
         self.timeout.deadline(now)?;
         if let Some(at_least) = self.at_least {
@@ -417,6 +463,7 @@ pub(crate) fn decide(present: Option<Lock>, request: &SetRequest, now: Moment) -
         None if request.create => Decision::Create,
         None => Decision::Skip(None),
         Some(lock) if request.fail => return Err(Error::LockFail(Box::new(lock))),
+        Some(lock) if lock.mode != Mode::Exclusive => Decision::Skip(Some(lock)),
         Some(lock) if request.renew => Decision::Extend(lock.renewed(request.lease.timeout, now)?),
         Some(lock) => Decision::Skip(Some(lock)),
     })
@@ -459,6 +506,11 @@ impl Renewal {
     /// Whether the head of the lock's queue has something else to wait for now.
     pub(crate) fn concerns_waiters(&self) -> bool {
         self.lease.bound_to.is_some() || matches!(self.counts, Counts::Shortening)
+    }
+
+    /// Whether it does more than to prolong the lease of whatever hold it meets.
+    pub(crate) fn means_one_hold(&self) -> bool {
+        self.concerns_waiters() || matches!(self.counts, Counts::FromTheDeadline)
     }
 }
 
@@ -875,7 +927,7 @@ mod tests {
         let name = LockName::new("a").unwrap();
         request(SetOptions::new())
             .lease
-            .create(name, 7, NOW)
+            .create(name, Mode::Exclusive, 7, NOW)
             .unwrap()
     }
 

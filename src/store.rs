@@ -8,6 +8,7 @@ mod courtesy;
 mod fault;
 mod format;
 mod handle;
+mod holds;
 mod housekeeping;
 mod in_memory;
 mod newborn;
@@ -41,6 +42,8 @@ use std::time::{Duration, Instant};
 use turns::Turns;
 
 const LOCKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("locks");
+/// The holds of names that are shared or held by slots: name and token to row.
+const HOLDS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("holds");
 const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests");
 /// The index of the queue: each name that a request wants, with the number of the request.
 const WANTS: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("wants");

@@ -5,15 +5,16 @@
 //! waiter looks by itself every second, and more seldom if its watches tell it of every end.
 
 use crate::base::Base;
+use crate::claim::Claims;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{
-    Judged, apply, counted, create_all, drop_dead_before, live, obstacle, plan, reserved, settle,
+    Judged, apply, counted, create_all, drop_dead_before, grantable, plan, reserved, settle,
     withdraw,
 };
+use crate::holds::{Rows, mismatch};
 use crate::lock::Lock;
 use crate::manager::LockManager;
-use crate::name::LockName;
 use crate::process::{Binding, Bound, Process};
 use crate::queue::{Request, State, TRUST};
 use crate::store::ReadTx;
@@ -46,7 +47,7 @@ enum View {
     Granted(Vec<Lock>),
     /// Neither a request nor a grant is left.
     Gone,
-    /// All names are free, and this request is the head of each.
+    /// It is the head of enough of its names, and admitted.
     MyTurn,
     /// The request before its own is dead.
     DeadBefore,
@@ -63,11 +64,11 @@ struct Outlook {
     /// Whether it is the head behind a job, of which the process that is watched may outlive others,
     /// and others that process.
     is_behind_job: bool,
-    /// Whether some name is free, though not for this request.
+    /// Whether it would be admitted to some name, though an earlier request comes first.
     is_some_free: bool,
     /// When the next deadline comes that it has to look after.
     next: Option<Duration>,
-    /// Why the first name that is not free for it is not.
+    /// Why it cannot have the first of its names that it cannot have.
     in_the_way: Option<Error>,
 }
 
@@ -253,8 +254,10 @@ impl Waiter<'_> {
         }
         let mut outlook = Outlook::default();
         let mut judged = Judged::default();
-        for name in &self.request.names {
-            let lock = tx.get(name)?.and_then(|lock| lock.if_live(now, tx.judge()));
+        let mut open = 0;
+        for claim in &self.request.claims.list {
+            let name = &claim.name;
+            let holders = tx.in_the_way(claim, now)?;
             let before = tx.before(name, self.request.number)?;
             let before = before
                 .map(|number| tx.request(number))
@@ -266,22 +269,30 @@ impl Waiter<'_> {
                 }
                 outlook.watched.extend(before.lease.bound_to);
                 // The one right behind the head looks after a head that is stopped.
-                outlook.is_some_free |= lock.is_none() && tx.before(name, before.number)?.is_none();
+                outlook.is_some_free |=
+                    holders.is_empty() && tx.before(name, before.number)?.is_none();
                 // The head has its turn first.
-                let next = lock.as_ref().and_then(|lock| lock.time_left(now));
+                let next = holders.iter().filter_map(|lock| lock.time_left(now)).min();
                 outlook.wake_in(next.map(|next| next + LONGEST_SLEEP));
-            } else if let Some(lock) = &lock {
+            } else if holders.is_empty() {
+                open += 1;
+            }
+            for lock in holders.iter().filter(|_| before.is_none()) {
+                if let Some(mismatch) = mismatch(claim, lock) {
+                    return Err(mismatch);
+                }
                 outlook.is_head = true;
                 outlook.watched.extend(lock.bound_to);
                 outlook.is_behind_job |= lock.bound_to.is_some_and(|it| it.kind == Bound::Job);
                 outlook.wake_in(lock.time_left(now));
             }
             if outlook.in_the_way.is_none() {
-                let locked = lock.map(|lock| Error::Locked(Box::new(lock)));
+                let locked = holders.into_iter().next();
+                let locked = locked.map(|lock| Error::Locked(Box::new(lock)));
                 outlook.in_the_way = locked.or_else(|| Some(reserved(name, before.as_ref()?)));
             }
         }
-        if outlook.in_the_way.is_none() {
+        if open >= self.request.claims.needed() {
             return Ok(View::MyTurn);
         }
         outlook.watched.dedup();
@@ -290,23 +301,22 @@ impl Waiter<'_> {
     }
 
     fn granted(&self, tx: &ReadTx<'_>, now: Moment) -> Result<View> {
-        let mut locks = Vec::new();
-        for name in &self.request.names {
-            let lock = tx.get(name)?.filter(|lock| self.is_granted(lock));
-            match lock.and_then(|lock| lock.if_live(now, tx.judge())) {
-                Some(lock) => locks.push(lock),
-                None => return Ok(View::Gone),
-            }
-        }
-        Ok(View::Granted(locks))
+        let locks = self.find_granted(tx)?.into_iter();
+        let locks = locks.filter_map(|lock| lock.if_live(now, tx.judge()));
+        let locks: Vec<Lock> = locks.collect();
+        Ok(match locks.len() == self.request.claims.needed() {
+            true => View::Granted(locks),
+            false => View::Gone,
+        })
     }
 
-    fn is_granted(&self, lock: &Lock) -> bool {
-        lock.request == Some(self.request.id)
+    /// The rows of what was granted to it, living or not.
+    fn find_granted(&self, tx: &impl Rows) -> Result<Vec<Lock>> {
+        find_granted(tx, &self.request)
     }
 
     fn settle(&self) -> Result<()> {
-        let names = &self.request.names;
+        let names = self.request.claims.names();
         let manager = self.manager;
         manager
             .0
@@ -336,33 +346,34 @@ impl Waiter<'_> {
     /// Leaves the queue at the end of its wait, and says what is in the way. What is granted by
     /// now is taken anyway.
     fn give_up(&self, in_the_way: Option<Error>) -> Result<Vec<Lock>> {
-        let (manager, names) = (self.manager, &self.request.names);
+        let (manager, claims) = (self.manager, &self.request.claims);
         let left = manager.0.base.store.within(GRACE, || {
             manager.0.base.write("stop waiting in", |tx, now| {
                 let request = tx.request(self.request.number)?;
                 if let Some(request) = request.filter(|it| it.id == self.request.id) {
                     withdraw(tx, &request, now)?;
                 } else {
-                    let mut granted = Vec::new();
-                    for name in names {
-                        granted.extend(live(tx, name, now)?.filter(|lock| self.is_granted(lock)));
-                    }
-                    if granted.len() == names.len() {
+                    let rows = self.find_granted(tx)?;
+                    let judge = tx.judge();
+                    let granted = rows
+                        .iter()
+                        .filter_map(|row| row.clone().if_live(now, judge));
+                    let granted: Vec<Lock> = granted.collect();
+                    if granted.len() == claims.needed() {
                         return Ok(Ok(granted));
                     }
-                    for lock in &granted {
-                        tx.remove(&lock.name)?;
+                    for row in &rows {
+                        tx.remove(row)?;
                     }
-                    settle(tx, names, now)?;
+                    settle(tx, claims.names(), now)?;
                 }
-                let plan = plan(tx, names, now)?;
-                for name in names {
-                    if let Some(obstacle) = obstacle(tx, &plan, name, now)? {
-                        return Ok(Err(counted(tx, obstacle, now)?));
-                    }
-                }
+                let plan = plan(tx, claims.names(), now)?;
+                let claims = match grantable(tx, &plan, claims, now)? {
+                    Ok(claims) => claims,
+                    Err(obstacle) => return Ok(Err(counted(tx, obstacle, now)?)),
+                };
                 apply(tx, &plan, now)?;
-                create_all(tx, &self.request.lease, names, Some(&self.request), now).map(Ok)
+                create_all(tx, &self.request.lease, &claims, Some(&self.request), now).map(Ok)
             })
         });
         match (left, in_the_way) {
@@ -383,9 +394,8 @@ impl Waiter<'_> {
         }
         self.base().write("lock in", |tx, now| {
             let mut kept = Vec::with_capacity(locks.len());
-            for name in &self.request.names {
-                let lock = tx.get(name)?.filter(|lock| self.is_granted(lock));
-                let Some(lock) = lock else {
+            for lock in &locks {
+                let Some(lock) = tx.same_hold(lock)? else {
                     return Ok(None);
                 };
                 kept.push(lock.renewed(self.request.lease.timeout, now)?);
@@ -397,34 +407,51 @@ impl Waiter<'_> {
 }
 
 /// What is in the way of a request, found without waiting for a writer.
-pub(crate) fn obstacle_in_sight(
-    manager: &LockManager,
-    names: &[LockName],
-) -> Result<Option<Error>> {
+pub(crate) fn obstacle_in_sight(manager: &LockManager, claims: &Claims) -> Result<Option<Error>> {
     let store = &manager.0.base.store;
     let look = || {
         store.read("read", |tx| {
             let now = manager.0.base.now();
             let mut judged = Judged::default();
-            for name in names {
-                let lock = tx.get(name)?.and_then(|lock| lock.if_live(now, tx.judge()));
+            let mut open = 0;
+            let mut in_the_way = None;
+            for claim in &claims.list {
+                let name = &claim.name;
+                let holder = tx.in_the_way(claim, now)?.into_iter().next();
                 let mut waiting = Vec::new();
                 for number in tx.wanting(name)? {
                     waiting.extend(tx.request(number)?);
                 }
                 waiting.retain(|it| judged.state(tx.judge(), it, now) != State::Dead);
-                if let Some(mut lock) = lock {
-                    lock.waiting = waiting.len();
-                    return Ok(Some(Error::Locked(Box::new(lock))));
-                }
-                if let Some(first) = waiting.first() {
-                    return Ok(Some(reserved(name, first)));
+                let found = match (holder, waiting.first()) {
+                    (Some(mut holder), _) => mismatch(claim, &holder).unwrap_or_else(|| {
+                        holder.waiting = waiting.len();
+                        Error::Locked(Box::new(holder))
+                    }),
+                    (None, Some(first)) => reserved(name, first),
+                    (None, None) => {
+                        open += 1;
+                        continue;
+                    }
+                };
+                in_the_way.get_or_insert(found);
+                if claims.any.is_none() {
+                    break;
                 }
             }
-            Ok(None)
+            Ok(in_the_way.filter(|_| open < claims.needed()))
         })
     };
     store.within(GRACE, look)
+}
+
+/// The rows of what was granted to a request, living or not.
+fn find_granted(tx: &impl Rows, request: &Request) -> Result<Vec<Lock>> {
+    let mut granted = Vec::new();
+    for name in request.claims.names() {
+        granted.extend(tx.granted(name, request.id)?);
+    }
+    Ok(granted)
 }
 
 /// Takes back a request after an error, and what is granted to it by now, so that nothing stays
@@ -439,13 +466,10 @@ pub(crate) fn take_back(manager: &LockManager, request: Request, error: &Error) 
             if let Some(found) = found.filter(|it| it.id == request.id) {
                 withdraw(tx, &found, now)?;
             }
-            for name in &request.names {
-                let is_granted = |lock: Lock| lock.request == Some(request.id);
-                if tx.get(name)?.is_some_and(is_granted) {
-                    tx.remove(name)?;
-                }
+            for row in find_granted(tx, &request)? {
+                tx.remove(&row)?;
             }
-            settle(tx, &request.names, now)
+            settle(tx, request.claims.names(), now)
         })
     };
     // A call that found the store busy has waited its bound.

@@ -17,6 +17,8 @@
 
 #[path = "../../src/bin/lockmgr/args.rs"]
 mod args;
+#[path = "../../src/bin/lockmgr/asking.rs"]
+mod asking;
 #[path = "../../src/bin/lockmgr/duration.rs"]
 mod duration;
 #[path = "../../src/bin/lockmgr/run_args.rs"]
@@ -148,6 +150,14 @@ const WORDS: &[&[&str]] = &[
     &["garbage"],
     &["/dev/full"],
     &["."],
+    &["-x"],
+    &["--slots"],
+    &["--slots", "2"],
+    &["--take"],
+    &["--any"],
+    &["--any=2"],
+    &["--note"],
+    &["--at-least"],
 ];
 
 /// A name of 255 bytes; one more character is too many.
@@ -172,7 +182,7 @@ const COMMANDS: &[(&[&str], &[i32])] = &[
 const STATUSES: [i32; 9] = [0, 1, 2, 64, 65, 73, 74, 75, 77];
 
 /// The kinds of errors, and how the command ends with them.
-const KINDS: [(&str, &[i32]); 14] = [
+const KINDS: [(&str, &[i32]); 15] = [
     ("Usage", &[64]),
     ("InvalidName", &[64]),
     ("InvalidTimeout", &[64]),
@@ -182,6 +192,7 @@ const KINDS: [(&str, &[i32]); 14] = [
     ("LockNotFound", &[1]),
     ("Lost", &[1]),
     ("Unsupported", &[64]),
+    ("SlotsMismatch", &[64]),
     ("StoreBusy", &[75]),
     ("Corrupted", &[65]),
     ("NotAStore", &[65]),

@@ -11,6 +11,8 @@
 // The rooms themselves: nothing of them is public.
 #[path = "../../src/beacon.rs"]
 mod beacon;
+#[path = "../../src/claim.rs"]
+mod claim;
 #[path = "../../src/clock.rs"]
 mod clock;
 #[path = "../../src/lock.rs"]
@@ -28,13 +30,14 @@ mod timeout;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use beacon::Judge;
+use claim::{Claim, Claims, Holding, Mode};
 use clock::{BootId, BootTime, Moment};
 use libfuzzer_sys::fuzz_target;
 use lock::{AtLeast, Lease, Lock};
 use name::{Holder, LockName, Note};
 use process::{Binding, Bound, FileId, Namespaces, Process};
 use queue::{Plan, Request, View};
-use record::{Digest, State};
+use record::{Digest, Named, State, Summary};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::LazyLock;
@@ -48,11 +51,13 @@ static JUDGE: LazyLock<Judge> = LazyLock::new(|| Judge::new(Process::current(), 
 #[derive(Arbitrary, Debug)]
 enum Kind {
     LockRow,
+    NameRow,
     RequestRow,
     StateRow,
     Lock,
     Request,
     State,
+    Summary,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -94,6 +99,9 @@ struct Parts<'a> {
     note: Option<&'a str>,
     at_least: Option<u64>,
     is_left: bool,
+    /// A kind, how many slots it takes, and of how many.
+    mode: (u8, u32, u32),
+    any: Option<u32>,
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -120,6 +128,25 @@ fn check(input: &mut Unstructured<'_>) -> Result<()> {
                 }
                 assert_eq!(lock.name().as_str(), name);
                 look_at_lock(&lock, now);
+            }
+        }
+        Kind::NameRow => {
+            let name = key(input)?;
+            let row = row(name.as_bytes(), input)?;
+            let Ok(name) = LockName::new(&name) else {
+                return Ok(());
+            };
+            match record::decode_name(&name, &row) {
+                Ok(Named::Alone(lock)) => {
+                    assert_eq!(record::encode(&lock, Vec::new()), row);
+                    let is_shared = lock.mode() != Mode::Exclusive;
+                    let hold = record::decode_hold(name.as_str(), lock.token(), &row);
+                    assert_eq!(hold.is_ok(), is_shared);
+                }
+                Ok(Named::Summary(summary)) => {
+                    assert_eq!(record::encode_summary(&name, &summary), row);
+                }
+                Err(_) => {}
             }
         }
         Kind::RequestRow => {
@@ -150,6 +177,23 @@ fn check(input: &mut Unstructured<'_>) -> Result<()> {
                 let read = record::decode_request(request.number, &row);
                 assert_eq!(read.as_ref(), Ok(&request));
                 look_at_request(&request, now);
+            }
+        }
+        Kind::Summary => {
+            let name: &str = input.arbitrary()?;
+            let [count, taken, swept_to] = input.arbitrary()?;
+            let summary = Summary {
+                of: input.arbitrary()?,
+                count,
+                taken,
+                swept_to,
+            };
+            if let Ok(name) = LockName::new(name) {
+                let row = record::encode_summary(&name, &summary);
+                assert_eq!(
+                    record::decode_name(&name, &row),
+                    Ok(Named::Summary(summary))
+                );
             }
         }
         Kind::State => {
@@ -220,12 +264,13 @@ fn look_at_request(request: &Request, now: Moment) {
     let _ = format!("{request:?} {}", request.asked_at());
     let _ = (request.waits_until(), request.is_over(now));
     let alone = Alone(request, now);
-    let Ok(plan) = Plan::for_names(&alone, request.names().iter().cloned());
+    let names = request.claims.names();
+    let Ok(plan) = Plan::for_names(&alone, names.cloned());
     // Alone it is granted, or it is dead.
     let settled = plan.granted.len() + plan.dropped.len();
     assert_eq!(settled, usize::from(!request.names().is_empty()));
-    for name in request.names() {
-        if let Ok(lock) = request.lease.create(name.clone(), 1, now) {
+    for Claim { name, mode } in &request.claims.list {
+        if let Ok(lock) = request.lease.create(name.clone(), *mode, 1, now) {
             assert_reads_back(&lock);
         }
     }
@@ -244,7 +289,7 @@ impl View for Alone<'_> {
         without: &HashSet<u64>,
     ) -> std::result::Result<Option<u64>, Infallible> {
         let number = self.0.number();
-        let is_head = self.0.names().contains(name) && from <= number;
+        let is_head = self.0.names().contains(&name) && from <= number;
         Ok((is_head && !without.contains(&number)).then_some(number))
     }
 
@@ -252,8 +297,8 @@ impl View for Alone<'_> {
         Ok(self.0.clone())
     }
 
-    fn is_free(&self, _: &LockName) -> std::result::Result<bool, Infallible> {
-        Ok(true)
+    fn holding(&self, _: &LockName) -> std::result::Result<Holding, Infallible> {
+        Ok(Holding::Free)
     }
 
     fn state(&self, request: &Request) -> queue::State {
@@ -334,6 +379,7 @@ fn lock(parts: &Parts<'_>) -> Option<Lock> {
         created_at: parts.numbers.2,
         updated_at: parts.numbers.3,
         token: parts.numbers.1,
+        mode: mode(parts)?,
         note: lease.note,
         at_least: deadline(parts.deadlines[1]).map(|until| AtLeast {
             until,
@@ -348,12 +394,29 @@ fn lock(parts: &Parts<'_>) -> Option<Lock> {
     })
 }
 
+fn mode(parts: &Parts<'_>) -> Option<Mode> {
+    let (kind, take, of) = parts.mode;
+    let slots = Mode::Slots { take, of };
+    let mode = [Mode::Exclusive, Mode::Shared, slots][usize::from(kind % 3)];
+    mode.is_possible().then_some(mode)
+}
+
+fn claims(parts: &Parts<'_>) -> Option<Claims> {
+    let mode = mode(parts)?;
+    let claim = |name| {
+        let name = LockName::new(name).ok()?;
+        Some(Claim { name, mode })
+    };
+    let list = parts.name.split(' ').map(claim).collect::<Option<_>>()?;
+    let any = parts.any;
+    Some(Claims { list, any }).filter(Claims::is_possible)
+}
+
 fn request(parts: &Parts<'_>) -> Option<Request> {
-    let names = parts.name.split(' ').map(LockName::new);
     Some(Request {
         number: parts.numbers.1,
         id: parts.request.unwrap_or_default(),
-        names: names.collect::<Result<_, _>>().ok()?,
+        claims: claims(parts)?,
         lease: lease(parts)?,
         asked_at: parts.numbers.2,
         until: deadline(parts.deadlines[0]),

@@ -2,7 +2,7 @@
 //! empty file.
 
 use super::fault::{At, Fault};
-use super::{LOCKS, META, REQUESTS, STATE_KEY, WANTS, bounded};
+use super::{HOLDS, LOCKS, META, REQUESTS, STATE_KEY, WANTS, bounded};
 use crate::error::Result;
 use crate::record::{self, Digest, State};
 use redb::{
@@ -40,21 +40,23 @@ impl At<'_> {
     pub(super) fn check_rows(
         &self,
         locks: &impl ReadableTable<&'static str, &'static [u8]>,
+        holds: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
         expected: Digest,
     ) -> Result<()> {
-        self.check_at_most(locks, expected, MOST_CHECKED)
+        self.check_at_most(locks, holds, expected, MOST_CHECKED)
     }
 
     /// Looks through a store of at most so many rows; in a larger one it counts them.
     pub(super) fn check_at_most(
         &self,
         locks: &impl ReadableTable<&'static str, &'static [u8]>,
+        holds: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
         expected: Digest,
         most: u64,
     ) -> Result<()> {
         self.run(|| {
             let missing = || Fault::corrupted("rows are missing");
-            let count = locks.len()?;
+            let count = locks.len()? + holds.len()?;
             if count > most {
                 return (count == expected.count).then_some(()).ok_or_else(missing);
             }
@@ -62,8 +64,21 @@ impl At<'_> {
             for entry in locks.iter()? {
                 let (name, row) = entry?;
                 let (name, row) = (name.value(), row.value());
-                record::term(name, row)?;
+                match record::is_summary(row) {
+                    true => record::decode_summary(name, row).map(drop)?,
+                    false => record::term(name, row).map(drop)?,
+                }
                 let found = locks.get(name)?;
+                if found.is_none_or(|found| found.value() != row) {
+                    return Err(Fault::corrupted("a row is not found by its name"));
+                }
+                rows.add(row);
+            }
+            for entry in holds.iter()? {
+                let (key, row) = entry?;
+                let ((name, token), row) = (key.value(), row.value());
+                record::decode_hold(name, token, row)?;
+                let found = holds.get((name, token))?;
                 if found.is_none_or(|found| found.value() != row) {
                     return Err(Fault::corrupted("a row is not found by its name"));
                 }
@@ -122,6 +137,7 @@ pub(super) fn begin_format(database: &Database) -> Result<(), Fault> {
     let txn = database.begin_write()?;
     {
         txn.open_table(LOCKS)?;
+        txn.open_table(HOLDS)?;
         txn.open_table(REQUESTS)?;
         txn.open_table(WANTS)?;
         let mut meta = txn.open_table(META)?;

@@ -5,10 +5,11 @@ use super::read::decode_named;
 use super::write::WriteTx;
 use crate::clock::Moment;
 use crate::error::Result;
+use crate::holds::Rows;
 use crate::lock::Lock;
 use crate::name::LockName;
 use crate::process::Binding;
-use crate::record::{self, Digest};
+use crate::record::{self, Digest, Named};
 use redb::ReadableTable;
 use std::collections::HashMap;
 use std::fs;
@@ -18,7 +19,7 @@ use std::ops::Bound;
 /// in one round over a table of N rows at most N / 8 are created, and every row that had expired
 /// when the round began is gone at its end. Four let the file grow beyond twice its largest live
 /// set under bulk churn; sixteen did too, by copying more pages than they freed.
-const SWEPT_PER_CREATED: usize = 8;
+pub(super) const SWEPT_PER_CREATED: usize = 8;
 /// Of those, rows bound to a process that has to be judged, which costs as much as all the rest.
 const JUDGED_PER_CREATED: usize = 2;
 
@@ -27,35 +28,47 @@ pub(crate) const CLEANED_AT_A_TIME: usize = 50_000;
 /// Bytes of a file that are worth a commit to be cut off.
 pub(crate) const MUCH: u64 = 1 << 20;
 
+/// What one transaction of a cleaning did.
+pub(crate) struct Removed {
+    pub(crate) count: usize,
+    /// The names whose rows they were.
+    pub(crate) names: Vec<LockName>,
+    /// The name to go on from, if there is more.
+    pub(crate) next: Option<String>,
+}
+
 impl WriteTx<'_> {
     /// Removes dead rows, from this name on and as many as leave others their turn soon. Returns
-    /// the names that are free now, and where to go on.
-    pub(crate) fn remove_dead(
-        &mut self,
-        from: &str,
-        now: Moment,
-    ) -> Result<(Vec<LockName>, Option<String>)> {
+    /// how many they were, their names, and where to go on.
+    pub(crate) fn remove_dead(&mut self, from: &str, now: Moment) -> Result<Removed> {
         let at = self.at;
         let next = self.name_after(from, CLEANED_AT_A_TIME)?;
         let to = next.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
 
-        let judge = self.judge();
-        let mut removed = Vec::new();
+        let judge = self.judge;
+        let mut names = Vec::new();
+        let mut several = Vec::new();
         let mut bad_row = None;
         let mut rows = self.state()?.rows;
         // One manager may have many locks, and to judge it takes system calls.
         let mut known = HashMap::new();
         let mut standing = |it: &Binding| *known.entry(*it).or_insert_with(|| judge.standing(it));
-        let keep = |name: &str, row: &[u8]| match record::term(name, row) {
-            Ok(term) if term.is_removable(now, &mut standing) => {
-                removed.extend(LockName::new(name));
-                rows.remove(row);
-                false
+        let keep = |name: &str, row: &[u8]| {
+            if record::is_summary(row) {
+                several.extend(LockName::new(name));
+                return true;
             }
-            Ok(_) => true,
-            Err(bad) => {
-                bad_row = Some(bad);
-                true
+            match record::term(name, row) {
+                Ok(term) if term.is_removable(now, &mut standing) => {
+                    names.extend(LockName::new(name));
+                    rows.remove(row);
+                    false
+                }
+                Ok(_) => true,
+                Err(bad) => {
+                    bad_row = Some(bad);
+                    true
+                }
             }
         };
         self.locks
@@ -65,7 +78,16 @@ impl WriteTx<'_> {
             return Err(at.bad_row(bad));
         }
         self.state()?.rows = rows;
-        Ok((removed, next))
+        let mut count = names.len();
+        for name in several {
+            if let Some(Named::Summary(mut summary)) = self.named(&name)? {
+                summary.swept_to = 0;
+                let removed = self.sweep_several(&name, summary, usize::MAX, now)?;
+                count += removed;
+                names.extend((removed > 0).then_some(name));
+            }
+        }
+        Ok(Removed { count, names, next })
     }
 
     /// The name so many rows after this one, if there are as many.
@@ -91,15 +113,18 @@ impl WriteTx<'_> {
 
     /// Removes every row, damaged ones too, and returns those that were live.
     pub(crate) fn remove_all(&mut self, now: Moment) -> Result<Vec<Lock>> {
-        let (at, judge) = (self.at, self.judge());
+        let (at, judge) = (self.at, self.judge);
         self.is_changed = true;
         let mut live = Vec::new();
-        let see = |name: &str, row: &[u8]| {
+        let mut see = |name: &str, row: &[u8]| {
             let lock = record::decode_named(name, row).ok();
             live.extend(lock.and_then(|lock| lock.if_live(now, judge)));
             false
         };
-        self.locks.retain(see).map_err(|error| at.failed(error))?;
+        let seen = self.locks.retain(&mut see);
+        seen.map_err(|error| at.failed(error))?;
+        let seen = self.holds_mut()?.retain(|(name, _), row| see(name, row));
+        seen.map_err(|error| at.failed(error))?;
         self.state()?.rows = Digest::default();
         Ok(live)
     }
@@ -110,7 +135,7 @@ impl WriteTx<'_> {
         if created == 0 {
             return Ok(());
         }
-        let judge = self.judge();
+        let judge = self.judge;
         let from = std::mem::take(&mut self.state()?.swept_to);
         let rest = (Bound::Excluded(from.as_str()), Bound::Unbounded);
         let rows = self
@@ -118,16 +143,24 @@ impl WriteTx<'_> {
             .range::<&str>(rest)
             .map_err(|error| self.at.failed(error))?;
         let mut dead = Vec::new();
+        let mut several = Vec::new();
         let mut to_look_at = created.saturating_mul(SWEPT_PER_CREATED);
         let mut to_judge = created.saturating_mul(JUDGED_PER_CREATED);
         let mut last = String::new();
         for entry in rows {
             let (name, row) = entry.map_err(|error| self.at.failed(error))?;
             let (name, row) = (name.value(), row.value());
-            let term = record::glance(row).map_err(|bad| self.at.bad_row(bad))?;
-            to_judge -= usize::from(term.bound_to.is_some());
-            if term.is_removable(now, |it| judge.standing(it)) {
-                dead.push(decode_named(name, row, self.at)?.name);
+            if record::is_summary(row) {
+                to_judge -= 1;
+                let summary = record::decode_summary(name, row);
+                let summary = summary.map_err(|bad| self.at.bad_row(bad))?;
+                several.push((LockName::new(name)?, summary));
+            } else {
+                let term = record::glance(row).map_err(|bad| self.at.bad_row(bad))?;
+                to_judge -= usize::from(term.bound_to.is_some());
+                if term.is_removable(now, |it| judge.standing(it)) {
+                    dead.push(decode_named(name, row, self.at)?.name);
+                }
             }
             to_look_at -= 1;
             if to_look_at == 0 || to_judge == 0 {
@@ -136,7 +169,10 @@ impl WriteTx<'_> {
             }
         }
         for name in &dead {
-            self.remove(name)?;
+            self.remove_name(name)?;
+        }
+        for (name, summary) in several {
+            self.sweep_several(&name, summary, SWEPT_PER_CREATED, now)?;
         }
         // A round that came to its end begins again.
         self.state()?.swept_to = last;

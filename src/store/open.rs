@@ -9,6 +9,7 @@ use super::newborn::Newborn;
 use super::{Config, Mode, ReadTx, Store};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::holds::Rows;
 use crate::lock::Lock;
 use crate::name::Printable;
 use redb::backends::FileBackend;

@@ -2,22 +2,26 @@
 
 use super::fault::At;
 use super::format::FORMAT;
-use super::{LOCKS, META, REQUESTS, STATE_KEY, WANTS};
+use super::{HOLDS, LOCKS, META, REQUESTS, STATE_KEY, WANTS};
 use crate::beacon::Judge;
 use crate::clock::Moment;
 use crate::error::Result;
+use crate::holds::{Order, Rows};
 use crate::lock::Lock;
 use crate::name::LockName;
 use crate::queue::Request;
 use crate::record::{self, State};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The store as it was after some commit.
 pub(super) struct Snapshot {
     pub(super) locks: ReadOnlyTable<&'static str, &'static [u8]>,
+    /// Opened when a name is met that is shared or held by slots.
+    pub(super) holds: OnceLock<ReadOnlyTable<(&'static str, u64), &'static [u8]>>,
     /// Opened when the queue is looked at, and when somebody is in it.
     pub(super) wants: OnceLock<ReadOnlyTable<(&'static str, u64), ()>>,
     pub(super) requests: OnceLock<ReadOnlyTable<u64, &'static [u8]>>,
@@ -28,9 +32,20 @@ impl Snapshot {
     pub(super) fn of(txn: ReadTransaction, at: At<'_>) -> Result<Self> {
         Ok(Self {
             locks: txn.open_table(LOCKS).map_err(|error| at.failed(error))?,
+            holds: OnceLock::new(),
             wants: OnceLock::new(),
             requests: OnceLock::new(),
             txn,
+        })
+    }
+
+    pub(super) fn holds(
+        &self,
+        at: At<'_>,
+    ) -> Result<&ReadOnlyTable<(&'static str, u64), &'static [u8]>> {
+        opened(&self.holds, || {
+            let table = self.txn.open_table(HOLDS);
+            table.map_err(|error| at.failed(error))
         })
     }
 
@@ -76,7 +91,8 @@ impl Tables<'_> {
         once(self.is_checked, || {
             let Snapshot { locks, txn, .. } = self.snapshot;
             let meta = txn.open_table(META).map_err(|error| at.failed(error))?;
-            at.check_rows(locks, state_in(&meta, at)?.rows)
+            let holds = self.snapshot.holds(at)?;
+            at.check_rows(locks, holds, state_in(&meta, at)?.rows)
         })
     }
 }
@@ -98,6 +114,10 @@ impl ReadTx<'_> {
         };
         let row = tables.snapshot.locks.get(name);
         match row.map_err(|error| self.at.failed(error))? {
+            Some(row) if record::is_summary(row.value()) => {
+                let name = LockName::new(name)?;
+                self.first(&name, now).map(|first| first.is_some())
+            }
             Some(row) => {
                 let term = record::term(name, row.value());
                 Ok(term
@@ -108,19 +128,7 @@ impl ReadTx<'_> {
         }
     }
 
-    /// The row of that name, live or not.
-    pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
-        let Some(tables) = &self.tables else {
-            return Ok(None);
-        };
-        let row = get(&tables.snapshot.locks, name, self.at)?;
-        if row.is_none() {
-            tables.check(self.at)?;
-        }
-        Ok(row)
-    }
-
-    /// The rows whose names begin so, live or not, by name.
+    /// The rows of holds whose names begin so, live or not, by name, the oldest of a name first.
     pub(crate) fn with_prefix(&self, prefix: &str) -> Result<Vec<Lock>> {
         let Some(tables) = &self.tables else {
             return Ok(Vec::new());
@@ -133,7 +141,18 @@ impl ReadTx<'_> {
             if !name.value().starts_with(prefix) {
                 break;
             }
-            found.push(decode_named(name.value(), row.value(), self.at)?);
+            let name = name.value();
+            if !record::is_summary(row.value()) {
+                found.push(decode_named(name, row.value(), self.at)?);
+                continue;
+            }
+            // Of no row with a valid checksum is the name invalid.
+            let name = LockName::new(name)?;
+            let mut all = |lock| {
+                found.push(lock);
+                ControlFlow::Continue(())
+            };
+            self.several(&name, Order::OldestFirst, &mut all)?;
         }
         Ok(found)
     }
@@ -154,12 +173,8 @@ impl ReadTx<'_> {
             .open_table(META)
             .map_err(|error| self.at.failed(error))?;
         let expected = state_in(&meta, self.at)?.rows;
-        self.at.check_at_most(locks, expected, u64::MAX)
-    }
-
-    /// Judges what locks are bound to.
-    pub(crate) fn judge(&self) -> &Judge {
-        self.judge
+        let holds = tables.snapshot.holds(self.at)?;
+        self.at.check_at_most(locks, holds, expected, u64::MAX)
     }
 
     /// The request of that number.
@@ -268,16 +283,6 @@ pub(super) fn state_in(
         .map_err(|error| at.failed(error))?
         .ok_or_else(|| at.corrupted("its own row is missing"))?;
     record::decode_state(STATE_KEY, row.value()).map_err(|bad| at.bad_row(bad))
-}
-
-pub(super) fn get(
-    locks: &impl ReadableTable<&'static str, &'static [u8]>,
-    name: &LockName,
-    at: At<'_>,
-) -> Result<Option<Lock>> {
-    let row = locks.get(name.as_str()).map_err(|error| at.failed(error))?;
-    row.map(|row| record::decode(name, row.value()).map_err(|bad| at.bad_row(bad)))
-        .transpose()
 }
 
 pub(super) fn request_in(

@@ -2,23 +2,28 @@
 
 use super::fault::{At, caught};
 use super::handle::Handle;
-use super::read::{before_in, get, head_in, once, request_in, state_in, wanting_in};
+use super::read::{before_in, head_in, once, request_in, state_in, wanting_in};
 use super::{LOCKS, META, REQUESTS, STATE_KEY, WANTS};
 use crate::beacon::Judge;
+use crate::claim::Mode;
 use crate::clock::Moment;
 use crate::error::Result;
+use crate::holds::Rows;
 use crate::lock::Lock;
 use crate::name::LockName;
 use crate::queue::Request;
-use crate::record::{self, State};
+use crate::record::{self, Named, State};
 use crate::wait::Ring;
 use redb::{ReadableTableMetadata, Table, WriteTransaction};
+use std::cell::OnceCell;
 use std::collections::HashSet;
 
 /// One write transaction.
 pub(crate) struct WriteTx<'a> {
     pub(super) txn: &'a WriteTransaction,
     pub(super) locks: Table<'a, &'static str, &'static [u8]>,
+    /// Opened when a name is met that is shared or held by slots.
+    pub(super) holds: OnceCell<Table<'a, (&'static str, u64), &'static [u8]>>,
     /// What the store remembers, loaded before the first change, and as it was then.
     pub(super) state: Option<State>,
     pub(super) old_state: Option<State>,
@@ -34,7 +39,7 @@ pub(crate) struct WriteTx<'a> {
     /// Requests and guards that the commit concerns.
     pub(crate) rings: Vec<Ring>,
     pub(super) handle: &'a Handle,
-    judge: &'a Judge,
+    pub(super) judge: &'a Judge,
     pub(super) at: At<'a>,
 }
 
@@ -50,6 +55,7 @@ impl<'a> WriteTx<'a> {
         let mut tx = Self {
             txn,
             locks: txn.open_table(LOCKS).map_err(|error| at.failed(error))?,
+            holds: OnceCell::new(),
             state: None,
             old_state: None,
             wants: None,
@@ -71,6 +77,7 @@ impl<'a> WriteTx<'a> {
         // would end the process: the tables are dropped one by one.
         let Self {
             locks,
+            holds,
             wants,
             requests,
             ..
@@ -83,26 +90,13 @@ impl<'a> WriteTx<'a> {
         }
         let dropped = [
             dropped(locks, at),
+            dropped(holds, at),
             dropped(wants, at),
             dropped(requests, at),
         ];
         let result = result?;
         dropped.into_iter().collect::<Result<()>>()?;
         Ok(result)
-    }
-
-    /// Judges what locks are bound to, each once.
-    pub(crate) fn judge(&self) -> &'a Judge {
-        self.judge
-    }
-
-    /// The row of that name, live or not.
-    pub(crate) fn get(&self, name: &LockName) -> Result<Option<Lock>> {
-        let row = get(&self.locks, name, self.at)?;
-        if row.is_none() {
-            self.check()?;
-        }
-        Ok(row)
     }
 
     /// Before the first answer that a row is absent: whether all are there.
@@ -112,41 +106,76 @@ impl<'a> WriteTx<'a> {
                 Some(state) => state.rows,
                 None => state_in(&self.meta()?, self.at)?.rows,
             };
-            self.at.check_rows(&self.locks, rows)
+            self.at.check_rows(&self.locks, self.holds()?, rows)
         })
     }
 
+    /// Writes the row of a hold, new or not. No other living one is in its way.
     pub(crate) fn put(&mut self, lock: &Lock) -> Result<()> {
-        self.replace(lock, |_| Ok(None)).map(drop)
+        if lock.mode != Mode::Exclusive {
+            return self.put_beside_others(lock);
+        }
+        let was_summary = self.replace(lock, |old| Ok(record::is_summary(old).then_some(())))?;
+        match was_summary {
+            Some(()) => self.remove_several(&lock.name),
+            None => Ok(()),
+        }
     }
 
     /// Writes the row of a new lock, unless there is a live one of its name: that stays then, and
     /// is returned, and the token of the new one is not issued.
     pub(crate) fn put_new(&mut self, lock: &Lock, now: Moment) -> Result<Option<Lock>> {
-        let (at, judge) = (self.at, self.judge());
+        let (at, judge, name) = (self.at, self.judge, &lock.name);
         self.check()?;
         let present = self.replace(lock, |old| {
-            let present = record::decode(&lock.name, old).map_err(|bad| at.bad_row(bad))?;
-            Ok(present.if_live(now, judge))
+            let present = record::decode_name(name, old).map_err(|bad| at.bad_row(bad))?;
+            Ok(match present {
+                Named::Alone(present) => present.if_live(now, judge).map(Named::Alone),
+                summary @ Named::Summary(_) => Some(summary),
+            })
         })?;
-        if let Some(present) = &present {
+        let present = match present {
+            None => return Ok(None),
+            Some(Named::Alone(present)) => {
+                self.put(&present)?;
+                Some(present)
+            }
+            Some(Named::Summary(summary)) => {
+                self.put_summary(name, &summary)?;
+                let present = self.first(name, now)?;
+                if present.is_none() {
+                    self.put(lock)?;
+                }
+                present
+            }
+        };
+        if present.is_some() {
             self.state()?.last_token -= 1;
-            self.put(present)?;
         }
         Ok(present)
     }
 
     /// Writes a row in the place of the old one, and returns what `see` made of that.
-    pub(super) fn replace(
+    fn replace<T>(
         &mut self,
         lock: &Lock,
-        see: impl FnOnce(&[u8]) -> Result<Option<Lock>>,
-    ) -> Result<Option<Lock>> {
+        see: impl FnOnce(&[u8]) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let row = record::encode(lock, std::mem::take(&mut self.buffer));
+        self.replace_row(&lock.name, row, see)
+    }
+
+    /// Writes the row of a name in the place of the old one, likewise.
+    pub(super) fn replace_row<T>(
+        &mut self,
+        name: &LockName,
+        row: Vec<u8>,
+        see: impl FnOnce(&[u8]) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         let at = self.at;
         self.is_changed = true;
         let mut rows = self.state()?.rows;
-        let row = record::encode(lock, std::mem::take(&mut self.buffer));
-        let old = self.locks.insert(lock.name.as_str(), row.as_slice());
+        let old = self.locks.insert(name.as_str(), row.as_slice());
         let mut seen = None;
         if let Some(old) = old.map_err(|error| at.failed(error))? {
             rows.remove(old.value());
@@ -158,7 +187,15 @@ impl<'a> WriteTx<'a> {
         Ok(seen)
     }
 
-    pub(crate) fn remove(&mut self, name: &LockName) -> Result<()> {
+    /// Removes the row of a hold that is there.
+    pub(crate) fn remove(&mut self, lock: &Lock) -> Result<()> {
+        match lock.mode {
+            Mode::Exclusive => self.remove_name(&lock.name),
+            Mode::Shared | Mode::Slots { .. } => self.remove_one_of_several(lock),
+        }
+    }
+
+    pub(super) fn remove_name(&mut self, name: &LockName) -> Result<()> {
         let at = self.at;
         self.is_changed = true;
         self.state()?;
@@ -244,7 +281,7 @@ impl<'a> WriteTx<'a> {
         let row = record::encode_request(request);
         let put = self.queue()?.insert(request.number, row.as_slice());
         put.map_err(|error| at.failed(error))?;
-        for name in &request.names {
+        for name in request.claims.names() {
             let put = self.wants()?.insert((name.as_str(), request.number), ());
             put.map_err(|error| at.failed(error))?;
         }
@@ -256,7 +293,7 @@ impl<'a> WriteTx<'a> {
         self.is_changed = true;
         let removed = self.queue()?.remove(request.number);
         removed.map_err(|error| at.failed(error))?;
-        for name in &request.names {
+        for name in request.claims.names() {
             let removed = self.wants()?.remove((name.as_str(), request.number));
             removed.map_err(|error| at.failed(error))?;
         }

@@ -578,7 +578,7 @@ fn a_process_that_dies_in_redb_leaves_the_store_to_others() {
         bad_input::writes_with_one_leaf_in_the_place_of_another";
     let (mut full_stacks, mut double_panics) = (0, 0);
     // The longer it is, the more pages the rows fill: what meets which limit depends on that.
-    for holder in ["a holder, long"] {
+    for holder in ["a holder, 12"] {
         let mut first = 0;
         loop {
             let mut child = Command::new("sh");

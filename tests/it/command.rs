@@ -39,6 +39,7 @@ fn lease(lock: &Value) -> Option<f64> {
         "created_at",
         "locked_by",
         "locked_until",
+        "mode",
         "name",
         "note",
         "process_id",
@@ -48,6 +49,7 @@ fn lease(lock: &Value) -> Option<f64> {
     ];
     assert_eq!(keys(lock), fields);
     assert!(lock["name"].is_string() && lock["locked_by"].is_string());
+    assert_eq!(lock["mode"], "exclusive");
     assert!(lock["process_id"].is_null() || lock["process_id"].is_u64());
     assert!(lock["token"].as_u64().unwrap() >= 1);
     assert!(instant(&lock["created_at"]) <= instant(&lock["updated_at"]));

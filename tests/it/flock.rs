@@ -66,7 +66,7 @@ fn every_option_of_flock_does_what_it_does_there_or_names_what_does() {
             let name = name.as_str();
             let long = names.last().unwrap().as_str();
             let (ours, flock) = match long {
-                "--exclusive" | "--close" | "--no-fork" | "--verbose" => {
+                "--exclusive" | "--shared" | "--close" | "--no-fork" | "--verbose" => {
                     both(&home, &[name], &exits)
                 }
                 "--command" => both(&home, &[], &[name, "exit 3"]),
@@ -74,7 +74,7 @@ fn every_option_of_flock_does_what_it_does_there_or_names_what_does() {
                 "--timeout" => both_refused(&home, &[name, "0.05"]),
                 "--conflict-exit-code" => both_refused(&home, &["-n", name, "7"]),
                 "--help" | "--version" => both(&home, &[name], &["true"]),
-                "--shared" | "--unlock" => {
+                "--unlock" => {
                     let (ours, _) = both(&home, &[name], &exits);
                     assert_eq!(ours.status, USAGE, "{name}: {ours:?}");
                     assert!(!ours.stderr.contains("tip:"), "{ours:?}");
@@ -97,7 +97,6 @@ fn unlock_and_a_descriptor_are_answered_with_what_does_the_same_here() {
         (&["run", "--unlock", "9"], unlock),
         (&["run", "-n", "9"], unlock),
         (&["run", "-n", "9"], get),
-        (&["run", "-s", "x", "--", "true"], "no shared locks yet"),
     ] {
         let ran = home.lockmgr(args);
         assert_eq!(ran.status, USAGE, "{ran:?}");

@@ -20,6 +20,7 @@ mod guards;
 mod holding_support;
 mod hostile;
 mod jobs;
+mod kinds;
 mod manual;
 mod model;
 mod nested;

@@ -88,7 +88,8 @@ fn by_systemd(unit: &str) -> String {
 }
 
 /// The output of the guide's scripts, of any user.
-const SAID_BY_SCRIPTS: &str = "nobody else deploys now\n\
+const SAID_BY_SCRIPTS: &str = "compiled\na large job\na small job\na job\na benchmark, and no job beside it\n\
+    trains on 0\nread\nwritten\nnobody else deploys now\n\
     others may deploy again\n\
     both are mine\n\
     reported\n\

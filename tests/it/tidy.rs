@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules in the order a reader meets them: each may import those before it.
-const ORDER: [&str; 25] = [
-    "clock", "process", "name", "timeout", "beacon", "lock", "queue", "error", "set", "record",
-    "wait", "storage", "store", "grant", "base", "held", "keeper", "builder", "manager", "inspect",
-    "waiter", "ask", "guard", "acquire", "guide",
+const ORDER: [&str; 27] = [
+    "clock", "process", "name", "claim", "timeout", "beacon", "lock", "queue", "error", "set",
+    "record", "holds", "wait", "storage", "store", "grant", "base", "held", "keeper", "builder",
+    "manager", "inspect", "waiter", "ask", "guard", "acquire", "guide",
 ];
 
 fn root() -> &'static Path {

@@ -1,5 +1,6 @@
 //! The command line: its commands and options, and their meaning.
 
+use crate::asking::Asking;
 use crate::complete::{locks, locks_and_waiters};
 use crate::duration::{BadDuration, duration};
 use crate::run_args::Run;
@@ -230,10 +231,17 @@ pub(crate) struct Set {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "An option that says how names are held is for the names behind it, up to the \
+    next such option.\n\nExamples:\n  \
+    lockmgr get deploy --while parent           held until the script ends\n  \
+    lockmgr get -s config --timeout 10m         shared with others who share it\n  \
+    lockmgr get --slots 8 --take 3 gigabytes    3 of 8 slots\n  \
+    lockmgr get --any gpu:0 gpu:1 --wait 1m     one of two, and says which"
+)]
 pub(crate) struct Get {
-    /// The locks' names: all of them at once, or none
-    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
-    pub(crate) names: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) asking: Asking,
     #[command(flatten)]
     pub(crate) lease: Lease,
     #[command(flatten)]

@@ -102,8 +102,8 @@ impl Place {
 
     fn check(&self, name: &OsStr, token: u64) -> Result<ExitCode, Failure> {
         let name = valid(name)?;
-        let lock = self.to_read()?.find(name)?;
-        self.answer(lock.is_some_and(|lock| lock.is_held_by(token)))
+        let holders = self.to_read()?.holders(name)?;
+        self.answer(holders.iter().any(|lock| lock.is_held_by(token)))
     }
 
     fn queue(&self, prefix: Option<&OsStr>) -> Result<ExitCode, Failure> {

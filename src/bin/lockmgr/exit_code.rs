@@ -61,6 +61,7 @@ pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
         ErrorKind::Usage
         | ErrorKind::InvalidName
         | ErrorKind::InvalidTimeout
+        | ErrorKind::SlotsMismatch
         | ErrorKind::Unsupported => ExitCode::Usage,
         ErrorKind::StoreBusy => ExitCode::Busy,
         ErrorKind::Corrupted | ErrorKind::NotAStore => ExitCode::Data,

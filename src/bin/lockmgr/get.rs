@@ -8,7 +8,7 @@ use crate::duration::{self, Wait};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::output;
-use crate::place::{Place, holder, names, note};
+use crate::place::{Place, holder, note};
 use crate::signals::Signals;
 use crate::table;
 use crate::waiting;
@@ -20,7 +20,7 @@ impl Place {
     /// `parent` is the process that called this one.
     pub(crate) fn get(&self, get: &Get, parent: Option<u32>) -> Result<ExitCode, Failure> {
         let mut signals = Signals::catch().map_err(|error| Failure::System("wait", error))?;
-        let names = names(&get.names)?;
+        let asked = get.asking.asked()?;
         let bound_to = there_is(get.bound_to, parent)?;
         let lease = get.lease.timeout_or(match bound_to {
             Some(_) => Timeout::Never,
@@ -32,7 +32,7 @@ impl Place {
         let at_least = get.at_least.as_deref().map(duration::duration);
         let at_least = at_least.transpose()?;
         let manager = waiting::attended(&mut signals, None, None, || self.to_write())??;
-        let mut acquire = manager.acquire(&names).lease(lease).no_keep_alive();
+        let mut acquire = asked.acquire(&manager).lease(lease).no_keep_alive();
         if let Some(by) = by {
             acquire = acquire.locked_by(by);
         }
@@ -48,7 +48,7 @@ impl Place {
         let wait = wait.unwrap_or(Wait::Not);
         let line = match wait {
             Wait::Not => None,
-            _ => waiting::line(self, &manager, &names, false),
+            _ => waiting::line(self, &manager, &asked, false),
         };
         let guard = waiting::acquire(&mut signals, line, acquire, wait)??;
         waiting::attended(&mut signals, None, None, || match bound_to {
@@ -100,7 +100,7 @@ impl Place {
         let told = match locks {
             _ if self.quiet => Ok(()),
             _ if !self.json => output::lines(table::bound_locks(manager, locks, bound_to)),
-            [lock] if get.names.len() == 1 => output::json(&document(lock)),
+            [lock] if get.asking.names().len() == 1 => output::json(&document(lock)),
             locks => output::json(&locks.iter().map(document).collect::<Vec<_>>()),
         };
         told?;

@@ -7,6 +7,8 @@ compile_error!(
 );
 
 mod args;
+mod asked;
+mod asking;
 mod changes;
 mod columns;
 mod commands;

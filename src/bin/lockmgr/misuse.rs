@@ -29,17 +29,16 @@ pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> Failure {
 /// Refuses options of flock(1) that `run` does not have, naming their counterparts, and a `run`
 /// without a command.
 pub(crate) fn of_flock(run: &Run, arguments: &[OsString]) -> Result<(), Failure> {
-    let is_descriptor = |name: &OsString| {
+    let is_descriptor = |name: &&OsString| {
         let name = name.to_string_lossy();
         name.chars().all(|c| c.is_ascii_digit())
     };
     let has_command = !run.command.is_empty() || run.command_string.is_some();
-    let message = match run.names.as_slice() {
+    let message = match run.asking.names().as_slice() {
         _ if run.unlock => {
             "run gives its locks back when the command ends, so there is no -u; \
                 `lockmgr unlock NAME` gives back what `lockmgr get NAME --while parent` took"
         }
-        _ if run.shared => "there are no shared locks yet, every lock is exclusive: leave out -s",
         _ if has_command => return Ok(()),
         [name] if is_descriptor(name) => {
             "there is no command to run, and no lock on a file descriptor; in a script, \
@@ -96,9 +95,8 @@ fn first_word(command: &clap::Command, words: &[OsString]) -> Option<usize> {
             return true;
         };
         let takes_value = |option: &&clap::Arg| {
-            option
-                .get_num_args()
-                .is_some_and(|count| count.takes_values())
+            let takes = option.get_num_args().is_some_and(|it| it.takes_values());
+            takes && !option.is_require_equals_set()
         };
         is_value = match option.strip_prefix('-') {
             Some(long) => command.get_arguments().any(|known| {

@@ -69,19 +69,18 @@ impl Outer {
             .any(|claim| is_it(claim) && lock.is_held_by(claim.token))
     }
 
-    /// Those of the names that jobs around this process hold, with their tokens.
-    pub(crate) fn held(
+    /// The holds of that name of the jobs around this process.
+    pub(crate) fn holds_of(
         &self,
         manager: &LockManager,
-        names: &[LockName],
-    ) -> lockmgr::Result<Vec<(String, u64)>> {
-        let mut held = Vec::new();
-        for name in names.iter().filter(|_| !self.0.is_empty()) {
-            if let Some(lock) = manager.find(name)?.filter(|lock| self.holds(lock)) {
-                held.push((name.to_string(), lock.token()));
-            }
+        name: &LockName,
+    ) -> lockmgr::Result<Vec<Lock>> {
+        if self.0.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(held)
+        let mut holds = manager.holders(name)?;
+        holds.retain(|lock| self.holds(lock));
+        Ok(holds)
     }
 }
 

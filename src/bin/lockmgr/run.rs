@@ -3,18 +3,19 @@
 mod job;
 mod supervise;
 
+use crate::asked::Asked;
 use crate::duration::{self, Wait};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::outer::Outer;
-use crate::place::{Place, holder, names, note};
+use crate::place::{Place, holder, note};
 use crate::run_args::{OnLost, Run};
 use crate::signals::{Signals, Waker, end_by};
 use crate::table;
 use crate::waiting;
 use job::Job;
 pub(crate) use job::{EXEC, become_command};
-use lockmgr::{Error, ErrorKind, Lock, LockGuard, LockManager, LockName, Timeout};
+use lockmgr::{Error, ErrorKind, Lock, LockGuard, LockManager, Mode, Printable, Timeout};
 use rustix::process::WaitStatus;
 use std::env;
 use std::ffi::OsString;
@@ -32,7 +33,7 @@ type Held = Vec<(String, u64)>;
 /// The options, checked before the store is touched.
 #[derive(Debug)]
 struct Plan<'a> {
-    names: Vec<LockName>,
+    asked: Asked,
     /// The command's words; the first is the program.
     command: Vec<OsString>,
     wait: Wait,
@@ -109,7 +110,7 @@ impl<'a> Plan<'a> {
         };
         let at_least = run.at_least.as_deref().map(duration::duration);
         Ok(Self {
-            names: names(&run.names)?,
+            asked: run.asking.asked()?,
             note,
             at_least: at_least.transpose()?,
             command,
@@ -147,21 +148,60 @@ fn note_of(command: &[OsString]) -> Option<String> {
 /// them would be to wait for itself.
 fn open(place: &Place, plan: &Plan<'_>) -> Result<(LockManager, Option<Held>), Failure> {
     let manager = place.to_write()?;
-    let held = Outer::of(place).held(&manager, &plan.names)?;
+    let outer = Outer::of(place);
+    let (mut held, mut others) = (Held::new(), Vec::new());
+    for (name, mode) in plan.asked.claims() {
+        let holds = outer.holds_of(&manager, name)?;
+        let strong = holds.iter().find(|lock| covers(lock.mode(), *mode));
+        match (strong, holds.first()) {
+            (Some(lock), _) => held.push((name.to_string(), lock.token())),
+            (None, None) => others.push(name),
+            (None, Some(weaker)) => {
+                return Err(Failure::Usage(format!(
+                    "this job holds {} already, and so not {mode}: ask for that in the outer run",
+                    weaker_hold(weaker),
+                )));
+            }
+        }
+    }
+    let needed = plan
+        .asked
+        .any
+        .map_or(plan.asked.claims().len(), |any| any as usize);
     if held.is_empty() {
         return Ok((manager, None));
     }
-    let is_held = |name: &&LockName| held.iter().any(|(held, _)| **name == held.as_str());
-    let (held_names, others): (Vec<_>, Vec<_>) = plan.names.iter().partition(is_held);
-    if others.is_empty() {
+    if held.len() >= needed {
+        held.truncate(needed);
         return Ok((manager, Some(held)));
     }
+    let names = plan.asked.names().into_iter();
+    let held = names.filter(|name| held.iter().any(|(held, _)| **name == held.as_str()));
     Err(Failure::Usage(format!(
         "this job runs under {} already, but not under {}: name all of them in the outer run, or \
             none of the first here",
-        table::names(held_names),
+        table::names(held.collect()),
         table::names(others)
     )))
+}
+
+/// Whether one who holds a name so may do all that this mode allows.
+fn covers(held: Mode, asked: Mode) -> bool {
+    match (held, asked) {
+        (Mode::Exclusive, _) => true,
+        (Mode::Slots { take: held, of }, Mode::Slots { take, of: asked }) => {
+            of == asked && held >= take
+        }
+        (held, asked) => held == asked,
+    }
+}
+
+fn weaker_hold(lock: &Lock) -> String {
+    let name = Printable(lock.name().as_str());
+    match lock.mode() {
+        Mode::Slots { .. } => format!("{} of \"{name}\"", lock.mode()),
+        mode => format!("\"{name}\" {mode}"),
+    }
 }
 
 /// Takes the locks, waiting as it was asked to, and tells of those that are lost later.
@@ -173,7 +213,7 @@ fn acquire(
     signals: &mut Signals,
 ) -> Result<(LockGuard, Receiver<Lock>), Failure> {
     let (losses, lost) = mpsc::channel();
-    let mut acquire = manager.acquire(&plan.names);
+    let mut acquire = plan.asked.acquire(manager);
     if let Some(lease) = plan.lease {
         acquire = acquire.lease(lease);
     }
@@ -200,7 +240,7 @@ fn acquire(
     }
     let line = match plan.wait {
         Wait::Not => None,
-        _ => waiting::line(place, manager, &plan.names, plan.verbose),
+        _ => waiting::line(place, manager, &plan.asked, plan.verbose),
     };
     let answer = waiting::acquire(signals, line, acquire, plan.wait)?;
     let guard = answer.map_err(|error| match error {

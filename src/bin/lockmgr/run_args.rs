@@ -1,23 +1,29 @@
 //! The options of `lockmgr run`. Those that flock(1) has too bear its names.
 
-use crate::complete::locks_and_waiters;
+use crate::asking::Asking;
 use clap::{Args, ValueEnum};
-use clap_complete::engine::ArgValueCompleter;
 use std::ffi::OsString;
 
 #[derive(Debug, Args)]
 #[command(
     override_usage = "lockmgr run [OPTIONS] NAME... -- COMMAND [ARG...]\n       \
         lockmgr run [OPTIONS] NAME... -c STRING",
-    after_help = "The command sees LOCKMGR_DB, LOCKMGR_NAMES and LOCKMGR_TOKENS, one name and one \
+    after_help = "An option that says how names are held is for the names behind it, up to the \
+        next such option.\n\nExamples:\n  \
+        lockmgr run nightly -- ./job.sh               one at a time\n  \
+        lockmgr run -s config -- ./read.sh            beside others who share it, as flock -s\n  \
+        lockmgr run --slots 4 cc -- cc -c a.c         4 at a time\n  \
+        lockmgr run --slots 8 --take 3 gb -- ./big    3 of 8\n  \
+        lockmgr run --any gpu:0 gpu:1 -- ./train      one of them: $LOCKMGR_NAMES says which\n  \
+        lockmgr run -s host -x disk -- ./backup       two kinds in one request\n\n\
+        The command sees LOCKMGR_DB, LOCKMGR_NAMES and LOCKMGR_TOKENS, one name and one \
         token a line, if they fit.\n\nExit status: the command's; if a signal ends the command, \
         lockmgr ends by the same signal; 126 not executable; 127 not found; 75 no memory or no \
         processes to start it; 1, or what -E says, if the locks could not be acquired."
 )]
 pub(crate) struct Run {
-    /// The locks' names: all of them at once, or none
-    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
-    pub(crate) names: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) asking: Asking,
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
@@ -54,9 +60,6 @@ pub(crate) struct Run {
     /// What to do with the command if its locks are lost
     #[arg(long, value_enum, default_value_t = OnLost::Kill, conflicts_with = "no_fork")]
     pub(crate) on_lost: OnLost,
-    /// Take exclusive locks, as without this option
-    #[arg(short = 'x', short_alias = 'e', long, hide_short_help = true)]
-    pub(crate) exclusive: bool,
     /// Hold the locks only until the command or lockmgr ends; if lockmgr is killed, the kernel kills
     /// the command, unless that is setuid
     #[arg(short = 'o', long, hide_short_help = true, conflicts_with = "no_fork")]
@@ -79,9 +82,6 @@ pub(crate) struct Run {
     /// Say whom it waits for; on a terminal that is said anyway
     #[arg(short, long)]
     pub(crate) verbose: bool,
-    /// Refused with the name of its counterpart
-    #[arg(short, long, hide = true)]
-    pub(crate) shared: bool,
     /// Refused with the name of its counterpart
     #[arg(short, long, hide = true)]
     pub(crate) unlock: bool,

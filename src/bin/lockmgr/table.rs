@@ -4,7 +4,7 @@ use crate::columns::{Column, fitted};
 use crate::processes;
 use crate::terminal::Screen;
 use chrono::{DateTime, Utc};
-use lockmgr::{Lock, LockManager, LockName, LockSetResult, Note, Printable, Request, Status};
+use lockmgr::{Lock, LockManager, LockName, LockSetResult, Mode, Note, Printable, Request, Status};
 use std::collections::HashMap;
 use std::time::Duration;
 use unicode_width::UnicodeWidthStr;
@@ -28,6 +28,7 @@ pub(crate) fn bound_locks(
             vec![
                 name(lock.name().as_str()),
                 lock.token().to_string(),
+                lock.mode().to_string(),
                 holders.of(lock, bound_to),
                 process(lock, bound_to),
                 age(lock.created_at(), now),
@@ -37,17 +38,31 @@ pub(crate) fn bound_locks(
             ]
         })
         .collect();
+    let has_modes = locks.iter().any(|lock| lock.mode() != Mode::Exclusive);
     let has_notes = locks.iter().any(|lock| lock.note().is_some());
-    let columns = &COLUMNS[..COLUMNS.len() - usize::from(!has_notes)];
-    fitted(columns, &rows, Screen::of_stdout())
+    let is_shown = |column: &Column| match column.heading {
+        "MODE" => has_modes,
+        "NOTE" => has_notes,
+        _ => true,
+    };
+    let columns: Vec<Column> = COLUMNS.into_iter().filter(is_shown).collect();
+    let shown = |row: Vec<String>| {
+        let cells = COLUMNS.iter().zip(row);
+        let cells = cells.filter(|(column, _)| is_shown(column));
+        cells.map(|(_, cell)| cell).collect()
+    };
+    let rows: Vec<Vec<String>> = rows.into_iter().map(shown).collect();
+    fitted(&columns, &rows, Screen::of_stdout())
 }
 
 /// The columns of a table of locks. The name and the time left stay on the narrowest terminal.
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 9] = [
     column("NAME", Some(8), None),
     column("TOKEN", None, Some(3)),
-    column("HELD BY", Some(12), Some(6)),
-    column("PROCESS", None, Some(5)),
+    // Left out if all are exclusive.
+    column("MODE", None, Some(5)),
+    column("HELD BY", Some(12), Some(7)),
+    column("PROCESS", None, Some(6)),
     column("AGE", None, Some(4)),
     column("TIME LEFT", None, None),
     column("WAITING", None, Some(1)),
@@ -126,11 +141,18 @@ pub(crate) fn queue(requests: &[Request]) -> Vec<String> {
     ];
     let mut rows = vec![headings.map(str::to_owned)];
     rows.extend(requests.iter().map(|request| {
-        let names = request.names().iter().map(|wanted| name(wanted.as_str()));
+        let wanted = request.claims().iter().map(|claim| match claim.mode() {
+            Mode::Exclusive => name(claim.name().as_str()),
+            mode => format!("{} ({mode})", name(claim.name().as_str())),
+        });
+        let wanted = wanted.collect::<Vec<_>>().join(" ");
         let left = |until: DateTime<Utc>| span((until - now).to_std().unwrap_or_default());
         let process = request.process_id();
         [
-            names.collect::<Vec<_>>().join(" "),
+            match request.any() {
+                Some(any) => format!("{any} of: {wanted}"),
+                None => wanted,
+            },
             printable(request.locked_by().as_str()),
             process.map_or("-".into(), |pid| pid.to_string()),
             age(request.asked_at(), now),

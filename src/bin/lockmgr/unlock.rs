@@ -24,10 +24,10 @@ impl Place {
         let manager = self.to_write()?;
         let outer = Outer::of(self);
         // By its token a lock is given back, and not forced away: the caller's job goes on.
-        let own = outer.held(&manager, &names)?;
-        let own = |name: &LockName| own.iter().find(|(own, _)| *name == own.as_str());
-        let locks = names.iter().map(|name| {
-            let own = own(name).map(|&(_, token)| token);
+        let own = names.iter().map(|name| outer.holds_of(&manager, name));
+        let own = own.collect::<lockmgr::Result<Vec<_>>>()?;
+        let locks = names.iter().zip(&own).map(|(name, own)| {
+            let own = own.first().map(Lock::token);
             lock_ref(name, unlock.token.or(own))
         });
         let may = |lock: &Lock| {

@@ -1,12 +1,13 @@
 //! Waiting for locks: saying whom the wait is for, and ending it by a signal.
 
+use crate::asked::{Asked, in_the_way};
 use crate::duration::Wait;
 use crate::failure::Failure;
 use crate::place::Place;
 use crate::processes;
 use crate::signals::{Signals, end_by};
 use crate::terminal;
-use lockmgr::{Acquire, Canceller, Lock, LockGuard, LockManager, LockName, Request};
+use lockmgr::{Acquire, Canceller, Lock, LockGuard, LockManager, LockName, Mode, Request};
 use std::io::{self, IsTerminal, Write};
 use std::panic::resume_unwind;
 use std::process;
@@ -71,16 +72,16 @@ pub(crate) fn acquire(
     })
 }
 
-/// The line for a wait for these names: on a terminal it is drawn again and again, elsewhere said
+/// The line for this wait: on a terminal it is drawn again and again, elsewhere said
 /// once, if `verbose`.
 pub(crate) fn line(
     place: &Place,
     manager: &LockManager,
-    names: &[LockName],
+    asked: &Asked,
     verbose: bool,
 ) -> Option<Line> {
     let is_told = !place.quiet && (verbose || io::stderr().is_terminal());
-    is_told.then(|| Line::begin(manager, names, terminal::is_live()))
+    is_told.then(|| Line::begin(manager, asked, terminal::is_live()))
 }
 
 /// The line that says whom a wait is for, from a thread that nobody waits for: it may have to wait
@@ -98,17 +99,17 @@ struct Shown {
 }
 
 impl Line {
-    fn begin(manager: &LockManager, names: &[LockName], is_live: bool) -> Self {
+    fn begin(manager: &LockManager, asked: &Asked, is_live: bool) -> Self {
         let (ends, is_ended) = mpsc::channel::<()>();
         let shown = Arc::new(Mutex::new(Shown::default()));
-        let (manager, names) = (manager.clone(), names.to_owned());
+        let (manager, asked) = (manager.clone(), asked.clone());
         let of_thread = Arc::clone(&shown);
         let telling = move || {
             let began = Instant::now();
             let mut pause = AT_ONCE;
             while is_ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 pause = SECOND;
-                let Some(whom) = whom(&manager, &names) else {
+                let Some(whom) = whom(&manager, &asked) else {
                     continue;
                 };
                 let line = format!("lockmgr: waiting {}s for {whom}", began.elapsed().as_secs());
@@ -148,9 +149,10 @@ fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
     shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says whom a wait for these names is for, and how many are ahead. None if nobody holds them or is
-/// ahead: then the grant is on its way.
-fn whom(manager: &LockManager, names: &[LockName]) -> Option<String> {
+/// Says whom a wait is for, and how many are ahead. None if nobody is in the way or ahead: then the
+/// grant is on its way.
+fn whom(manager: &LockManager, asked: &Asked) -> Option<String> {
+    let names = asked.names();
     let requests = manager.requests("").unwrap_or_default();
     let wants_one = |request: &Request| request.names().iter().any(|name| names.contains(name));
     let me = Some(process::id());
@@ -160,8 +162,11 @@ fn whom(manager: &LockManager, names: &[LockName]) -> Option<String> {
     // Not queued yet, it comes after all.
     let before = &requests[..mine.unwrap_or(requests.len())];
     let ahead = before.iter().filter(|request| wants_one(request)).count();
-    let held = |name: &LockName| manager.find(name).ok().flatten();
-    match (names.iter().find_map(held), ahead) {
+    let held = |(name, mode): &(LockName, Mode)| {
+        let holders = manager.holders(name).unwrap_or_default();
+        in_the_way(holders, *mode)
+    };
+    match (asked.claims().iter().find_map(held), ahead) {
         (Some(lock), 0) => Some(held_for(&lock)),
         (Some(lock), _) => Some(format!("{ahead} ahead and {}", held_for(&lock))),
         (None, 0) => None,

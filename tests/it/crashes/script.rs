@@ -52,7 +52,7 @@ impl PartialEq for View {
             let times = (it.asked_at(), it.waits_until());
             (
                 it.number(),
-                it.names().to_vec(),
+                it.claims().to_vec(),
                 it.locked_by().clone(),
                 times,
             )

@@ -1,0 +1,112 @@
+//! The words of `run` and `get` that say what is asked for: names, and the options that say how the
+//! names behind them are held. What they mean is found out elsewhere.
+
+use crate::complete::locks_and_waiters;
+use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use clap_complete::engine::ArgValueCompleter;
+use std::ffi::OsString;
+
+/// The options as clap is told of them. Their order on the command line counts, so that
+/// [`Asking`] reads them.
+#[derive(Debug, Args)]
+struct Options {
+    /// The locks' names: all of them at once, or none
+    #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
+    names: Vec<OsString>,
+    /// Share the names that follow with others who share them
+    #[arg(short, long, num_args = 0, default_missing_value = "true", action = ArgAction::Append)]
+    shared: Vec<bool>,
+    /// Hold the names that follow alone, as without this option
+    #[arg(
+        short = 'x',
+        short_alias = 'e',
+        long,
+        num_args = 0,
+        default_missing_value = "true",
+        action = ArgAction::Append
+    )]
+    exclusive: Vec<bool>,
+    /// The names that follow have N slots each; take one, or as many as --take says
+    #[arg(long, value_name = "N", action = ArgAction::Append, allow_hyphen_values = true)]
+    slots: Vec<String>,
+    /// Take K of the --slots of the names that follow
+    #[arg(long, value_name = "K", action = ArgAction::Append, allow_hyphen_values = true)]
+    take: Vec<String>,
+    /// Take one of the names that follow, or K of them: whichever are free first
+    #[arg(
+        long,
+        value_name = "K",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1",
+        action = ArgAction::Append
+    )]
+    any: Vec<String>,
+}
+
+/// One word of the command line that says what is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    Name(OsString),
+    Shared,
+    Exclusive,
+    Slots(String),
+    Take(String),
+    Any(String),
+}
+
+/// What is asked for, in the order of the command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Asking(pub(crate) Vec<Word>);
+
+impl Args for Asking {
+    fn augment_args(command: Command) -> Command {
+        Options::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Options::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Asking {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let options = Options::from_arg_matches(matches)?;
+        let names = options.names.into_iter().map(Word::Name).collect();
+        let shared = options.shared.iter().map(|_| Word::Shared).collect();
+        let exclusive = options.exclusive.iter().map(|_| Word::Exclusive).collect();
+        let words: [(&str, Vec<Word>); 6] = [
+            ("names", names),
+            ("shared", shared),
+            ("exclusive", exclusive),
+            (
+                "slots",
+                options.slots.into_iter().map(Word::Slots).collect(),
+            ),
+            ("take", options.take.into_iter().map(Word::Take).collect()),
+            ("any", options.any.into_iter().map(Word::Any).collect()),
+        ];
+        let mut placed = Vec::new();
+        for (id, words) in words {
+            placed.extend(matches.indices_of(id).into_iter().flatten().zip(words));
+        }
+        placed.sort_by_key(|(index, _)| *index);
+        Ok(Self(placed.into_iter().map(|(_, word)| word).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Asking {
+    /// The names as they were given.
+    pub(crate) fn names(&self) -> Vec<&OsString> {
+        let names = self.0.iter().filter_map(|word| match word {
+            Word::Name(name) => Some(name),
+            _ => None,
+        });
+        names.collect()
+    }
+}

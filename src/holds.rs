@@ -1,0 +1,175 @@
+//! Who holds a name: looks at the rows of a transaction, whoever reads or writes.
+//!
+//! One who holds a name alone has the row of the name. Those who share it, or hold it by slots, have
+//! a row each, by their tokens, and the row of the name is a summary of theirs.
+
+use crate::beacon::Judge;
+use crate::claim::{Claim, Holding, Mode};
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::lock::Lock;
+use crate::name::LockName;
+use crate::record::Named;
+use std::ops::ControlFlow;
+
+/// Which holds are seen first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    OldestFirst,
+    NewestFirst,
+}
+
+/// The rows of locks.
+pub(crate) trait Rows {
+    /// The row of that name.
+    fn named(&self, name: &LockName) -> Result<Option<Named>>;
+
+    /// The row of the hold of that token, one of several of that name.
+    fn one_of_several(&self, name: &LockName, token: u64) -> Result<Option<Lock>>;
+
+    /// Shows the rows of the several holds of that name, living or not, until `see` breaks.
+    fn several(
+        &self,
+        name: &LockName,
+        order: Order,
+        see: &mut dyn FnMut(Lock) -> ControlFlow<()>,
+    ) -> Result<()>;
+
+    /// Judges what locks are bound to.
+    fn judge(&self) -> &Judge;
+
+    /// Shows the living holds of that name, the oldest first, until `see` breaks.
+    fn see_living(
+        &self,
+        name: &LockName,
+        now: Moment,
+        mut see: impl FnMut(Lock) -> ControlFlow<()>,
+    ) -> Result<()> {
+        match self.named(name)? {
+            None => Ok(()),
+            Some(Named::Alone(lock)) => {
+                if let Some(lock) = lock.if_live(now, self.judge()) {
+                    let _ = see(lock);
+                }
+                Ok(())
+            }
+            Some(Named::Summary(_)) => self.several(name, Order::OldestFirst, &mut |row| match row
+                .if_live(now, self.judge())
+            {
+                Some(lock) => see(lock),
+                None => ControlFlow::Continue(()),
+            }),
+        }
+    }
+
+    /// The living holds of that name, the oldest first.
+    fn living(&self, name: &LockName, now: Moment) -> Result<Vec<Lock>> {
+        let mut living = Vec::new();
+        self.see_living(name, now, |lock| {
+            living.push(lock);
+            ControlFlow::Continue(())
+        })?;
+        Ok(living)
+    }
+
+    /// The first living hold of that name.
+    fn first(&self, name: &LockName, now: Moment) -> Result<Option<Lock>> {
+        let mut first = None;
+        self.see_living(name, now, |lock| {
+            first = Some(lock);
+            ControlFlow::Break(())
+        })?;
+        Ok(first)
+    }
+
+    /// The row of the hold of that name and token, living or not.
+    fn hold(&self, name: &LockName, token: u64) -> Result<Option<Lock>> {
+        match self.named(name)? {
+            None => Ok(None),
+            Some(Named::Alone(lock)) => Ok(Some(lock).filter(|lock| lock.token == token)),
+            Some(Named::Summary(_)) => self.one_of_several(name, token),
+        }
+    }
+
+    /// The row of this hold as it is now, living or not; none if it has ended.
+    fn same_hold(&self, lock: &Lock) -> Result<Option<Lock>> {
+        let row = self.hold(&lock.name, lock.token)?;
+        Ok(row.filter(|row| row.is_same_hold(lock)))
+    }
+
+    /// The row of what the request of this id got of that name, living or not.
+    fn granted(&self, name: &LockName, request: u64) -> Result<Option<Lock>> {
+        let is_it = |lock: &Lock| lock.request == Some(request);
+        match self.named(name)? {
+            None => Ok(None),
+            Some(Named::Alone(lock)) => Ok(Some(lock).filter(is_it)),
+            Some(Named::Summary(_)) => {
+                let mut found = None;
+                // It is asked for right after the grant.
+                self.several(name, Order::NewestFirst, &mut |row| {
+                    found = Some(row).filter(is_it);
+                    match found {
+                        Some(_) => ControlFlow::Break(()),
+                        None => ControlFlow::Continue(()),
+                    }
+                })?;
+                Ok(found)
+            }
+        }
+    }
+
+    /// How that name is held by those who live.
+    fn holding(&self, name: &LockName, now: Moment) -> Result<Holding> {
+        let mut holding = Holding::Free;
+        self.see_living(name, now, |lock| {
+            holding = holding.and(lock.mode);
+            match holding {
+                Holding::Slots { .. } => ControlFlow::Continue(()),
+                // The others are no news.
+                _ => ControlFlow::Break(()),
+            }
+        })?;
+        Ok(holding)
+    }
+
+    /// The living holds of which one, or as many as it takes, have to end before this claim can be
+    /// granted. None if it is admitted.
+    fn in_the_way(&self, claim: &Claim, now: Moment) -> Result<Vec<Lock>> {
+        let mut in_the_way = Vec::new();
+        if let Some(Named::Summary(summary)) = self.named(&claim.name)?
+            && summary.is_of(claim.mode)
+        {
+            let of = summary.of.map_or(u64::MAX, u64::from);
+            if summary.taken.saturating_add(claim.mode.slots()) <= of {
+                return Ok(in_the_way);
+            }
+            // Some of these may be dead.
+            let mut taken = claim.mode.slots();
+            self.see_living(&claim.name, now, |lock| {
+                taken = taken.saturating_add(lock.mode.slots());
+                in_the_way.push(lock);
+                ControlFlow::Continue(())
+            })?;
+            if taken <= of {
+                in_the_way.clear();
+            }
+            return Ok(in_the_way);
+        }
+        in_the_way.extend(self.first(&claim.name, now)?);
+        Ok(in_the_way)
+    }
+}
+
+/// The refusal of a claim that counts the slots of a name in another way than its holder.
+pub(crate) fn mismatch(claim: &Claim, holder: &Lock) -> Option<Error> {
+    match (claim.mode, holder.mode) {
+        (Mode::Slots { of: asked, .. }, Mode::Slots { of: held, .. }) if asked != held => {
+            Some(Error::SlotsMismatch {
+                name: claim.name.clone(),
+                asked,
+                held,
+            })
+        }
+        _ => None,
+    }
+}
