@@ -1,9 +1,11 @@
 //! Whole sequences of verbs against a model that knows the specification and nothing of the code.
 
+#![expect(clippy::result_large_err, reason = "a model need not be fast")]
+
 use crate::support::{Home, noon};
 use chrono::{DateTime, Utc};
 use lockmgr::{
-    Error, GetOptions, Lock, LockManager, LockRef, LockSetResult, ManualClock, RenewOptions,
+    Error, GetOptions, Lock, LockManager, LockRef, LockSetResult, ManualClock, Mode, RenewOptions,
     SetOptions, Status, Timeout,
 };
 use proptest::prelude::*;
@@ -44,6 +46,7 @@ impl Moment {
 
 #[derive(Clone, Debug)]
 struct Row {
+    mode: Mode,
     locked_by: String,
     process_id: Option<u32>,
     until: Option<Moment>,
@@ -83,6 +86,7 @@ impl Row {
 struct Seen {
     name: Box<str>,
     locked_by: Box<str>,
+    mode: Mode,
     process_id: Option<u32>,
     locked_until: Option<i64>,
     created_at: i64,
@@ -108,6 +112,10 @@ enum Answer {
     Locked(Seen),
     LockFail(Seen),
     NotFound(String, Option<u64>),
+    /// How many slots were asked for, and how many its holders agree on.
+    Mismatch(u32, u32),
+    /// Several hold it, and one has to be meant.
+    Several,
     InvalidTimeout,
 }
 
@@ -118,6 +126,7 @@ struct Lease {
     process_id: Option<u32>,
     /// Of `get_lock` alone.
     at_least: Option<Timeout>,
+    mode: Mode,
 }
 
 /// What the timeout of a renewal counts from.
@@ -207,12 +216,19 @@ fn ops() -> impl Strategy<Value = Op> {
     let lease = || {
         let locked_by = prop::option::of(Just("edge-7"));
         let at_least = prop::option::weighted(0.3, timeouts());
-        let lease = (timeouts(), locked_by, any::<Option<u32>>(), at_least);
-        lease.prop_map(|(timeout, locked_by, process_id, at_least)| Lease {
+        let slots = (1..4u32, 3..5u32);
+        let mode = prop_oneof![
+            3 => Just(Mode::Exclusive),
+            3 => Just(Mode::Shared),
+            3 => slots.prop_map(|(take, of)| Mode::Slots { take, of }),
+        ];
+        let lease = (timeouts(), locked_by, any::<Option<u32>>(), at_least, mode);
+        lease.prop_map(|(timeout, locked_by, process_id, at_least, mode)| Lease {
             timeout,
             locked_by,
             process_id,
             at_least,
+            mode,
         })
     };
     let which = || {
@@ -232,7 +248,7 @@ fn ops() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (prop::collection::vec(name(), 0..5), lease(), how)
             .prop_map(|(names, lease, how)| Op::Set { names, lease, how }),
-        4 => (name(), lease()).prop_map(|(name, lease)| Op::Get { name, lease }),
+        9 => (name(), lease()).prop_map(|(name, lease)| Op::Get { name, lease }),
         6 => renewal.prop_map(|(which, timeout, counts, create)| {
             Op::Renew { which, timeout, counts, create }
         }),
@@ -248,15 +264,53 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 struct Model {
-    rows: BTreeMap<String, Row>,
+    /// Of each name, in the order of their tokens.
+    rows: BTreeMap<String, Vec<Row>>,
     /// Tokens count up by one.
     last_token: u64,
     now: Moment,
 }
 
 impl Model {
-    fn live(&self, name: &str) -> Option<Row> {
-        self.rows.get(name)?.live(self.now)
+    fn live(&self, name: &str) -> Vec<Row> {
+        let rows = self.rows.get(name).into_iter().flatten();
+        rows.filter_map(|row| row.live(self.now)).collect()
+    }
+
+    /// The living rows of that name, of that token if one is meant.
+    fn meant(&self, (name, token): Meant) -> Vec<Row> {
+        let mut rows = self.live(name);
+        rows.retain(|row| row.bears(token));
+        rows
+    }
+
+    /// What keeps a newcomer of that mode out.
+    fn obstacle(&self, name: &str, mode: Mode) -> Option<Answer> {
+        let rows = self.live(name);
+        let first = rows.first()?;
+        let locked = || Some(Answer::Locked(self.see(name, first)));
+        let take_of = |mode| match mode {
+            Mode::Slots { take, of } => Some((take, of)),
+            _ => None,
+        };
+        match (take_of(mode), take_of(first.mode)) {
+            (Some((take, of)), Some((_, held))) if of == held => {
+                let taken = rows.iter().filter_map(|row| take_of(row.mode));
+                let taken: u32 = taken.map(|(take, _)| take).sum();
+                (taken + take > of).then(locked)?
+            }
+            (Some((_, of)), Some((_, held))) => Some(Answer::Mismatch(of, held)),
+            _ if mode == Mode::Shared && first.mode == Mode::Shared => None,
+            _ => locked(),
+        }
+    }
+
+    /// Writes a row in the place of the one of its token.
+    fn put(&mut self, name: &str, row: Row) {
+        let rows = self.rows.entry(name.to_owned()).or_default();
+        rows.retain(|other| other.token != row.token);
+        rows.push(row);
+        rows.sort_by_key(|row| row.token);
     }
 
     fn see(&self, name: &str, row: &Row) -> Seen {
@@ -264,6 +318,7 @@ impl Model {
         Seen {
             name: name.into(),
             locked_by: row.locked_by.as_str().into(),
+            mode: row.mode,
             process_id: row.process_id,
             locked_until: row.until.map(|until| until.wall),
             created_at: row.created_at,
@@ -275,7 +330,14 @@ impl Model {
     }
 
     fn find(&self, name: &str) -> Option<Seen> {
-        Some(self.see(name, &self.live(name)?))
+        self.holders(name).into_iter().next()
+    }
+
+    fn holders(&self, name: &str) -> Vec<Seen> {
+        self.live(name)
+            .iter()
+            .map(|row| self.see(name, row))
+            .collect()
     }
 
     fn deadline(from: Moment, timeout: Timeout) -> Result<Option<Moment>, Answer> {
@@ -301,6 +363,7 @@ impl Model {
             None => None,
         };
         let row = Row {
+            mode: lease.mode,
             locked_by: lease.locked_by.unwrap_or(HOLDER).to_owned(),
             process_id: lease.process_id,
             until: Self::deadline(self.now, lease.timeout)?,
@@ -310,14 +373,30 @@ impl Model {
             token: self.last_token,
         };
         let seen = self.see(name, &row);
-        self.rows.insert(name.to_owned(), row);
+        if self.live(name).is_empty() {
+            // What is left there is dead.
+            let is_beside = |other: &Row| match (other.mode, row.mode) {
+                (Mode::Slots { of, .. }, Mode::Slots { of: new, .. }) => of == new,
+                (other, new) => other == new && new != Mode::Exclusive,
+            };
+            self.rows
+                .entry(name.to_owned())
+                .or_default()
+                .retain(is_beside);
+        }
+        self.put(name, row);
         Ok(seen)
     }
 
     /// Renews to the timeout from now, never shorter unless that is meant, or by the timeout.
-    fn extend(&mut self, name: &str, timeout: Timeout, counts: Counts) -> Result<Seen, Answer> {
+    fn extend(
+        &mut self,
+        name: &str,
+        mut row: Row,
+        timeout: Timeout,
+        counts: Counts,
+    ) -> Result<Seen, Answer> {
         let now = self.now;
-        let mut row = self.live(name).unwrap();
         row.until = match (row.until, Self::deadline(now, timeout)?) {
             (_, new) if matches!(counts, Counts::Shortening) => new,
             (None, _) | (_, None) => None,
@@ -337,7 +416,7 @@ impl Model {
         };
         row.updated_at = now.wall;
         let seen = self.see(name, &row);
-        self.rows.insert(name.to_owned(), row);
+        self.put(name, row);
         Ok(seen)
     }
 
@@ -353,6 +432,7 @@ impl Model {
     fn set(&mut self, names: &[&'static str], lease: &Lease, how: How) -> Answer {
         let lease = &Lease {
             at_least: None,
+            mode: Mode::Exclusive,
             ..lease.clone()
         };
         self.transaction(|model| {
@@ -374,11 +454,11 @@ impl Model {
                         }
                         return Err(Answer::LockFail(lock));
                     }
-                    Some(_) if how.renew => (
-                        1,
-                        Status::Extend,
-                        Some(model.extend(name, lease.timeout, Counts::FromNow)?),
-                    ),
+                    Some(lock) if how.renew && lock.mode == Mode::Exclusive => {
+                        let row = model.live(name).remove(0);
+                        let lock = model.extend(name, row, lease.timeout, Counts::FromNow)?;
+                        (1, Status::Extend, Some(lock))
+                    }
                     Some(lock) => (3, Status::Skip, Some(lock)),
                 };
                 counts[count] += 1;
@@ -399,8 +479,8 @@ impl Model {
             if let Some(time) = lease.at_least {
                 Self::deadline(model.now, time)?.ok_or(Answer::InvalidTimeout)?;
             }
-            match model.find(name) {
-                Some(lock) => Err(Answer::Locked(lock)),
+            match model.obstacle(name, lease.mode) {
+                Some(obstacle) => Err(obstacle),
                 None => model.create(name, lease).map(Answer::Lock),
             }
         })
@@ -413,42 +493,57 @@ impl Model {
             locked_by: None,
             process_id: None,
             at_least: None,
+            mode: Mode::Exclusive,
         };
         self.transaction(|model| {
             Self::deadline(model.now, timeout)?;
-            match model.live(name) {
-                Some(row) if row.bears(token) => {
-                    model.extend(name, timeout, counts).map(Answer::Lock)
-                }
-                Some(row) if create => Err(Answer::Locked(model.see(name, &row))),
-                None if create => model.create(name, &lease).map(Answer::Lock),
+            let rows = model.meant(meant);
+            if rows.len() > 1 && !matches!(counts, Counts::FromNow) {
+                return Err(Answer::Several);
+            }
+            let mut first = None;
+            for row in rows {
+                let seen = model.extend(name, row, timeout, counts)?;
+                first.get_or_insert(Answer::Lock(seen));
+            }
+            match (first, model.find(name)) {
+                (Some(first), _) => Ok(first),
+                (None, Some(lock)) if create => Err(Answer::Locked(lock)),
+                (None, None) if create => model.create(name, &lease).map(Answer::Lock),
                 _ => Err(Answer::NotFound(name.to_owned(), token)),
             }
         })
     }
 
-    fn unlock(&mut self, (name, token): Meant) -> bool {
-        let Some(row) = self.live(name).filter(|row| row.bears(token)) else {
-            return false;
-        };
-        self.rows.remove(name);
-        let left = row.ended(self.now).filter(|_| token.is_some());
-        self.rows.extend(left.map(|left| (name.to_owned(), left)));
-        true
+    fn unlock(&mut self, meant: Meant) -> bool {
+        let (name, token) = meant;
+        let removed = self.meant(meant);
+        for row in &removed {
+            let rows = self.rows.get_mut(name).unwrap();
+            rows.retain(|other| other.token != row.token);
+            if let Some(left) = row.ended(self.now).filter(|_| token.is_some()) {
+                self.put(name, left);
+            }
+        }
+        !removed.is_empty()
     }
 
     /// Removes what has expired; how many rows at most are still there, for housekeeping may have
     /// removed some.
     fn clean(&mut self) -> usize {
-        let before = self.rows.len();
+        let count = |model: &Self| model.rows.values().map(Vec::len).sum::<usize>();
+        let before = count(self);
         let now = self.now;
-        self.rows.retain(|_, row| row.live(now).is_some());
-        before - self.rows.len()
+        for rows in self.rows.values_mut() {
+            rows.retain(|row| row.live(now).is_some());
+        }
+        before - count(self)
     }
 
     fn reset(&mut self) -> usize {
         let rows = std::mem::take(&mut self.rows);
-        rows.values().filter_map(|row| row.live(self.now)).count()
+        let rows = rows.values().flatten();
+        rows.filter_map(|row| row.live(self.now)).count()
     }
 }
 
@@ -516,6 +611,7 @@ impl Pair {
         Seen {
             name: lock.name().as_str().into(),
             locked_by: lock.locked_by().as_str().into(),
+            mode: lock.mode(),
             process_id: lock.process_id(),
             locked_until: lock.locked_until().map(|until| until.timestamp_micros()),
             created_at: lock.created_at().timestamp_micros(),
@@ -535,6 +631,8 @@ impl Pair {
             Err(Error::LockFail(lock)) => Answer::LockFail(self.see(&lock)),
             Err(Error::LockNotFound { name, token, .. }) => Answer::NotFound(name, token),
             Err(Error::InvalidTimeout(_)) => Answer::InvalidTimeout,
+            Err(Error::SlotsMismatch { asked, held, .. }) => Answer::Mismatch(asked, held),
+            Err(Error::Unsupported { .. }) => Answer::Several,
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -640,7 +738,8 @@ impl Pair {
             }
         };
         assert_eq!(answer, expected);
-        for (name, row) in &self.model.rows {
+        let rows = self.model.rows.iter();
+        for (name, row) in rows.flat_map(|(name, rows)| rows.iter().map(move |row| (name, row))) {
             let name = NAMES.iter().find(|known| *known == name).unwrap();
             if !self.issued.contains(&(name, row.token)) {
                 self.issued.push((name, row.token));
@@ -662,13 +761,16 @@ impl Pair {
             let found = self.manager().find(name).unwrap();
             let found = found.map(|lock| self.see(&lock));
             assert_eq!(found, self.model.find(name));
+            let holders = self.manager().holders(name).unwrap();
+            let holders: Vec<_> = holders.iter().map(|lock| self.see(lock)).collect();
+            assert_eq!(holders, self.model.holders(name));
             assert_eq!(self.manager().is_locked(name).unwrap(), found.is_some());
         }
         for prefix in PREFIXES {
             let listed = self.manager().locks(prefix).unwrap();
             let listed: Vec<_> = listed.iter().map(|lock| self.see(lock)).collect();
             let names = NAMES.iter().filter(|name| name.starts_with(prefix));
-            let expected: Vec<_> = names.filter_map(|name| self.model.find(name)).collect();
+            let expected: Vec<_> = names.flat_map(|name| self.model.holders(name)).collect();
             assert_eq!(listed, expected);
         }
     }
@@ -696,7 +798,11 @@ fn get_options(lease: &Lease) -> GetOptions {
     if let Some(time) = lease.at_least {
         options = options.at_least(time);
     }
-    options
+    match lease.mode {
+        Mode::Shared => options.shared(),
+        Mode::Slots { take, of } => options.slots(take, of),
+        _ => options,
+    }
 }
 
 fn set_options(lease: &Lease, how: How) -> SetOptions {
