@@ -5,7 +5,7 @@
 //! go wrong in different ways.
 
 use chrono::{DateTime, Utc};
-use lockmgr::Lock;
+use lockmgr::{Lock, Mode};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -20,11 +20,16 @@ pub enum No {
     LockNotFound,
     InvalidName,
     InvalidTimeout,
+    InvalidRequest,
+    SlotsMismatch,
+    /// Several hold it, and one has to be meant.
+    Several,
 }
 
 /// A lock as it should be. Instants are microseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
+    pub mode: Mode,
     pub by: String,
     pub pid: Option<u32>,
     pub until: Option<Until>,
@@ -64,7 +69,8 @@ pub enum Status {
 
 #[derive(Clone, Debug)]
 pub struct Model {
-    pub rows: BTreeMap<String, Row>,
+    /// Of each name, the oldest first.
+    pub rows: BTreeMap<String, Vec<Row>>,
     /// The wall clock.
     pub wall: i64,
     /// The largest token that a change which took effect has issued.
@@ -95,7 +101,34 @@ impl Model {
     }
 
     pub fn live(&self, name: &str) -> Option<&Row> {
-        self.rows.get(name).filter(|row| !self.is_expired(row))
+        self.holders(name).next()
+    }
+
+    pub fn holders(&self, name: &str) -> impl Iterator<Item = &Row> {
+        let rows = self.rows.get(name).into_iter().flatten();
+        rows.filter(|row| !self.is_expired(row))
+    }
+
+    /// Whether those who hold a name let one of this mode in.
+    fn admit(&self, name: &str, mode: Mode) -> Result<(), No> {
+        let Some(first) = self.live(name) else {
+            return Ok(());
+        };
+        let can = match (mode, first.mode) {
+            (Mode::Shared, Mode::Shared) => true,
+            (Mode::Slots { take, of }, Mode::Slots { of: held, .. }) => {
+                if of != held {
+                    return Err(No::SlotsMismatch);
+                }
+                let taken = self.holders(name).map(|row| match row.mode {
+                    Mode::Slots { take, .. } => take,
+                    _ => of,
+                });
+                taken.sum::<u32>() + take <= of
+            }
+            _ => false,
+        };
+        can.then_some(()).ok_or(No::Locked)
     }
 
     /// The deadline of a lease of this length that begins now.
@@ -108,8 +141,9 @@ impl Model {
         Ok(Some(Until { wall, left }))
     }
 
-    fn create(&mut self, name: &str, lease: &Lease) -> Result<(), No> {
+    fn create(&mut self, name: &str, lease: &Lease, mode: Mode) -> Result<(), No> {
         let row = Row {
+            mode,
             by: lease.by.clone(),
             pid: lease.pid,
             until: self.until(lease.timeout)?,
@@ -118,13 +152,49 @@ impl Model {
             token: None,
             may_be_gone: false,
         };
-        self.rows.insert(name.to_owned(), row);
+        let is_free = self.live(name).is_none();
+        let rows = self.rows.entry(name.to_owned()).or_default();
+        if is_free {
+            rows.retain(|dead| match (dead.mode, mode) {
+                (Mode::Shared, Mode::Shared) => true,
+                (Mode::Slots { of, .. }, Mode::Slots { of: new, .. }) => of == new,
+                _ => false,
+            });
+        }
+        rows.push(row);
         Ok(())
     }
 
-    fn extend(&mut self, name: &str, timeout: Timeout, add: bool) -> Result<(), No> {
+    /// Renews all that live, or the one that bears the token; says whether there was any.
+    fn extend_all(
+        &mut self,
+        name: &str,
+        token: Option<u64>,
+        timeout: Timeout,
+        add: bool,
+    ) -> Result<bool, No> {
+        let rows = self.rows.get(name).cloned().unwrap_or_default();
+        let is_meant =
+            |row: &&Row| !self.is_expired(row) && (token.is_none() || token == row.token);
+        let meant = rows.iter().filter(is_meant).count();
+        if meant > 1 && add {
+            return Err(No::Several);
+        }
+        let mut renewed = Vec::new();
+        for row in &rows {
+            renewed.push(match is_meant(&row) {
+                true => self.extended(row, timeout, add)?,
+                false => row.clone(),
+            });
+        }
+        if meant > 0 {
+            self.rows.insert(name.to_owned(), renewed);
+        }
+        Ok(meant > 0)
+    }
+
+    fn extended(&self, row: &Row, timeout: Timeout, add: bool) -> Result<Row, No> {
         let new = self.until(timeout)?;
-        let row = &self.rows[name];
         let left = self.left(row);
         let until = match (row.until, new, left) {
             (Some(old), Some(_), Some(left)) if add => {
@@ -145,10 +215,11 @@ impl Model {
             _ => None,
         };
         let updated = self.wall;
-        if let Some(row) = self.rows.get_mut(name) {
-            (row.until, row.updated) = (until, updated);
-        }
-        Ok(())
+        Ok(Row {
+            until,
+            updated,
+            ..row.clone()
+        })
     }
 
     /// What options alone are refused for.
@@ -174,12 +245,15 @@ impl Model {
         let mut statuses = Vec::new();
         for &name in names {
             let done = match self.live(name) {
-                None if create => self.create(name, lease).map(|()| Status::Create),
+                None if create => {
+                    let created = self.create(name, lease, Mode::Exclusive);
+                    created.map(|()| Status::Create)
+                }
                 None => Ok(Status::SkipCreate),
                 Some(_) if fail => Err(No::LockFail),
-                Some(_) if renew => self
-                    .extend(name, lease.timeout, false)
-                    .map(|()| Status::Extend),
+                Some(row) if renew && row.mode == Mode::Exclusive => self
+                    .extend_all(name, None, lease.timeout, false)
+                    .map(|_| Status::Extend),
                 Some(_) => Ok(Status::SkipRenew),
             };
             match done {
@@ -193,11 +267,43 @@ impl Model {
         Ok(statuses)
     }
 
-    pub fn get(&mut self, name: &str, lease: &Lease) -> Result<(), No> {
-        match self.live(name) {
-            Some(_) => Err(No::Locked),
-            None => self.create(name, lease),
+    pub fn get(&mut self, name: &str, lease: &Lease, mode: Mode) -> Result<(), No> {
+        self.admit(name, mode)?;
+        self.create(name, lease, mode)
+    }
+
+    /// Gets all of them, or so many; says which.
+    pub fn acquire(
+        &mut self,
+        claims: &[(&str, Mode)],
+        any: Option<u32>,
+        lease: &Lease,
+    ) -> Result<Vec<String>, No> {
+        let needed = any.map_or(claims.len(), |any| any as usize);
+        let mut refusal = None;
+        let mut gets = Vec::new();
+        for claim in claims {
+            match self.admit(claim.0, claim.1) {
+                Ok(()) => gets.push(claim),
+                Err(no) => {
+                    refusal.get_or_insert(no);
+                }
+            }
+            if refusal.is_some() && any.is_none() {
+                break;
+            }
         }
+        gets.truncate(needed);
+        if gets.len() < needed {
+            return Err(refusal.unwrap_or(No::Locked));
+        }
+        for (name, mode) in &gets {
+            self.create(name, lease, *mode)?;
+        }
+        Ok(gets
+            .into_iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect())
     }
 
     pub fn renew(
@@ -207,27 +313,26 @@ impl Model {
         lease: &Lease,
         [add, create]: [bool; 2],
     ) -> Result<(), No> {
-        match self.live(name) {
-            Some(row) if token.is_none() || token == row.token => {
-                self.extend(name, lease.timeout, add)
-            }
-            _ if create => self.get(name, lease),
-            _ => Err(No::LockNotFound),
+        match self.extend_all(name, token, lease.timeout, add)? {
+            true => Ok(()),
+            false if create => self.get(name, lease, Mode::Exclusive),
+            false => Err(No::LockNotFound),
         }
     }
 
     pub fn unlock(&mut self, name: &str, token: Option<u64>) -> bool {
-        let is_there = self
-            .live(name)
-            .is_some_and(|row| token.is_none() || token == row.token);
-        if is_there {
-            self.rows.remove(name);
-        }
+        let mut rows = self.rows.remove(name).unwrap_or_default();
+        let before = rows.len();
+        rows.retain(|row| self.is_expired(row) || token.is_some() && token != row.token);
+        let is_there = rows.len() < before;
+        self.rows.insert(name.to_owned(), rows);
         is_there
     }
 
     pub fn list(&self, prefix: &str) -> Vec<&str> {
-        let live = self.rows.iter().filter(|(_, row)| !self.is_expired(row));
+        let rows = self.rows.iter();
+        let rows = rows.flat_map(|(name, rows)| rows.iter().map(move |row| (name, row)));
+        let live = rows.filter(|(_, row)| !self.is_expired(row));
         live.map(|(name, _)| name.as_str())
             .filter(|name| name.starts_with(prefix))
             .collect()
@@ -235,10 +340,13 @@ impl Model {
 
     /// Forgets expired rows; returns how many there may have been on the disk.
     pub fn clean(&mut self) -> usize {
-        let before = self.rows.len();
-        let live: Vec<String> = self.list("").into_iter().map(str::to_owned).collect();
-        self.rows.retain(|name, _| live.contains(name));
-        before - self.rows.len()
+        let mut removed = 0;
+        for mut rows in std::mem::take(&mut self.rows) {
+            removed += rows.1.iter().filter(|row| self.is_expired(row)).count();
+            rows.1.retain(|row| !self.is_expired(row));
+            self.rows.extend([rows]);
+        }
+        removed
     }
 
     /// Removes all; returns how many locks there were.
@@ -250,7 +358,7 @@ impl Model {
 
     /// Counts down what time passed on the boot clock. `wall` is what the wall clock shows now.
     pub fn pass(&mut self, by: Duration, wall: i64) {
-        for row in self.rows.values_mut() {
+        for row in self.rows.values_mut().flatten() {
             if let Some(Until {
                 left: Some(left), ..
             }) = &mut row.until
@@ -263,7 +371,7 @@ impl Model {
 
     /// Ends the boot: from here the wall clock decides about the deadlines there are.
     pub fn reboot(&mut self, wall: i64) {
-        for row in self.rows.values_mut() {
+        for row in self.rows.values_mut().flatten() {
             if let Some(until) = &mut row.until {
                 until.left = None;
             }
@@ -274,8 +382,8 @@ impl Model {
     pub fn moved(&mut self, wall: i64) {
         self.wall = wall;
         let gone = |row: &Row| self.is_expired(row);
-        let gone: Vec<bool> = self.rows.values().map(gone).collect();
-        for (row, is_gone) in self.rows.values_mut().zip(gone) {
+        let gone: Vec<bool> = self.rows.values().flatten().map(gone).collect();
+        for (row, is_gone) in self.rows.values_mut().flatten().zip(gone) {
             row.may_be_gone |= is_gone;
         }
     }
@@ -284,7 +392,9 @@ impl Model {
     pub fn assert_same(&mut self, name: &str, lock: &Lock, time_left: Option<Duration>) {
         assert_eq!(Some(Seen::of(lock, time_left)), self.seen(name, lock));
         self.top = self.top.max(lock.token());
-        if let Some(row) = self.rows.get_mut(name) {
+        let rows = self.rows.get_mut(name).into_iter().flatten();
+        let mut rows = rows.filter(|row| row.token.is_none_or(|it| it == lock.token()));
+        if let Some(row) = rows.next() {
             row.token = Some(lock.token());
             row.may_be_gone = false;
         }
@@ -302,9 +412,11 @@ impl Model {
     /// How the lock of that name should look. A new one bears a token above all earlier ones:
     /// that of `lock`, where it is.
     fn seen(&self, name: &str, lock: &Lock) -> Option<Seen> {
-        let row = self.live(name)?;
+        let is_it = |row: &&Row| row.token.is_none_or(|token| token == lock.token());
+        let row = self.holders(name).find(is_it)?;
         let left = self.left(row);
         Some(Seen {
+            mode: row.mode,
             name: name.to_owned(),
             by: row.by.clone(),
             pid: row.pid,
@@ -320,6 +432,7 @@ impl Model {
 /// A lock as others see it.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
+    mode: Mode,
     name: String,
     by: String,
     pid: Option<u32>,
@@ -333,6 +446,7 @@ struct Seen {
 impl Seen {
     fn of(lock: &Lock, left: Option<Duration>) -> Self {
         Self {
+            mode: lock.mode(),
             name: lock.name().to_string(),
             by: lock.locked_by().to_string(),
             pid: lock.process_id(),

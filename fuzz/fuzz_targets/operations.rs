@@ -10,8 +10,8 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use chrono::{DateTime, Utc};
 use libfuzzer_sys::fuzz_target;
 use lockmgr::{
-    Builder, Error, GetOptions, Lock, LockManager, LockRef, ManualClock, RenewOptions, SetOptions,
-    Timeout,
+    Builder, Error, GetOptions, Lock, LockManager, LockRef, ManualClock, Mode, RenewOptions,
+    SetOptions, Timeout,
 };
 use model::{Lease, Model, No, Status};
 use std::fmt::Debug;
@@ -182,6 +182,35 @@ fn micros(timeout: Option<Span>) -> model::Timeout {
     Some(micros).filter(|&micros| micros > 0)
 }
 
+/// How a lock is asked for.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Kind {
+    Exclusive,
+    Shared,
+    Slots(u8, u8),
+}
+
+impl Kind {
+    /// At most four of four slots, to meet; and sometimes none.
+    fn mode(self) -> Mode {
+        match self {
+            Self::Exclusive => Mode::Exclusive,
+            Self::Shared => Mode::Shared,
+            Self::Slots(take, of) => Mode::Slots {
+                take: u32::from(take % 5),
+                of: 3 + u32::from(of % 2),
+            },
+        }
+    }
+
+    fn is_possible(self) -> bool {
+        match self.mode() {
+            Mode::Slots { take, of } => take > 0 && take <= of,
+            _ => true,
+        }
+    }
+}
+
 /// Which lock to renew or release.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Of<'a> {
@@ -218,7 +247,9 @@ impl<'a> Of<'a> {
 #[derive(Arbitrary, Debug)]
 enum Operation<'a> {
     Set(Few<Name<'a>>, Options<'a>, [bool; 3]),
-    Get(Name<'a>, Options<'a>),
+    Get(Name<'a>, Options<'a>, Kind),
+    /// Gets all, or any so many, and detaches them.
+    Acquire(Few<(Name<'a>, Kind)>, Option<u8>, Option<Span>),
     Renew(Of<'a>, Option<Span>, [bool; 2]),
     Unlock(Of<'a>),
     UnlockAll(Few<Of<'a>>),
@@ -311,7 +342,14 @@ impl Run {
                 let names: Vec<&str> = names.iter().map(|name| name.text()).collect();
                 self.set(&names, options, *flags);
             }
-            Operation::Get(name, options) => self.get(name.text(), options),
+            Operation::Get(name, options, kind) => self.get(name.text(), options, *kind),
+            Operation::Acquire(Few(claims), any, timeout) => {
+                let claims: Vec<_> = claims
+                    .iter()
+                    .map(|(name, kind)| (name.text(), *kind))
+                    .collect();
+                self.acquire(&claims, *any, *timeout);
+            }
             Operation::Renew(of, timeout, flags) => self.renew(*of, *timeout, *flags),
             Operation::Unlock(of) => {
                 let (name, token) = of.parts(&self.held);
@@ -458,19 +496,95 @@ impl Run {
         }
     }
 
-    fn get(&mut self, name: &str, options: &Options<'_>) {
+    fn get(&mut self, name: &str, options: &Options<'_>, kind: Kind) {
         let lease = options.lease();
-        let refusals = self.model.validate(&[name], &lease);
+        let mut refusals = self.model.validate(&[name], &lease);
+        if !kind.is_possible() {
+            refusals.push(No::InvalidRequest);
+        }
         let asked = given!(GetOptions::new(), options);
+        let asked = match kind.mode() {
+            Mode::Shared => asked.shared(),
+            Mode::Slots { take, of } => asked.slots(take, of),
+            _ => asked,
+        };
         let done = self.manager.get_lock(name, asked);
         if is_refused(&done, &refusals) {
             return;
         }
         let before = self.model.clone();
-        match (self.model.get(name, &lease), done) {
+        match (self.model.get(name, &lease, kind.mode()), done) {
             (Ok(()), Ok(lock)) => self.returned(name, &lock),
             (Err(No::Locked), Err(Error::Locked(lock))) => self.returned(name, &lock),
+            (Err(No::SlotsMismatch), Err(Error::SlotsMismatch { .. })) => {}
             (_, Err(error)) => self.failed(&error, before),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// By a guard that is detached at once, while the storage works.
+    fn acquire(&mut self, claims: &[(&str, Kind)], any: Option<u8>, timeout: Option<Span>) {
+        let lease = Lease {
+            timeout: micros(timeout),
+            by: HOLDER.to_owned(),
+            pid: None,
+        };
+        let names: Vec<&str> = claims.iter().map(|(name, _)| *name).collect();
+        let any = any.map(|any| u32::from(any % 4));
+        let mut refusals = self.model.validate(&names, &lease);
+        let kind = |kind: Kind| match any {
+            Some(_) => Mode::Exclusive,
+            None => kind.mode(),
+        };
+        let mut wanted: Vec<(&str, Mode)> = Vec::new();
+        let mut is_possible = any.is_none_or(|any| any > 0 && any as usize <= claims.len());
+        for (name, asked) in claims {
+            let asked = (*name, kind(*asked));
+            is_possible &= any.is_some() || Kind::is_possible(claims[wanted.len()].1);
+            is_possible &= wanted.iter().all(|other| other.0 != asked.0);
+            wanted.push(asked);
+        }
+        if !is_possible {
+            // The same claim again may count once: which of these is refused is told elsewhere.
+            return;
+        }
+        let manager = self.manager.clone();
+        let request = match any {
+            Some(any) => manager.acquire_any(any, &names),
+            None => wanted.iter().fold(
+                manager.acquire(&names[..0]),
+                |it, (name, mode)| match *mode {
+                    Mode::Shared => it.shared([name]),
+                    Mode::Slots { take, of } => it.slots([name], take, of),
+                    _ => it.exclusive([name]),
+                },
+            ),
+        };
+        let request = match timeout {
+            Some(timeout) => request.lease(timeout.timeout()),
+            None => request.lease(Duration::from_secs(600)),
+        };
+        let request = request.no_keep_alive();
+        let done = self
+            .storage
+            .undisturbed(|| request.try_lock().and_then(lockmgr::LockGuard::detach));
+        if is_refused(&done, &refusals) {
+            return;
+        }
+        refusals.clear();
+        match (self.model.acquire(&wanted, any, &lease), done) {
+            (Ok(got), Ok(locks)) => {
+                assert_eq!(got.len(), locks.len());
+                for (name, lock) in got.iter().zip(&locks) {
+                    self.returned(name, lock);
+                }
+            }
+            (Err(No::Locked), Err(Error::Locked(lock))) => {
+                let name = lock.name().to_string();
+                self.returned(&name, &lock);
+            }
+            (Err(No::SlotsMismatch), Err(Error::SlotsMismatch { .. })) => {}
+            // A part of it had been found in the way without a look at the rest.
             other => panic!("{other:?}"),
         }
     }
@@ -514,6 +628,7 @@ impl Run {
                 assert_eq!((of.as_str(), by), (name, token));
             }
             (Err(No::InvalidTimeout), Err(Error::InvalidTimeout(_))) => self.find(name),
+            (Err(No::Several), Err(Error::Unsupported { .. })) => self.find(name),
             (_, Err(error)) => self.failed(&error, before),
             other => panic!("{other:?}"),
         }
@@ -561,16 +676,24 @@ impl Run {
     /// A lock that had expired may look alive again once the wall clock went back on a later
     /// boot: its row may be gone by then, or not.
     fn reconcile(&mut self) {
-        let doubtful = |(name, row): (&String, &model::Row)| {
-            let is_back = row.may_be_gone && self.model.live(name).is_some();
-            is_back.then(|| name.clone())
-        };
-        let doubtful: Vec<String> = self.model.rows.iter().filter_map(doubtful).collect();
+        let is_doubtful = |name: &&String| self.model.holders(name).any(|row| row.may_be_gone);
+        let doubtful: Vec<String> = self
+            .model
+            .rows
+            .keys()
+            .filter(is_doubtful)
+            .cloned()
+            .collect();
         for name in doubtful {
-            let found = self.storage.undisturbed(|| self.manager.find(&name));
-            match found.expect("find") {
-                Some(lock) => self.returned(&name, &lock),
-                None => drop(self.model.rows.remove(&name)),
+            let found = self.storage.undisturbed(|| self.manager.holders(&name));
+            let found = found.expect("holders");
+            let is_there =
+                |row: &model::Row| found.iter().any(|lock| row.token == Some(lock.token()));
+            if let Some(rows) = self.model.rows.get_mut(&name) {
+                rows.retain(|row| !row.may_be_gone || is_there(row));
+            }
+            for lock in &found {
+                self.returned(&name, lock);
             }
         }
     }
@@ -652,6 +775,7 @@ fn is_refused<T: Debug>(done: &lockmgr::Result<T>, refusals: &[No]) -> bool {
     let no = match done {
         Err(Error::InvalidName(_)) => Some(No::InvalidName),
         Err(Error::InvalidTimeout(_)) => Some(No::InvalidTimeout),
+        Err(Error::InvalidRequest(_)) => Some(No::InvalidRequest),
         _ => None,
     };
     let is_right = refusals.is_empty() || no.is_some_and(|no| refusals.contains(&no));
