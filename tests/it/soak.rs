@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use terms::{CHILD, COMMAND, DIR, JOB, LONERS, LONG, SHARED, boot_micros};
+use terms::{CHILD, COMMAND, DIR, JOB, KINDS, LONERS, LONG, SHARED, boot_micros};
 use worker::Worker;
 
 const WORKERS: usize = 14;
@@ -486,6 +486,11 @@ fn every_promise_is_kept_by_processes_that_are_killed_and_stopped() {
     for path in SHARED
         .iter()
         .flat_map(|name| witness::files(home.path(), name))
+        .chain(
+            KINDS
+                .iter()
+                .flat_map(|name| witness::files_of_slots(home.path(), name)),
+        )
     {
         File::create_new(&path).unwrap();
         chmod(&path, 0o666);

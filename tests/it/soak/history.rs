@@ -4,7 +4,7 @@
 //! between its two times; what it said of a lock was so at some instant between them.
 
 use super::Figures;
-use super::terms::{FORCED, LONG, MINE};
+use super::terms::{FORCED, KINDS, LONG, MINE, SLOTS};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::str::FromStr;
 use std::time::Duration;
@@ -45,11 +45,21 @@ enum Now {
     },
 }
 
+/// How it was held when somebody last said so.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Mode {
+    #[default]
+    Exclusive,
+    Shared,
+    Slots(u32),
+}
+
 #[derive(Debug)]
 struct Said {
     name: String,
     was: Was,
     now: Now,
+    mode: Mode,
 }
 
 /// What the locks of a call are bound to.
@@ -109,6 +119,7 @@ pub(super) struct Waiting {
 #[derive(Debug, Default)]
 struct Known {
     name: String,
+    mode: Mode,
     /// The call that created it, where that returned.
     creator: Option<usize>,
     /// It was there from here on, until there at least.
@@ -152,6 +163,10 @@ pub(super) struct History {
     /// For each name its new locks: the call, and the token.
     created: HashMap<String, Vec<(usize, u64)>>,
     pub(super) violations: Vec<String>,
+}
+
+fn has_kinds(name: &str) -> bool {
+    KINDS.contains(&name)
 }
 
 fn number<T: FromStr>(text: &str) -> T {
@@ -226,8 +241,11 @@ impl Call {
 impl Said {
     fn parse(text: &str) -> Self {
         let parts: Vec<&str> = text.split('|').collect();
-        let [name, was, now] = parts[..] else {
-            panic!("{text}");
+        let (name, was, now, mode) = match parts[..] {
+            [name, was, now] => (name, was, now, Mode::Exclusive),
+            [name, was, now, "s"] => (name, was, now, Mode::Shared),
+            [name, was, now, taken] => (name, was, now, Mode::Slots(number(taken))),
+            _ => panic!("{text}"),
         };
         Self {
             name: name.to_owned(),
@@ -247,6 +265,7 @@ impl Said {
                 ["-"] => Now::Absent,
                 _ => Now::Unsaid,
             },
+            mode,
         }
     }
 
@@ -303,6 +322,7 @@ impl History {
         });
         self.gather();
         self.check_one_holder_at_a_time();
+        self.check_holders_go_together();
         self.check_tokens_rise();
         self.check_what_is_held_is_seen();
         self.check_first_come_first_served();
@@ -338,6 +358,10 @@ impl History {
                     has_ended: u64::MAX,
                     ..Known::default()
                 });
+                // One that is shared later was held alone before: it counts as shared.
+                if said.mode != Mode::Exclusive {
+                    lock.mode = said.mode;
+                }
                 lock.from = lock.from.min(returned);
                 lock.to = lock.to.max(call.invoked);
                 lock.deadlines.extend(until.map(|until| (returned, until)));
@@ -414,7 +438,7 @@ impl History {
     /// it was last seen or its lease ended.
     fn check_one_holder_at_a_time(&mut self) {
         let mut by_name: HashMap<&str, Vec<(u64, u64, u64)>> = HashMap::new();
-        for (token, lock) in &self.locks {
+        for (token, lock) in self.locks.iter().filter(|(_, lock)| !has_kinds(&lock.name)) {
             let to = lock.to.max(self.live_until(lock, u64::MAX));
             if lock.from < to {
                 let spans = by_name.entry(&lock.name).or_default();
@@ -436,6 +460,43 @@ impl History {
             let creators = [one, other].map(|(_, _, token)| self.locks[&token].creator);
             let calls: Vec<usize> = creators.into_iter().flatten().collect();
             let what = format!("two held it at once: {one:?}, {other:?} (from, to, token)");
+            self.violation(&what, &calls);
+        }
+    }
+
+    /// Those who hold a name that has kinds at the same time go together.
+    fn check_holders_go_together(&mut self) {
+        let mut wrong = Vec::new();
+        for name in KINDS {
+            let locks = self.locks.iter().filter(|(_, lock)| lock.name == name);
+            let spans = locks.map(|(token, lock)| {
+                let to = lock.to.max(self.live_until(lock, u64::MAX));
+                (lock.from, to, *token)
+            });
+            let mut spans: Vec<_> = spans.filter(|(from, to, _)| from < to).collect();
+            spans.sort_unstable();
+            let mut there: Vec<(u64, u64, u64)> = Vec::new();
+            for span in spans {
+                there.retain(|(_, to, _)| *to > span.0);
+                there.push(span);
+                let modes = there.iter().map(|(_, _, token)| self.locks[token].mode);
+                let modes: Vec<Mode> = modes.collect();
+                let taken = modes.iter().map(|mode| match mode {
+                    Mode::Slots(taken) => *taken,
+                    _ => SLOTS + 1,
+                });
+                let all_share = modes.iter().all(|mode| *mode == Mode::Shared);
+                if modes.len() > 1 && !all_share && taken.sum::<u32>() > SLOTS {
+                    wrong.push(there.clone());
+                }
+            }
+        }
+        for there in wrong {
+            let creators = there
+                .iter()
+                .filter_map(|(_, _, token)| self.locks[token].creator);
+            let calls: Vec<usize> = creators.collect();
+            let what = format!("they do not go together: {there:?} (from, to, token)");
             self.violation(&what, &calls);
         }
     }
@@ -481,6 +542,8 @@ impl History {
             for said in &call.said {
                 let held = match said.was {
                     Was::NotBearing(token) => Some(token),
+                    // A new hold of such a name is one beside others.
+                    Was::Absent if has_kinds(&said.name) => None,
                     Was::Absent => by_name.get(&*said.name).and_then(|locks| {
                         let before = locks.partition_point(|(from, _)| *from <= call.invoked);
                         Some(locks[before.checked_sub(1)?].1)
@@ -731,6 +794,10 @@ impl History {
         for waiting in self.waiting.values() {
             let at = self.by_process[&waiting.process][waiting.call];
             let call = &self.calls[at];
+            // What is in the way of a name that has kinds is not told by its last end.
+            if call.targets.iter().any(|(name, _)| has_kinds(name)) {
+                continue;
+            }
             let Some(returned) = call.returned.filter(|_| call.outcome == "ok") else {
                 continue;
             };

@@ -8,6 +8,10 @@ use std::time::Duration;
 pub(crate) const SHARED: [&str; 6] = ["s0", "s1", "s2", "s3", "s4", "s5"];
 pub(crate) const FORCED: [&str; 2] = ["f0", "f1"];
 
+/// Names that are held in all kinds of ways, and how many slots they have.
+pub(crate) const KINDS: [&str; 3] = ["k0", "k1", "k2"];
+pub(crate) const SLOTS: u32 = 4;
+
 /// What the names that one worker has for itself begin with.
 pub(crate) const MINE: &str = "mine:";
 

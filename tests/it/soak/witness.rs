@@ -4,8 +4,9 @@
 //! all its processes inherit. Each file is opened before the store: the kernel closes the files
 //! of a killed process in their order, so a witness is gone before the lock is seen to be free.
 
-use super::terms::SHARED;
+use super::terms::{KINDS, SHARED, SLOTS};
 use crate::dice::millis;
+use lockmgr::Mode;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use std::fs::File;
 use std::path::Path;
@@ -14,7 +15,18 @@ use std::thread;
 /// How long the last process of a job may be in the middle of its end.
 const ENDING: u64 = 20;
 
-pub(crate) struct Witnesses(Vec<(File, File)>);
+pub(crate) struct Witnesses {
+    exclusive: Vec<(File, File)>,
+    /// Of each name that has kinds, a file a slot: one who holds it alone has them all, those who
+    /// share it share them all.
+    kinds: Vec<Vec<File>>,
+}
+
+/// The files of a name that has kinds.
+pub(crate) fn files_of_slots(dir: &Path, name: &str) -> Vec<std::path::PathBuf> {
+    let file = |slot| dir.join(format!("slot {slot} {name}"));
+    (0..SLOTS).map(file).collect()
+}
 
 /// The files that tell of the holders in processes, and of the jobs.
 pub(crate) fn files(dir: &Path, name: &str) -> [std::path::PathBuf; 2] {
@@ -25,12 +37,51 @@ impl Witnesses {
     pub(crate) fn open(dir: &Path) -> Self {
         let open = |path| File::options().read(true).write(true).open(path).unwrap();
         let both = SHARED.map(|name| files(dir, name).map(open).into());
-        Self(both.into())
+        let slots = |name| files_of_slots(dir, name).into_iter().map(open).collect();
+        Self {
+            exclusive: both.into(),
+            kinds: KINDS.map(slots).into(),
+        }
+    }
+
+    fn slots_of(&self, name: &str) -> &[File] {
+        let at = KINDS.iter().position(|it| *it == name).unwrap();
+        &self.kinds[at]
+    }
+
+    /// Whether nobody holds this in a way that does not go beside this, which begins to be held.
+    pub(crate) fn begins_as(&self, name: &str, mode: Mode) -> bool {
+        let slots = self.slots_of(name);
+        let lock = |file: &&File, how| fcntl_lock(file, how).is_ok();
+        match mode {
+            Mode::Slots { take, .. } => {
+                let mut left = take;
+                for file in slots {
+                    if left > 0 && lock(&file, FlockOperation::NonBlockingLockExclusive) {
+                        left -= 1;
+                    }
+                }
+                left == 0
+            }
+            Mode::Shared => slots
+                .iter()
+                .all(|file| lock(&file, FlockOperation::NonBlockingLockShared)),
+            _ => slots
+                .iter()
+                .all(|file| lock(&file, FlockOperation::NonBlockingLockExclusive)),
+        }
+    }
+
+    /// It is held no longer.
+    pub(crate) fn ends_as_it_is(&self, name: &str) {
+        for file in self.slots_of(name) {
+            fcntl_lock(file, FlockOperation::NonBlockingUnlock).unwrap();
+        }
     }
 
     fn of(&self, name: &str) -> &(File, File) {
         let at = SHARED.iter().position(|it| *it == name).unwrap();
-        &self.0[at]
+        &self.exclusive[at]
     }
 
     /// Whether nobody else holds this while it begins to be held.

@@ -5,12 +5,14 @@
 //! worker's notes simply end.
 
 use super::job::Job;
-use super::terms::{CHILD, COMMAND, DIR, FORCED, JOB, LONERS, LONG, MINE, SHARED, boot_micros};
+use super::terms::{
+    CHILD, COMMAND, DIR, FORCED, JOB, KINDS, LONERS, LONG, MINE, SHARED, SLOTS, boot_micros,
+};
 use super::witness::Witnesses;
 use crate::dice::{Dice, millis};
 use lockmgr::{
-    Error, GetOptions, Lock, LockGuard, LockManager, LockRef, RenewOptions, Result, SetOptions,
-    Status,
+    Error, GetOptions, Lock, LockGuard, LockManager, LockRef, Mode, RenewOptions, Result,
+    SetOptions, Status,
 };
 use rustix::process::{Signal, WaitOptions, getpid, kill_process, wait};
 use std::env;
@@ -131,7 +133,16 @@ fn held(guard: &LockGuard, known: &[(String, u64)]) -> Vec<String> {
             true => token.to_string(),
             false => "-".to_owned(),
         };
-        format!("{name}|{was}|{token}@{until}")
+        let mode = guard
+            .locks()
+            .into_iter()
+            .find(|it| it.name() == name.as_str());
+        let mode = match mode.map(|lock| lock.mode()) {
+            Some(Mode::Shared) => "|s".to_owned(),
+            Some(Mode::Slots { take, .. }) => format!("|{take}"),
+            _ => String::new(),
+        };
+        format!("{name}|{was}|{token}@{until}{mode}")
     };
     guard.tokens().into_iter().map(one).collect()
 }
@@ -220,7 +231,8 @@ impl Worker {
             // Some change their own locks alone: they are soon in the middle of a call that is to be whole.
             let kind = if self.is_loner { 50 } else { 0 };
             match kind + self.dice.below(100 - kind - kind / 5) {
-                0..20 => self.hold_long(),
+                0..12 => self.hold_long(),
+                12..20 => self.hold_in_kinds(),
                 20..35 => self.hold_shortly(),
                 35..50 => self.take_shared(),
                 50..75 => self.change_mine(),
@@ -393,6 +405,110 @@ impl Worker {
         }
         let asked = ask("release", tokens(&guard));
         self.call(asked, |_| guard.release(), |_, ()| given_back(&last));
+    }
+
+    /// Asks for names in different kinds, or for any of several, waits for as long as it takes, and
+    /// holds for longer than anybody is stopped.
+    fn hold_in_kinds(&mut self) {
+        let names = self.some_of(&KINDS, 3);
+        let any = self
+            .one_in(5)
+            .then(|| 1 + self.dice.below(names.len() as u64) as u32);
+        let mut mode = || match self.dice.below(5) {
+            0 => Mode::Exclusive,
+            1..3 => Mode::Shared,
+            take => Mode::Slots {
+                take: take as u32 - 2,
+                of: SLOTS,
+            },
+        };
+        let modes: Vec<Mode> = names.iter().map(|_| mode()).collect();
+        let who = format!("{}/{}", self.number, self.calls);
+        let asked = Asked {
+            wait: None,
+            lease: LONG,
+            bound_to: BoundTo::Manager,
+            ..ask("acquire", &names)
+        };
+        let acquire = |manager: &LockManager| {
+            let nothing: [&str; 0] = [];
+            let request = match any {
+                Some(any) => manager.acquire_any(any, &names),
+                None => names.iter().zip(&modes).fold(
+                    manager.acquire(nothing),
+                    |request, (name, mode)| match *mode {
+                        Mode::Shared => request.shared([name]),
+                        Mode::Slots { take, of } => request.slots([name], take, of),
+                        _ => request.exclusive([name]),
+                    },
+                ),
+            };
+            request.lease(LONG).locked_by(who).lock()
+        };
+        let Some(mut guard) = self.call(asked, acquire, |_, guard| held(guard, &[])) else {
+            return;
+        };
+        let needed = any.map_or(names.len(), |any| any as usize);
+        if guard.locks().len() != needed {
+            self.note(&format!(
+                "! it got {:?} of {names:?}, {any:?}",
+                guard.tokens()
+            ));
+        }
+        for lock in guard.locks() {
+            if !self.witnesses.begins_as(lock.name().as_str(), lock.mode()) {
+                self.note(&format!("! too many hold {lock}"));
+            }
+        }
+        let known = guard.tokens();
+        thread::sleep(self.up_to(millis(4)));
+        self.look_at_holders();
+        if self.one_in(3) {
+            // From the call on others may share it.
+            for lock in guard.locks() {
+                if lock.mode() == Mode::Exclusive
+                    && !self.witnesses.begins_as(lock.name().as_str(), Mode::Shared)
+                {
+                    self.note(&format!("! too many share {lock}"));
+                }
+            }
+            let asked = ask("guard.downgrade", tokens(&guard));
+            let downgrade = |_: &LockManager| {
+                guard.downgrade()?;
+                Ok(held(&guard, &known))
+            };
+            self.call(asked, downgrade, |_, held| held.clone());
+            thread::sleep(self.up_to(millis(4)));
+        }
+        self.look_at_guard(&guard, &known);
+        let last = guard.tokens();
+        if last.len() != needed {
+            self.note(&format!("! it lost some of {known:?}, and has {last:?}"));
+        }
+        for (name, _) in &last {
+            self.witnesses.ends_as_it_is(name);
+        }
+        let asked = ask("release", tokens(&guard));
+        self.call(asked, |_| guard.release(), |_, ()| given_back(&last));
+    }
+
+    /// Looks whether those who hold a name go together.
+    fn look_at_holders(&mut self) {
+        let name = KINDS[self.dice.below(KINDS.len() as u64) as usize];
+        let Ok(holders) = self.manager.holders(name) else {
+            return;
+        };
+        let modes: Vec<Mode> = holders.iter().map(Lock::mode).collect();
+        let taken = modes.iter().map(|mode| match mode {
+            Mode::Slots { take, .. } => *take,
+            _ => SLOTS + 1,
+        });
+        let go_together = modes.len() < 2
+            || modes.iter().all(|mode| *mode == Mode::Shared)
+            || taken.sum::<u32>() <= SLOTS;
+        if !go_together {
+            self.note(&format!("! {name} is held at once by {holders:?}"));
+        }
     }
 
     fn renew_guard(&mut self, guard: &mut LockGuard, known: &mut Tokens, lease: Duration) {
@@ -579,7 +695,8 @@ impl Worker {
         self.witnesses = Witnesses::open(&self.dir);
         self.manager = open(&self.dir.join("store/locks.redb"), self.number);
         for _ in 0..self.dice.below(12) {
-            match self.dice.below(4) {
+            match self.dice.below(5) {
+                4 => self.hold_in_kinds(),
                 0..2 => self.hold_long(),
                 2 => self.hold_shortly(),
                 _ => self.look_at_shared(),
