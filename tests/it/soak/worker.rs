@@ -231,8 +231,8 @@ impl Worker {
             // Some change their own locks alone: they are soon in the middle of a call that is to be whole.
             let kind = if self.is_loner { 50 } else { 0 };
             match kind + self.dice.below(100 - kind - kind / 5) {
-                0..12 => self.hold_long(),
-                12..20 => self.hold_in_kinds(),
+                0..8 => self.hold_long(),
+                8..20 => self.hold_in_kinds(),
                 20..35 => self.hold_shortly(),
                 35..50 => self.take_shared(),
                 50..75 => self.change_mine(),
@@ -414,11 +414,11 @@ impl Worker {
         let any = self
             .one_in(5)
             .then(|| 1 + self.dice.below(names.len() as u64) as u32);
-        let mut mode = || match self.dice.below(5) {
+        let mut mode = || match self.dice.below(9) {
             0 => Mode::Exclusive,
             1..3 => Mode::Shared,
-            take => Mode::Slots {
-                take: take as u32 - 2,
+            other => Mode::Slots {
+                take: (other / 3) as u32,
                 of: SLOTS,
             },
         };
@@ -461,7 +461,8 @@ impl Worker {
             }
         }
         let known = guard.tokens();
-        thread::sleep(self.up_to(millis(4)));
+        // Long enough for others to hold beside it.
+        thread::sleep(self.up_to(millis(60)));
         self.look_at_holders();
         if self.one_in(3) {
             // From the call on others may share it.
