@@ -157,6 +157,15 @@
 //! # Ok::<(), lockmgr::Error>(())
 //! ```
 //!
+//! Each of several holds has a token of its own. By name `renew` and `unlock` mean all of them; a
+//! script that took its slot by `get` renews it and gives it back by `--token`:
+//!
+//! ```sh
+//! token=$(lockmgr --json get --slots 4 web | sed 's/.*"token":\([0-9]*\).*/\1/')
+//! lockmgr -q renew web --token "$token" --timeout 1h
+//! lockmgr -q unlock web --token "$token"
+//! ```
+//!
 //! To make a shared lock an exclusive one, release it and ask again: two who hold it and both wait
 //! to be alone would wait for ever.
 //!
@@ -195,7 +204,7 @@
 //! | `flock 9` in a subshell, `( … ) 9>FILE` | `lockmgr get NAME --wait forever --while parent` in it, or `--while $BASHPID` |
 //! | `flock -u 9` | `lockmgr unlock NAME` |
 //! | two locks: `flock A flock B COMMAND` | `lockmgr run A B -- COMMAND`, without the deadlock |
-//! | who holds it: `fuser FILE`, `lslocks` | `lockmgr list`, `lockmgr queue` |
+//! | who holds it: `fuser FILE`, `lslocks` | `lockmgr list`; who waits: `lockmgr queue` |
 //!
 //! In a subshell `$$` is the main shell, and the lock would last until that ends. `--while parent`
 //! means the process that calls `lockmgr`: in `( … )` that is the subshell, in bash also called

@@ -626,3 +626,28 @@ fn nothing_printed_for_people_steers_a_terminal() {
         assert!(!ran.stderr.contains(steers), "{:?}", ran.stderr);
     }
 }
+
+#[test]
+fn missing_directory_of_the_store_is_named_with_the_remedy() {
+    let home = Home::new();
+    let missing = home.join("no/where");
+    let mut command = home.command();
+    let ran = run(command
+        .args(["set", "a", "--db"])
+        .arg(missing.join("locks.redb")));
+    assert_eq!(ran.status, Some(73), "{ran:?}");
+    let remedy = format!("mkdir -p {}", missing.display());
+    assert!(ran.stderr.contains(&remedy), "{ran:?}");
+}
+
+#[test]
+fn get_does_not_wait_and_may_say_so_as_flock_does() {
+    let home = Home::new();
+    for option in ["-n", "--nonblock", "--nb"] {
+        home.json(["unlock", "a"]);
+        assert_eq!(home.lockmgr(["get", option, "a"]).status, DONE, "{option}");
+        assert_eq!(home.lockmgr(["get", option, "a"]).status, NO, "{option}");
+    }
+    let both = home.lockmgr(["get", "-n", "a", "--wait", "1"]);
+    assert_eq!(both.status, USAGE, "{both:?}");
+}

@@ -59,7 +59,15 @@ fn store_in_trouble_exits_as_its_error_does() {
         (status, found["problems"][0]["kind"].clone())
     };
     fs::write(home.db(), "not a store").unwrap();
+    chmod(&home.db(), 0o644);
     assert_eq!(of(&home), (Some(65), json!("NotAStore")));
+    // Nobody is told to change what is not ours.
+    let (_, found) = home.json(["doctor"]);
+    let advice = found["advice"].as_array().unwrap();
+    assert!(
+        advice.len() == 1 && advice[0].as_str().unwrap().contains("LOCKMGR_DB"),
+        "{found}"
+    );
     fs::remove_file(home.db()).unwrap();
     let exclusive = LockManager::builder().exclusive().open(home.db()).unwrap();
     assert_eq!(of(&home), (Some(75), json!("StoreBusy")));
@@ -85,7 +93,7 @@ fn store_that_every_user_may_write_to_gets_advice() {
     assert_eq!(status, DONE);
     let advice = found["advice"][0].as_str().unwrap();
     assert!(
-        advice.contains("forge") && advice.contains("chmod"),
+        advice.contains("break every lock") && advice.contains("chmod"),
         "{advice}"
     );
 }

@@ -53,7 +53,17 @@ fn job_of_another_user_holds_the_lock_after_run_is_killed() {
     let pid = job.line();
     job.kill_into_zombie();
     assert!(manager.is_locked("x").unwrap());
-    assert_eq!(home.lockmgr(["run", "-n", "x", "--", "true"]).status, NO);
+    let refused = home.lockmgr(["run", "-n", "x", "--", "true"]);
+    assert_eq!(refused.status, NO);
+    // Nobody is told that a dead process lives.
+    assert!(
+        refused
+            .stderr
+            .contains("is gone, and something that it started"),
+        "{refused:?}"
+    );
+    let list = home.lockmgr(["list"]);
+    assert!(list.stdout.contains(" gone, its job lives"), "{list:?}");
     kill(&pid);
     until("the lock is free", || !manager.is_locked("x").unwrap());
     // Forced away, it ends the job too.

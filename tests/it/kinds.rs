@@ -617,6 +617,9 @@ fn command_takes_any_of_several_and_tells_its_job_which() {
     let says = ["sh", "-c", "echo $LOCKMGR_NAMES"];
     let ran = home.lockmgr(gpus.iter().chain(&says));
     assert_eq!((ran.status, ran.stdout.as_str()), (DONE, "gpu:1\n"));
+    let number = home.lockmgr(["run", "-n", "--any", "2", "gpu:0", "gpu:1", "--", "true"]);
+    assert_eq!(number.status, USAGE, "{number:?}");
+    assert!(number.stderr.contains("--any=2"), "{number:?}");
     let both = home.lockmgr(["run", "-n", "--any=2", "gpu:0", "gpu:1", "--", "true"]);
     assert_eq!(both.status, NO, "{both:?}");
     let (_, got) = home.json(["get", "--any", "gpu:0", "gpu:1"]);
@@ -685,6 +688,7 @@ fn operator_sees_and_removes_single_holds() {
     // One of them is a running program's.
     let spared = home.lockmgr(["unlock", "a"]);
     assert_eq!(spared.status, NO, "{spared:?}");
+    assert!(spared.stderr.contains("--token N"), "{spared:?}");
     let one = home.lockmgr(["unlock", "a", "--token", &loose.token().to_string()]);
     assert_eq!(one.status, DONE, "{one:?}");
     assert_eq!(tokens(&manager.holders("a").unwrap()), [reader.token()]);

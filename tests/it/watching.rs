@@ -63,7 +63,7 @@ fn watcher_says_what_happens_to_a_lock_and_its_requests() {
     until_queued(&manager, "a", 1);
     assert_eq!(next("a"), "asked");
     waiter.kill_into_zombie();
-    assert_eq!(next("a"), "given_up");
+    assert_eq!(next("a"), "left");
     manager.unlock("a").unwrap();
     assert_eq!(next("a"), "released");
     let short = GetOptions::new().timeout(Duration::from_millis(600));

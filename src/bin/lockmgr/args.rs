@@ -109,9 +109,9 @@ pub(crate) enum Command {
         name: OsString,
     },
     /// List the locks, or those whose names begin with one of the prefixes
-    #[command(alias = "list_locks")]
+    #[command(alias = "list_locks", alias = "ls")]
     List(List),
-    /// Print what changes, until ^C: asked, granted, renewed, released, expired, freed, given up
+    /// Print what changes, until ^C: asked, granted, renewed, released, expired, freed, left
     ///
     /// It looks five times a second, and misses what comes and goes between two looks. It only
     /// reads. With --json it prints one document a line.
@@ -256,6 +256,9 @@ pub(crate) struct Get {
     /// Keep the names taken until this time has passed since the grant, however the locks end
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) at_least: Option<String>,
+    /// Do not wait for the locks [default, unless --wait says so]
+    #[arg(short, long, visible_aliases = ["nonblocking", "nb"], conflicts_with = "wait")]
+    pub(crate) nonblock: bool,
     /// Wait for the locks, first come, first served, for at most this long, or `forever`
     #[arg(short, long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) wait: Option<String>,

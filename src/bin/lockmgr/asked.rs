@@ -116,6 +116,13 @@ impl Asked {
     }
 
     fn check(&self) -> Result<(), Failure> {
+        let first = self.claims.first().map(|(name, _)| name.as_str());
+        if let Some(number) = first.filter(|it| self.any == Some(1) && it.parse::<u32>().is_ok()) {
+            return Err(Failure::Usage(format!(
+                "\"{number}\" behind --any is a name: did you mean --any={number}? for the name, say \
+                    --any=1 {number}"
+            )));
+        }
         for (name, mode) in &self.claims {
             if let Mode::Slots { take, of } = mode
                 && take > of

@@ -55,8 +55,8 @@ pub(crate) enum Kind {
     Expired,
     /// What it was bound to is gone.
     Freed,
-    /// A request is gone and was not granted.
-    GivenUp,
+    /// A request is gone: it gave up, or what it was granted was given back before the next look.
+    Left,
 }
 
 /// One change, for people and programs.
@@ -131,7 +131,7 @@ pub(crate) fn between(before: &Look, after: &Look) -> Vec<Change> {
     for (number, asked) in &before.requests {
         let is_granted = || after.grants(asked) || before.grants(asked);
         if !after.requests.contains_key(number) && !is_granted() {
-            changes.push(of_request(Kind::GivenUp, asked));
+            changes.push(of_request(Kind::Left, asked));
         }
     }
     for (key, held) in &after.locks {
@@ -262,8 +262,8 @@ mod tests {
         let other = look(60, &[("b", 2, held(None, 10))], &[]);
         assert_eq!(kinds(&nothing, &waiting), [Kind::Asked]);
         assert_eq!(kinds(&waiting, &granted), [Kind::Granted]);
-        assert_eq!(kinds(&waiting, &nothing), [Kind::GivenUp]);
-        assert_eq!(kinds(&waiting, &other), [Kind::GivenUp, Kind::Granted]);
+        assert_eq!(kinds(&waiting, &nothing), [Kind::Left]);
+        assert_eq!(kinds(&waiting, &other), [Kind::Left, Kind::Granted]);
         // The grant came between the two halves of the look before.
         let both = look(50, &[("a", 2, held(None, 10))], &[(3, asked("a"))]);
         assert_eq!(kinds(&both, &granted), []);

@@ -30,7 +30,12 @@ struct Findings {
     report: Option<Report>,
     problems: Vec<Problem>,
     advice: Vec<String>,
+    /// Whether the commands make the directory of the store.
+    is_directory_made: bool,
 }
+
+const NOT_YET: &str =
+    "nothing: there is no store yet, the first command that takes a lock makes it";
 
 impl Place {
     pub(crate) fn doctor(&self) -> Result<ExitCode, Failure> {
@@ -49,6 +54,7 @@ impl Place {
             report: None,
             problems: Vec::new(),
             advice: Vec::new(),
+            is_directory_made: self.is_default(),
             path,
         };
         match self.to_read().and_then(|manager| Ok(manager.inspect()?)) {
@@ -72,6 +78,10 @@ impl Findings {
                 its locks and tokens are lost";
             self.advice.push(advice.into());
         }
+        if kind == ErrorKind::NotAStore.as_str() {
+            let advice = "is this the file that you meant? see --db and LOCKMGR_DB";
+            self.advice.push(advice.into());
+        }
         self.problems.push(Problem {
             kind,
             code,
@@ -91,22 +101,25 @@ impl Findings {
         match (&self.file, fs::metadata(directory)) {
             (None, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
                 let missing = shown(directory);
-                self.advice.push(format!(
-                    "the directory {missing} does not exist yet: a store that you name by --db or \
-                        LOCKMGR_DB needs it"
-                ));
+                self.advice.push(match self.is_directory_made {
+                    true => NOT_YET.into(),
+                    false => format!(
+                        "the directory {missing} does not exist: `mkdir -p {missing}`, or name \
+                            another store"
+                    ),
+                });
             }
-            (None, Ok(_)) => self
-                .advice
-                .push("there is no store yet: the first command that takes a lock makes it".into()),
+            (None, Ok(_)) => self.advice.push(NOT_YET.into()),
+            // What it is, and who may use it, is no matter of ours unless it is a store.
+            (Some(_), _) if self.report.is_none() => {}
             (Some(file), Ok(directory)) => {
                 if file.mode() & 0o006 != 0 {
                     self.advice.push(format!(
-                        "every user can {} the store: `chmod o= {}`",
+                        "every user can {}: `chmod o= {}`",
                         if file.mode() & 0o002 != 0 {
-                            "forge locks in"
+                            "write to the store, and so take and break every lock"
                         } else {
-                            "stop the writers of"
+                            "read the store, and so keep others from writing to it"
                         },
                         shown(&self.path)
                     ));
@@ -189,7 +202,9 @@ impl Findings {
             say("locks", format!("{}, {left}", report.live()));
             let dead = report.dead_requests();
             say("waiting", format!("{}, {dead} dead rows", report.waiting()));
-            say("integrity", "every row is whole and in its place".into());
+            if self.file.is_some() {
+                say("integrity", "every row is whole and in its place".into());
+            }
         }
         for problem in &self.problems {
             say("problem", problem.message.clone());

@@ -75,7 +75,7 @@ pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
 }
 
 /// Whether the store could not be created, for another reason than a full disk.
-fn is_creation(error: &Error) -> bool {
+pub(crate) fn is_creation(error: &Error) -> bool {
     matches!(error, Error::Io { source, action, .. } if *action == "create"
         && !matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }

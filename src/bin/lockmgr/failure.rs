@@ -1,12 +1,12 @@
 //! The reasons for which a command fails, and their messages.
 
 use crate::duration::BadDuration;
-use crate::exit_code::{ExitCode, classify};
+use crate::exit_code::{ExitCode, classify, is_creation};
 use crate::place::{Place, shown};
 use crate::processes;
-use lockmgr::{Bound, Error, ErrorKind, Lock, Printable};
+use lockmgr::{Bound, Error, ErrorKind, Lock, Mode, Printable};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -95,6 +95,13 @@ impl Failure {
             Self::System(what, error) => format!("cannot {what}: {error}"),
             Self::In(path, failure) => {
                 let mut message = failure.message();
+                if let Some(directory) = failure.error().and_then(|error| missing(path, error)) {
+                    let directory = shown(&directory);
+                    message += &format!(
+                        "; there is no directory {directory}: `mkdir -p {directory}`, or name \
+                            another store"
+                    );
+                }
                 // Failures of the store itself name its file.
                 let path = shown(path);
                 let is_of_store = self.lock().is_some() || failure.error().is_some();
@@ -109,6 +116,9 @@ impl Failure {
                         _ => "its holder asked for it at least so long",
                     };
                     message += &format!("; {reason}: say --force to take it away");
+                    if lock.mode() != Mode::Exclusive {
+                        message += ", or --token N to unlock one hold (`lockmgr list` shows them)";
+                    }
                 }
                 if is_of_store && !is_store_named {
                     message += &format!(" (store {path})");
@@ -164,6 +174,12 @@ pub(crate) fn is_short_of_means(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock
     )
+}
+
+/// The directory for want of which the store cannot be created.
+fn missing(store: &Path, error: &Error) -> Option<PathBuf> {
+    let parent = store.parent().filter(|it| *it != Path::new(""))?;
+    (is_creation(error) && !parent.exists()).then(|| parent.to_owned())
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {

@@ -17,8 +17,12 @@ pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> Failure {
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
     let lines = text.lines();
-    // clap's own tip would take the command for a lock.
-    let lines = lines.filter(|line| remedy.is_none() || !line.trim_start().starts_with("tip:"));
+    // clap's own tips would take the command for a lock, or an option for a command.
+    let is_misleading = |line: &&str| {
+        let tip = line.trim_start();
+        tip.starts_with("tip:") && (remedy.is_some() || tip.contains("as a value, use"))
+    };
+    let lines = lines.filter(|line| !is_misleading(line));
     let mut lines: Vec<String> = lines.map(|line| Printable(line).to_string()).collect();
     if let Some(remedy) = remedy {
         lines.insert(1, format!("did you mean: {remedy}"));

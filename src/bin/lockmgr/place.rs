@@ -103,6 +103,11 @@ impl Place {
         }
     }
 
+    /// Whether the user named no file, so that its directory is made if it is missing.
+    pub(crate) fn is_default(&self) -> bool {
+        self.directory.is_some()
+    }
+
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self.path.try_exists(), Ok(false))
     }

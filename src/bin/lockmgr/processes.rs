@@ -1,6 +1,6 @@
 //! Asks /proc about processes, if it is there.
 
-use lockmgr::{BoundTo, Lock, Printable};
+use lockmgr::{Bound, BoundTo, Lock, Printable};
 use rustix::process::Pid;
 use std::{fs, process};
 
@@ -23,7 +23,19 @@ fn is_of_this_namespace() -> bool {
 /// a process that the lock is bound to, and whose number means the same here.
 pub(crate) fn holder_of(lock: &Lock) -> Option<String> {
     let pid = alive_here(lock)?;
+    if has_left_its_job(lock) {
+        return Some(format!(
+            "process {pid} is gone, and something that it started holds the lock"
+        ));
+    }
     Some(format!("process {pid} runs \"{}\"", program(pid)?))
+}
+
+/// Whether the process that took a lock for its job is gone, and others of the job live.
+pub(crate) fn has_left_its_job(lock: &Lock) -> bool {
+    let is_job = lock.bound_to().is_some_and(|it| it.kind() == Bound::Job);
+    let is_gone = |pid: u32| is_zombie(pid) || fs::metadata(format!("/proc/{pid}")).is_err();
+    is_job && is_of_this_namespace() && alive_here(lock).is_some_and(is_gone)
 }
 
 /// The process that a lock is bound to, if it lives and its number means the same here.

@@ -119,6 +119,9 @@ fn process(lock: &Lock, about_to: Option<u32>) -> String {
         (None, Some(it), _) => match it.is_alive() {
             // Its number means another process here, or none.
             Some(_) if !it.is_here() => "alive elsewhere".into(),
+            Some(_) if processes::has_left_its_job(lock) => {
+                format!("{} gone, its job lives", it.process_id())
+            }
             Some(_) => format!("{} alive", it.process_id()),
             None if !it.is_here() => "unknown".into(),
             None => format!("{} unknown", it.process_id()),

@@ -109,7 +109,7 @@ impl Place {
             Kind::Released => "released",
             Kind::Expired => "expired",
             Kind::Freed => "freed",
-            Kind::GivenUp => "given up",
+            Kind::Left => "left",
         };
         let names: Vec<_> = change.names.iter().map(|name| table::name(name)).collect();
         // On a narrow terminal the name says more than the time.
