@@ -1,12 +1,13 @@
 //! Locks that are shared, held by slots, or any of several: the contracts that their users know from
 //! Curator, Consul and filelock, and our own.
 
-use crate::holding_support::{DONE, Kept, NO, USAGE, millis, secs, until, until_queued};
+use crate::holding_support::{DONE, Kept, NO, USAGE, lines, millis, secs, until, until_queued};
 use crate::support::{Home, run};
 use lockmgr::{
     Error, GetOptions, Lock, LockManager, LockRef, Mode, RenewOptions, SetOptions, Status, Timeout,
 };
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -714,4 +715,84 @@ fn kinds_hold_in_exclusive_mode_and_are_seen_by_readers() {
     assert_eq!(reader.holders("a").unwrap().len(), 1);
     assert!(reader.is_locked("a").unwrap() && !reader.is_locked("b").unwrap());
     assert_eq!(reader.find("a").unwrap().unwrap().mode(), Mode::Shared);
+}
+
+/// The case that people have: as many compilers as there are slots, whoever starts them.
+#[test]
+fn sixty_four_processes_share_four_slots_in_order_of_arrival() {
+    let home = Home::new();
+    let manager = home.open();
+    let all = manager.acquire_slots(["cc"], 4, 4).lock().unwrap();
+    let said = home.join("said");
+    let start = |nth: usize| {
+        let mut command = home.command();
+        command.args(["run", "--slots", "4", "cc", "--", "sh", "-c"]);
+        // Each line is one write at the end of the file.
+        command
+            .arg("echo \"begins $1 $LOCKMGR_TOKENS\" >> \"$0\"; sleep 0.01; echo ends >> \"$0\"");
+        let job = Kept::start(command.arg(&said).arg(nth.to_string()));
+        until_queued(&manager, "cc", nth + 1);
+        job
+    };
+    let jobs: Vec<Kept> = (0..64).map(start).collect();
+    all.release().unwrap();
+    for job in jobs {
+        assert_eq!(job.ended().status, DONE);
+    }
+    let (mut running, mut begun) = (0, Vec::new());
+    for line in lines(&said) {
+        match line.strip_prefix("begins ") {
+            Some(words) => {
+                running += 1;
+                let (nth, token) = words.split_once(' ').unwrap();
+                begun.push((nth.parse::<usize>().unwrap(), token.parse::<u64>().unwrap()));
+            }
+            None => running -= 1,
+        }
+        assert!(running <= 4, "{running} at once");
+    }
+    begun.sort_unstable();
+    assert_eq!(begun.len(), 64);
+    assert!(begun.is_sorted_by(|one, next| one.1 < next.1), "{begun:?}");
+    assert!(manager.locks("").unwrap().is_empty());
+}
+
+/// Newcomers that never pause do not keep out one who waits to be alone, nor one who wants all slots.
+#[test]
+fn newcomers_that_never_pause_starve_nobody() {
+    let home = Home::new();
+    for (small, large) in [
+        (Mode::Shared, Mode::Exclusive),
+        (
+            Mode::Slots { take: 1, of: 4 },
+            Mode::Slots { take: 4, of: 4 },
+        ),
+    ] {
+        let is_over = AtomicBool::new(false);
+        let ask = |manager: &LockManager, mode| match mode {
+            Mode::Shared => manager.acquire_shared(["a"]).lock(),
+            Mode::Slots { take, of } => manager.acquire_slots(["a"], take, of).lock(),
+            _ => manager.acquire(["a"]).lock(),
+        };
+        thread::scope(|scope| {
+            for _ in 0..6 {
+                let (manager, is_over, ask) = (home.open(), &is_over, &ask);
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let guard = ask(&manager, small).unwrap();
+                        thread::sleep(millis(2));
+                        guard.release().unwrap();
+                    }
+                });
+            }
+            let manager = home.open();
+            for _ in 0..10 {
+                until("others hold it", || {
+                    !manager.holders("a").unwrap().is_empty()
+                });
+                ask(&manager, large).unwrap().release().unwrap();
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+    }
 }

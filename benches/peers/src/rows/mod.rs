@@ -6,6 +6,7 @@ mod command;
 mod django;
 mod files;
 mod handover;
+mod kinds;
 mod memory;
 mod opening;
 mod processes;
@@ -20,7 +21,7 @@ use anyhow::Result;
 
 type Measure = fn(&Lab, &mut Report) -> Result<()>;
 
-pub(crate) const GROUPS: [(&str, Measure); 13] = [
+pub(crate) const GROUPS: [(&str, Measure); 14] = [
     ("writes", writes::measure),
     ("reads", reads::measure),
     ("opening", opening::measure),
@@ -29,6 +30,7 @@ pub(crate) const GROUPS: [(&str, Measure); 13] = [
     ("threads", threads::measure),
     ("handover", handover::measure),
     ("waiting", waiting::measure),
+    ("kinds", kinds::measure),
     ("before", before::measure),
     ("django", django::measure),
     ("memory", memory::measure),
