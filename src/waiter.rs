@@ -64,6 +64,8 @@ struct Outlook {
     /// Whether it is the head behind a job, of which the process that is watched may outlive others,
     /// and others that process.
     is_behind_job: bool,
+    /// Whether there are more of these than one waiter watches.
+    is_cut: bool,
     /// Whether it would be admitted to some name, though an earlier request comes first.
     is_some_free: bool,
     /// When the next deadline comes that it has to look after.
@@ -231,7 +233,7 @@ impl Waiter<'_> {
             Some(_) if outlook.is_head && (!all_watched || outlook.is_behind_job) => {
                 BETWEEN_LOOKS[usize::from(waited >= AT_FIRST)]
             }
-            Some(_) if all_watched && !outlook.is_some_free => WATCHED,
+            Some(_) if all_watched && !outlook.is_cut && !outlook.is_some_free => WATCHED,
             Some(_) => LONGEST_SLEEP,
         };
         let longest = longest.min(self.base().longest_sleep());
@@ -296,6 +298,7 @@ impl Waiter<'_> {
             return Ok(View::MyTurn);
         }
         outlook.watched.dedup();
+        outlook.is_cut = outlook.watched.len() > MOST_WATCHED;
         outlook.watched.truncate(MOST_WATCHED);
         Ok(View::Waiting(outlook))
     }

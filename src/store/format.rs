@@ -4,10 +4,11 @@
 use super::fault::{At, Fault};
 use super::{HOLDS, LOCKS, META, REQUESTS, STATE_KEY, WANTS, bounded};
 use crate::error::Result;
-use crate::record::{self, Digest, State};
+use crate::record::{self, Digest, State, Summary};
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableError,
 };
+use std::collections::HashMap;
 use std::fs::File;
 
 /// The key in [`META`] of the store's format, and the format that this release reads and writes.
@@ -56,17 +57,21 @@ impl At<'_> {
     ) -> Result<()> {
         self.run(|| {
             let missing = || Fault::corrupted("rows are missing");
+            let wrong = || Fault::corrupted("a row is not summed up");
             let count = locks.len()? + holds.len()?;
             if count > most {
                 return (count == expected.count).then_some(()).ok_or_else(missing);
             }
             let mut rows = Digest::default();
+            // What is left of each summary without the rows that it sums up.
+            let mut summaries: HashMap<String, Summary> = HashMap::new();
             for entry in locks.iter()? {
                 let (name, row) = entry?;
                 let (name, row) = (name.value(), row.value());
-                match record::is_summary(row) {
-                    true => record::decode_summary(name, row).map(drop)?,
-                    false => record::term(name, row).map(drop)?,
+                if record::is_summary(row) {
+                    summaries.insert(name.to_owned(), record::decode_summary(name, row)?);
+                } else {
+                    record::term(name, row)?;
                 }
                 let found = locks.get(name)?;
                 if found.is_none_or(|found| found.value() != row) {
@@ -77,12 +82,20 @@ impl At<'_> {
             for entry in holds.iter()? {
                 let (key, row) = entry?;
                 let ((name, token), row) = (key.value(), row.value());
-                record::decode_hold(name, token, row)?;
+                let hold = record::decode_hold(name, token, row)?;
+                let summary = summaries.get_mut(name);
+                let summary = summary.filter(|it| it.is_of(hold.mode)).ok_or_else(wrong)?;
+                summary.count = summary.count.checked_sub(1).ok_or_else(wrong)?;
+                let taken = summary.taken.checked_sub(hold.mode.slots());
+                summary.taken = taken.ok_or_else(wrong)?;
                 let found = holds.get((name, token))?;
                 if found.is_none_or(|found| found.value() != row) {
                     return Err(Fault::corrupted("a row is not found by its name"));
                 }
                 rows.add(row);
+            }
+            if summaries.values().any(|it| (it.count, it.taken) != (0, 0)) {
+                return Err(wrong());
             }
             (rows == expected).then_some(()).ok_or_else(missing)
         })

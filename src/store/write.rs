@@ -129,16 +129,18 @@ impl<'a> WriteTx<'a> {
         self.check()?;
         let present = self.replace(lock, |old| {
             let present = record::decode_name(name, old).map_err(|bad| at.bad_row(bad))?;
-            Ok(match present {
-                Named::Alone(present) => present.if_live(now, judge).map(Named::Alone),
-                summary @ Named::Summary(_) => Some(summary),
-            })
+            let is_dead = match &present {
+                Named::Alone(lock) => !lock.term().is_live(now, judge),
+                Named::Summary(_) => false,
+            };
+            Ok((!is_dead).then_some(present))
         })?;
         let present = match present {
             None => return Ok(None),
-            Some(Named::Alone(present)) => {
-                self.put(&present)?;
-                Some(present)
+            Some(Named::Alone(row)) => {
+                // As it was, also if its hold has ended and it stays for its least time.
+                self.put(&row)?;
+                row.if_live(now, judge)
             }
             Some(Named::Summary(summary)) => {
                 self.put_summary(name, &summary)?;

@@ -757,6 +757,9 @@ impl Pair {
 
     /// Compares all that can be read.
     fn compare(&self) {
+        // It looks through all rows.
+        let live = self.manager().inspect().unwrap().live();
+        assert_eq!(live, self.manager().locks("").unwrap().len());
         for name in NAMES {
             let found = self.manager().find(name).unwrap();
             let found = found.map(|lock| self.see(&lock));
