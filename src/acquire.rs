@@ -149,8 +149,8 @@ impl LockManager {
         self.acquire_nothing().slots(names, take, of)
     }
 
-    /// Begins a request for so many of these locks, whichever are free first. The guard says which.
-    /// The first in their order come first. It waits like a request for all of them: while it waits,
+    /// Begins a request for `count` of these locks, whichever are free first, the earlier in the list
+    /// before the later. The guard says which. It waits like a request for all of them: while it waits,
     /// it keeps each from those who asked later.
     ///
     /// ```
@@ -227,9 +227,9 @@ impl Acquire {
         self.claim(names, |claims, names| claims.add(names, Mode::Shared))
     }
 
-    /// Asks for `take` slots of each of these names too. A name has as many slots as those who hold
-    /// it say: who says another number meanwhile is refused with [`Error::SlotsMismatch`], and once
-    /// the name is free a new number may come.
+    /// Asks for `take` slots of each of these names too. The holders of a name agree on its number of
+    /// slots: a request with another number fails with [`Error::SlotsMismatch`], at the latest when
+    /// its turn comes. Once the name is free, a request may set a new number.
     ///
     /// ```
     /// use lockmgr::Error;
@@ -250,7 +250,7 @@ impl Acquire {
         self.claim(names, |claims, names| claims.add(names, mode))
     }
 
-    /// Asks for so many of these names, as [`LockManager::acquire_any`] does. It stands alone in its
+    /// Asks for `count` of these names, as [`LockManager::acquire_any`] does. It stands alone in its
     /// request.
     ///
     /// ```

@@ -78,8 +78,8 @@ impl fmt::Display for Mode {
     }
 }
 
-/// A request that contradicts itself: two claims on one name, more slots than there are, some of no
-/// names.
+/// A request that contradicts itself: a name in two modes or twice by slots, a number of slots or of
+/// names that is 0 or too large, or any of several names beside other claims.
 ///
 /// [`Error::InvalidRequest`](crate::Error::InvalidRequest) carries it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,7 +136,7 @@ impl Claims {
         self.list.iter().map(|claim| &claim.name)
     }
 
-    /// Whether as many are there as are enough, and any of them can be had alone.
+    /// Whether `any`, if given, is from 1 to the number of claims, and all of those are exclusive.
     pub(crate) fn is_possible(&self) -> bool {
         let is_alone = |claim: &Claim| claim.mode == Mode::Exclusive;
         self.any.is_none_or(|any| {
@@ -187,7 +187,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Claims so many of these names.
+    /// Claims `count` of these names.
     pub(crate) fn any_of(
         &mut self,
         count: u32,

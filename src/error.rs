@@ -61,8 +61,8 @@ pub enum Error {
         request: Box<Request>,
     },
 
-    /// Those who hold the name agree on another number of slots. Ask for theirs, or wait until the
-    /// name is free: then a new number may come.
+    /// The holders of the name say another number of slots. Ask with their number, or try again once
+    /// the name is free. No request of this call is left in the queue.
     #[error(
         "cannot take slots of \"{}\": you say that it has {asked}, and its holders say {held}; \
          say {held} too, or try again once it is free",

@@ -140,8 +140,7 @@ impl LockGuard {
     fn add(&mut self, name: &str, bounded: Bounded) -> Result<()> {
         self.check_fork()?;
         // It may have lost them with its file, unseen.
-        self.held.look()?;
-        self.held.check()?;
+        self.held.look_and_check()?;
         let name = LockName::new(name)?;
         if let Some(lock) = self.held.find(name.as_str()) {
             return Err(Error::Locked(Box::new(lock)));
@@ -170,8 +169,8 @@ impl LockGuard {
     /// they are.
     ///
     /// # Errors
-    /// [`Error::Lost`] if a lock was lost; the others are shared then. Those of the store, and then
-    /// all are as they were, or all shared if that failed in the middle of its commit.
+    /// [`Error::Lost`] if a lock was lost. If this call finds the loss, the others are shared; if it was
+    /// known before, nothing changes. Those of the store, and then all are as they were, or all shared if that failed in the middle of its commit.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -264,8 +263,7 @@ impl LockGuard {
         more.check_renewal()?;
         self.held.check()?;
         if self.held.lease.timeout == Timeout::Never {
-            self.held.look()?;
-            return self.held.check();
+            return self.held.look_and_check();
         }
         self.held.change("renew locks in", |tx, row, now| {
             let row = match row.is_expired(now) {

@@ -104,7 +104,7 @@
 //!
 //! On the command line such an option is for the names behind it, up to the next one.
 //!
-//! **Nobody passes one who waits.** A request that cannot be granted yet keeps every name that it
+//! **A later request never passes an earlier one.** A request that cannot be granted yet keeps every name that it
 //! wants: those who would share a name wait behind one who wants it alone, and a request for one slot
 //! waits behind one for four. So neither readers nor small requests starve the others.
 //!

@@ -197,7 +197,17 @@ impl Held {
         Ok(is_held)
     }
 
-    /// The same, and leaves the telling to the caller. While another thread writes for this guard
+    /// Looks, and fails if a lock was lost, also if another thread of this guard has found that at the
+    /// same time and has yet to note it.
+    pub(crate) fn look_and_check(&self) -> Result<()> {
+        if !self.look()? && self.check().is_ok() {
+            drop(self.work());
+            self.look()?;
+        }
+        self.check()
+    }
+
+    /// Looks whether all the locks are still there, and leaves the telling to the caller. While another thread writes for this guard
     /// nothing is noted: its write finds out by itself.
     pub(crate) fn look_silently(&self) -> Result<(bool, Vec<Lock>)> {
         let working = self.work.try_lock();

@@ -1,7 +1,7 @@
-//! Who holds a name: looks at the rows of a transaction, whoever reads or writes.
+//! Reads the holds of a name from the rows of a transaction.
 //!
-//! One who holds a name alone has the row of the name. Those who share it, or hold it by slots, have
-//! a row each, by their tokens, and the row of the name is a summary of theirs.
+//! An exclusive hold is the row of the name. Each shared hold, or hold of slots, has a row of its own,
+//! keyed by name and token, and the row of the name sums them up.
 
 use crate::beacon::Judge;
 use crate::claim::{Claim, Holding, Mode};
@@ -132,31 +132,29 @@ pub(crate) trait Rows {
         Ok(holding)
     }
 
-    /// The living holds of which one, or as many as it takes, have to end before this claim can be
-    /// granted. None if it is admitted.
+    /// The living holds to wait for before this claim can be granted: all holds of the same slots,
+    /// otherwise the oldest hold. Empty if the claim is admitted.
     fn in_the_way(&self, claim: &Claim, now: Moment) -> Result<Vec<Lock>> {
-        let mut in_the_way = Vec::new();
-        if let Some(Named::Summary(summary)) = self.named(&claim.name)?
-            && summary.is_of(claim.mode)
-        {
-            let of = summary.of.map_or(u64::MAX, u64::from);
-            if summary.taken.saturating_add(claim.mode.slots()) <= of {
-                return Ok(in_the_way);
+        let summary = match self.named(&claim.name)? {
+            None => return Ok(Vec::new()),
+            Some(Named::Alone(lock)) => {
+                return Ok(lock.if_live(now, self.judge()).into_iter().collect());
             }
-            // Some of these may be dead.
-            let mut taken = claim.mode.slots();
-            self.see_living(&claim.name, now, |lock| {
-                taken = taken.saturating_add(lock.mode.slots());
-                in_the_way.push(lock);
-                ControlFlow::Continue(())
-            })?;
-            if taken <= of {
-                in_the_way.clear();
-            }
-            return Ok(in_the_way);
+            Some(Named::Summary(summary)) => summary,
+        };
+        if !summary.is_of(claim.mode) {
+            return Ok(self.first(&claim.name, now)?.into_iter().collect());
         }
-        in_the_way.extend(self.first(&claim.name, now)?);
-        Ok(in_the_way)
+        let of = summary.of.map_or(u64::MAX, u64::from);
+        if summary.taken.saturating_add(claim.mode.slots()) <= of {
+            return Ok(Vec::new());
+        }
+        // Rows of dead holds may be among them.
+        let holds = self.living(&claim.name, now)?;
+        let taken = holds.iter().fold(claim.mode.slots(), |taken, lock| {
+            taken.saturating_add(lock.mode.slots())
+        });
+        Ok(if taken <= of { Vec::new() } else { holds })
     }
 }
 

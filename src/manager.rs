@@ -138,6 +138,8 @@ impl LockManager {
     /// [`fail`](SetOptions::fail) an existing one aborts the transaction. A free name that an
     /// earlier request waits for, together with others, is not created but skipped.
     ///
+    /// A name that is shared or held by slots is skipped: `set_lock` renews exclusive locks alone.
+    ///
     /// A renewal never shortens a lease, keeps a lock that never expires, and changes nothing but
     /// its deadline and [`updated_at`](Lock::updated_at). A call that changes nothing writes
     /// nothing.
@@ -187,10 +189,10 @@ impl LockManager {
         })
     }
 
-    /// Creates the lock.
+    /// Creates the lock, exclusive unless the options say otherwise.
     ///
     /// # Errors
-    /// [`Error::Locked`] with the lock where it exists, [`Error::Reserved`] with the request that waits for it
+    /// [`Error::InvalidRequest`] and [`Error::SlotsMismatch`] for its slots; [`Error::Locked`] with the lock where it exists, [`Error::Reserved`] with the request that waits for it
     /// and comes first; [`Error::InvalidName`], [`Error::InvalidTimeout`] and
     /// [`Error::NoSuchProcess`]; those of the store. Nothing has changed then, but for a failure
     /// during the commit ([`Error`]).
@@ -231,12 +233,14 @@ impl LockManager {
 
     /// Renews a lock: to the timeout from now, never earlier than it would have expired.
     ///
-    /// By name it renews the lock of any holder, an administrator's verb. By [`Lock`], or a
+    /// By name it renews every hold of the name, of any holder, and returns the first: an
+    /// administrator's verb. By [`Lock`], or a
     /// [`LockRef`] with a token, it renews only while the stored lock bears that token: nobody
     /// renews a successor's lock by mistake.
     ///
     /// # Errors
-    /// [`Error::LockNotFound`] where there is no such lock; with
+    /// [`Error::Unsupported`] if several hold the name, and the options bind it, shorten it or add time:
+    /// then name one hold by its token. [`Error::LockNotFound`] where there is no such lock; with
     /// [`create`](RenewOptions::create) instead [`Error::Locked`] where another token holds it, or
     /// [`Error::Reserved`] where somebody waits for it and comes first.
     /// [`Error::InvalidName`] and [`Error::InvalidTimeout`]; those of the store. Nothing has
@@ -307,7 +311,7 @@ impl LockManager {
     /// Removes a lock, and says whether it was there. The first waiter gets it in the same
     /// transaction.
     ///
-    /// By name it releases the lock of any holder, an administrator's verb. By [`Lock`], or a
+    /// By name it releases every hold of the name, of any holder: an administrator's verb. By [`Lock`], or a
     /// [`LockRef`] with a token, it acts only while the stored lock bears that token, and
     /// otherwise returns false: nobody releases a successor's lock by mistake.
     ///

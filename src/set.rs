@@ -747,7 +747,7 @@ pub struct LockSetCounts {
     pub renewed: usize,
     /// Absent locks left absent.
     pub skip_create: usize,
-    /// Existing locks left as they were.
+    /// Existing locks left as they were, and names that are shared or held by slots.
     pub skip_renew: usize,
 }
 

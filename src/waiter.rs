@@ -64,7 +64,7 @@ struct Outlook {
     /// Whether it is the head behind a job, of which the process that is watched may outlive others,
     /// and others that process.
     is_behind_job: bool,
-    /// Whether there are more of these than one waiter watches.
+    /// Whether more processes are in the way than one waiter watches.
     is_cut: bool,
     /// Whether it would be admitted to some name, though an earlier request comes first.
     is_some_free: bool,

@@ -126,8 +126,8 @@ impl<'a> WriteTx<'a> {
         self.state()?.rows = rows;
         let mut summary = before.unwrap_or(Summary::new(lock.mode));
         if is_new {
-            summary.count += 1;
-            summary.taken += lock.mode.slots();
+            summary.count = summary.count.saturating_add(1);
+            summary.taken = summary.taken.saturating_add(lock.mode.slots());
         }
         match before == Some(summary) {
             true => Ok(()),
@@ -182,8 +182,8 @@ impl<'a> WriteTx<'a> {
         Ok(())
     }
 
-    /// Makes room for a new hold, which those who live admit. Of a name whose slots the rows of the
-    /// dead take, those rows go; else housekeeping looks at the next few, round and round.
+    /// Makes room for a new hold that the living holds admit. If rows of dead holds take its slots,
+    /// removes them. Otherwise housekeeping looks at the next few rows, round and round.
     pub(crate) fn make_room(&mut self, name: &LockName, mode: Mode, now: Moment) -> Result<()> {
         let Some(Named::Summary(summary)) = self.named(name)? else {
             return Ok(());
@@ -200,7 +200,7 @@ impl<'a> WriteTx<'a> {
         // An expired row of a living guard too: its slots are another's now.
         let judge = self.judge;
         self.remove_several_if(name, summary, 0, usize::MAX, |lock| {
-            lock.clone().if_live(now, judge).is_none()
+            !lock.term().is_live(now, judge)
         })
         .map(drop)
     }
@@ -252,8 +252,7 @@ impl<'a> WriteTx<'a> {
         for lock in &over {
             self.remove_row_of_hold(lock, &mut summary)?;
         }
-        // Where housekeeping goes on is worth no change of its own.
-        if summary != before && (!over.is_empty() || self.is_changed) {
+        if summary != before {
             self.put_summary(name, &summary)?;
         }
         Ok(over.len())

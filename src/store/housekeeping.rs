@@ -20,7 +20,8 @@ use std::ops::Bound;
 /// when the round began is gone at its end. Four let the file grow beyond twice its largest live
 /// set under bulk churn; sixteen did too, by copying more pages than they freed.
 pub(super) const SWEPT_PER_CREATED: usize = 8;
-/// Of those, rows bound to a process that has to be judged, which costs as much as all the rest.
+/// Of those, rows bound to a process that has to be judged, which costs as much as all the rest. A
+/// summary counts as one, and then as many of its holds are looked at.
 const JUDGED_PER_CREATED: usize = 2;
 
 /// Rows that one transaction of a cleaning looks at: some tens of milliseconds of work.
@@ -38,8 +39,8 @@ pub(crate) struct Removed {
 }
 
 impl WriteTx<'_> {
-    /// Removes dead rows, from this name on and as many as leave others their turn soon. Returns
-    /// how many they were, their names, and where to go on.
+    /// Removes dead rows of so many names as leave others their turn soon, beginning at this one. The
+    /// holds of one name are looked through at once.
     pub(crate) fn remove_dead(&mut self, from: &str, now: Moment) -> Result<Removed> {
         let at = self.at;
         let next = self.name_after(from, CLEANED_AT_A_TIME)?;
@@ -172,7 +173,7 @@ impl WriteTx<'_> {
             self.remove_name(name)?;
         }
         for (name, summary) in several {
-            self.sweep_several(&name, summary, SWEPT_PER_CREATED, now)?;
+            self.sweep_several(&name, summary, JUDGED_PER_CREATED, now)?;
         }
         // A round that came to its end begins again.
         self.state()?.swept_to = last;

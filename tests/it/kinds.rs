@@ -521,6 +521,22 @@ fn thousands_share_a_name_and_the_dead_among_them_cost_no_slot_and_no_row_for_ev
 }
 
 #[test]
+fn dead_rows_behind_living_ones_of_a_name_are_swept_too() {
+    let home = Home::new();
+    let (manager, clock) = home.open_with_clock();
+    let get = |seconds| {
+        let options = GetOptions::new().shared().timeout(secs(seconds));
+        manager.get_lock("a", options).unwrap()
+    };
+    (0..20).for_each(|_| drop(get(10_000)));
+    (0..100).for_each(|_| drop(get(1)));
+    clock.advance(secs(1));
+    (0..50).for_each(|_| drop(get(10_000)));
+    assert_eq!(manager.inspect().unwrap().expired(), 0);
+    assert_eq!(manager.holders("a").unwrap().len(), 70);
+}
+
+#[test]
 fn head_that_waits_for_the_last_of_several_holders_notices_the_end_of_each() {
     let home = Home::new();
     let manager = home.open();

@@ -10,70 +10,23 @@ impl Asking {
     pub(crate) fn asked(&self) -> Result<Asked, Failure> {
         let mut asked = Asked::default();
         let mut mode = Mode::Exclusive;
-        // The option whose names have yet to come, and a --take whose --slots have.
-        let mut open: Option<&str> = None;
-        let mut taken = None;
+        let mut options = Vec::new();
         for word in &self.0 {
-            let option = match word {
-                Word::Name(name) => {
-                    if taken.is_some() {
-                        return Err(Failure::Usage(TAKE_ALONE.into()));
-                    }
-                    asked.claims.push((valid(name)?, mode));
-                    open = None;
-                    continue;
-                }
-                Word::Shared => "--shared",
-                Word::Exclusive => "--exclusive",
-                Word::Slots(_) => "--slots",
-                Word::Take(_) => "--take",
-                Word::Any(_) => "--any",
+            let Word::Name(name) = word else {
+                options.push(word);
+                continue;
             };
-            let is_pair = matches!(
-                (open, option),
-                (Some("--slots"), "--take") | (Some("--take"), "--slots")
-            );
-            if let Some(before) = open.filter(|_| !is_pair) {
-                return Err(no_names(before));
+            if !options.is_empty() {
+                mode = asked.mode(&options, mode)?;
+                options.clear();
             }
-            open = Some(option);
-            mode = match word {
-                Word::Shared => Mode::Shared,
-                Word::Slots(of) => Mode::Slots {
-                    take: taken.take().unwrap_or(1),
-                    of: number(option, of)?,
-                },
-                Word::Take(take) => {
-                    let take = number(option, take)?;
-                    match mode {
-                        Mode::Slots { of, .. } => Mode::Slots { take, of },
-                        mode => {
-                            taken = Some(take);
-                            mode
-                        }
-                    }
-                }
-                Word::Any(any) => {
-                    if asked.any.is_some() || !asked.claims.is_empty() {
-                        return Err(Failure::Usage(ANY_ALONE.into()));
-                    }
-                    asked.any = Some(number(option, any)?);
-                    Mode::Exclusive
-                }
-                Word::Exclusive | Word::Name(_) => Mode::Exclusive,
-            };
-            if asked.any.is_some() && option != "--any" {
-                return Err(Failure::Usage(ANY_ALONE.into()));
-            }
+            asked.claims.push((valid(name)?, mode));
         }
-        if taken.is_some() {
-            return Err(Failure::Usage(TAKE_ALONE.into()));
+        match options.first() {
+            None => asked.check().map(|()| asked),
+            Some(Word::Any(_)) if !asked.claims.is_empty() => Err(Failure::Usage(ANY_ALONE.into())),
+            Some(option) => Err(no_names(option.option())),
         }
-        if let Some(option) = open {
-            return Err(no_names(option));
-        }
-        asked.check()?;
-        Ok(asked)
     }
 }
 
@@ -98,6 +51,13 @@ fn number(option: &str, text: &str) -> Result<u32, Failure> {
     }
 }
 
+fn slots(take: &str, of: &str) -> Result<Mode, Failure> {
+    Ok(Mode::Slots {
+        take: number("--take", take)?,
+        of: number("--slots", of)?,
+    })
+}
+
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
@@ -113,6 +73,40 @@ impl Asked {
 
     pub(crate) fn names(&self) -> Vec<&LockName> {
         self.claims.iter().map(|(name, _)| name).collect()
+    }
+
+    /// The mode that these options set for the names behind them.
+    fn mode(&mut self, options: &[&Word], before: Mode) -> Result<Mode, Failure> {
+        if self.any.is_some() {
+            return Err(Failure::Usage(ANY_ALONE.into()));
+        }
+        match options {
+            [Word::Shared] => Ok(Mode::Shared),
+            [Word::Exclusive] => Ok(Mode::Exclusive),
+            [Word::Slots(of)] => slots("1", of),
+            [Word::Slots(of), Word::Take(take)] | [Word::Take(take), Word::Slots(of)] => {
+                slots(take, of)
+            }
+            [Word::Take(take)] => match before {
+                Mode::Slots { of, .. } => {
+                    let take = number("--take", take)?;
+                    Ok(Mode::Slots { take, of })
+                }
+                _ => Err(Failure::Usage(TAKE_ALONE.into())),
+            },
+            [Word::Any(any)] if self.claims.is_empty() => {
+                self.any = Some(number("--any", any)?);
+                Ok(Mode::Exclusive)
+            }
+            [.., Word::Any(_)] => Err(Failure::Usage(ANY_ALONE.into())),
+            [first, ..] => Err(no_names(first.option())),
+            [] => Ok(before),
+        }
+    }
+
+    /// How many of the names have to be granted.
+    pub(crate) fn needed(&self) -> usize {
+        self.any.map_or(self.claims.len(), |any| any as usize)
     }
 
     fn check(&self) -> Result<(), Failure> {
@@ -161,23 +155,21 @@ impl Asked {
     }
 }
 
-/// Of those who hold a name, the first that is in the way of a hold of that mode.
+/// The first holder in the way of a hold of that mode; none if it fits beside them.
 pub(crate) fn in_the_way(holders: Vec<Lock>, mode: Mode) -> Option<Lock> {
-    let slots = |mode| match mode {
-        Mode::Slots { take, of } => Some((u64::from(take), of)),
+    let beside = |lock: &Lock| match (lock.mode(), mode) {
+        (Mode::Shared, Mode::Shared) => Some(0),
+        (Mode::Slots { take, of }, Mode::Slots { of: asked, .. }) if of == asked => {
+            Some(u64::from(take))
+        }
         _ => None,
     };
-    let goes_beside = match mode {
-        Mode::Shared => holders.iter().all(|lock| lock.mode() == Mode::Shared),
-        Mode::Slots { take, of } => {
-            let taken = holders.iter().filter_map(|lock| slots(lock.mode()));
-            let (taken, ofs): (Vec<u64>, Vec<u32>) = taken.unzip();
-            let is_of = ofs.len() == holders.len() && ofs.iter().all(|other| *other == of);
-            is_of && taken.iter().sum::<u64>() + u64::from(take) <= u64::from(of)
-        }
-        _ => false,
+    let taken: Option<u64> = holders.iter().map(beside).sum();
+    let fits = match mode {
+        Mode::Slots { take, of } => taken.is_some_and(|it| it + u64::from(take) <= of.into()),
+        _ => taken.is_some(),
     };
-    holders.into_iter().find(|_| !goes_beside)
+    holders.into_iter().next().filter(|_| !fits)
 }
 
 #[cfg(test)]
@@ -217,6 +209,10 @@ mod tests {
             ("--slots 8 --take 3 a", "a:3 of 8 slots"),
             ("--take 3 --slots 8 a", "a:3 of 8 slots"),
             ("--slots 8 a --take 2 b", "a:1 of 8 slots b:2 of 8 slots"),
+            (
+                "--slots 8 a --take 2 --slots 4 b",
+                "a:1 of 8 slots b:2 of 4 slots",
+            ),
             ("--slots=4 a -e b", "a:1 of 4 slots b:exclusive"),
         ] {
             assert_eq!(shown(line), meant, "{line}");
@@ -232,6 +228,8 @@ mod tests {
             ("-s -x a", "--shared stands before the names"),
             ("--take 2 a", "say --slots N too"),
             ("-s --take 2 a", "--shared stands before"),
+            ("--slots 8 --take 3 --slots 4 a", "--slots stands before"),
+            ("--take 2 --slots 8 --take 3 a", "--take stands before"),
             ("--slots 0 a", "invalid --slots \"0\""),
             ("--slots 4294967296 a", "from 1 to 4294967295"),
             ("--slots -1 a", "invalid --slots \"-1\""),

@@ -55,6 +55,20 @@ pub(crate) enum Word {
     Any(String),
 }
 
+impl Word {
+    /// The option as people write it.
+    pub(crate) fn option(&self) -> &'static str {
+        match self {
+            Self::Name(_) => "NAME",
+            Self::Shared => "--shared",
+            Self::Exclusive => "--exclusive",
+            Self::Slots(_) => "--slots",
+            Self::Take(_) => "--take",
+            Self::Any(_) => "--any",
+        }
+    }
+}
+
 /// What is asked for, in the order of the command line.
 #[derive(Clone, Debug)]
 pub(crate) struct Asking(pub(crate) Vec<Word>);

@@ -155,22 +155,20 @@ fn open(place: &Place, plan: &Plan<'_>) -> Result<(LockManager, Option<Held>), F
         let strong = holds.iter().find(|lock| covers(lock.mode(), *mode));
         match (strong, holds.first()) {
             (Some(lock), _) => held.push((name.to_string(), lock.token())),
-            (None, None) => others.push(name),
-            (None, Some(weaker)) => {
+            (None, Some(weaker)) if plan.asked.any.is_none() => {
                 return Err(Failure::Usage(format!(
-                    "this job holds {} already, and so not {mode}: ask for that in the outer run",
+                    "this job already holds {}, and cannot hold it {mode} too: ask for that in the \
+                        outer run",
                     weaker_hold(weaker),
                 )));
             }
+            (None, _) => others.push(name),
         }
     }
-    let needed = plan
-        .asked
-        .any
-        .map_or(plan.asked.claims().len(), |any| any as usize);
     if held.is_empty() {
         return Ok((manager, None));
     }
+    let needed = plan.asked.needed();
     if held.len() >= needed {
         held.truncate(needed);
         return Ok((manager, Some(held)));
