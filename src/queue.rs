@@ -357,13 +357,13 @@ impl Plan {
         let mut plan = Self::default();
         let mut work: BTreeSet<LockName> = names.into_iter().collect();
         while let Some(name) = work.pop_first() {
-            // Whether the head of a name lives that nobody can have now is no matter.
-            if plan.holding(view, &name)?.is_full() {
-                continue;
-            }
             let Some(number) = plan.head(view, &name)? else {
                 continue;
             };
+            // Nothing is granted of a full name, so its head is not judged.
+            if plan.holding(view, &name)?.is_full() {
+                continue;
+            }
             // A set of many names is looked at once, and not once for each of them.
             if let Some(request) = plan.blocked.get(&number) {
                 plan.reserved.insert(name, Rc::clone(request));
@@ -463,11 +463,13 @@ impl Plan {
         }
     }
 
-    /// Finds those that come after the requests that got their names.
+    /// Finds those that come after the requests that are granted or dropped.
     fn find_heads<V: View>(&mut self, view: &V) -> Result<(), V::Error> {
         let granted = self.granted.iter();
-        let names: HashSet<LockName> = granted
-            .flat_map(|grant| grant.request.claims.names().cloned())
+        let gone = granted.map(|grant| grant.request.as_ref());
+        let gone = gone.chain(&self.dropped);
+        let names: HashSet<LockName> = gone
+            .flat_map(|request| request.claims.names().cloned())
             .collect();
         let mut heads = BTreeSet::new();
         for name in &names {

@@ -270,6 +270,9 @@ impl Waiter<'_> {
                     return Ok(View::DeadBefore);
                 }
                 outlook.watched.extend(before.lease.bound_to);
+                // Stopped, it does not leave the queue at its bound by itself.
+                let until = before.until.map(|until| until.time_left(now));
+                outlook.wake_in(until.map(|until| until + UNRUNG));
                 // The one right behind the head looks after a head that is stopped.
                 outlook.is_some_free |=
                     holders.is_empty() && tx.before(name, before.number)?.is_none();

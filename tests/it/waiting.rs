@@ -1330,3 +1330,29 @@ fn waiter_whose_request_another_took_for_over_does_not_ask_again() {
         drop(taken);
     }
 }
+
+#[test]
+fn waiter_that_is_stopped_past_its_bound_does_not_hide_the_end_of_the_holder() {
+    let home = Home::new();
+    let manager = home.open();
+    let holder = Kept::idle();
+    let options = GetOptions::new()
+        .bound_to(holder.pid())
+        .timeout(lockmgr::Timeout::Never);
+    manager.get_lock("a", options).unwrap();
+    let bounded = Kept::start(home.command().args(["run", "-w", "2", "a", "--", "true"]));
+    until_queued(&manager, "a", 1);
+    bounded.stop();
+    thread::scope(|scope| {
+        let next = scope.spawn(|| manager.acquire(["a"]).lock().unwrap());
+        until_queued(&manager, "a", 2);
+        until("the bound is over", || {
+            manager.requests("a").unwrap().len() == 1
+        });
+        thread::sleep(millis(500));
+        let ended = Instant::now();
+        holder.kill_into_zombie();
+        drop(next.join().unwrap());
+        assert!(ended.elapsed() < secs(2), "{:?}", ended.elapsed());
+    });
+}
