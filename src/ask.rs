@@ -24,10 +24,10 @@ pub(crate) struct Asker<'a> {
 }
 
 /// What asking came to.
-#[derive(Clone)]
 enum Answer {
     Granted(Vec<Lock>),
-    Queued(Box<Request>),
+    /// With what was in its way then.
+    Queued(Box<Request>, Error),
 }
 
 impl Asker<'_> {
@@ -59,7 +59,7 @@ impl Asker<'_> {
             });
             match asked {
                 Ok(Answer::Granted(locks)) => return Ok(locks),
-                Ok(Answer::Queued(request)) => {
+                Ok(Answer::Queued(request, in_the_way)) => {
                     let waiter = Waiter {
                         manager: self.manager,
                         request: *request,
@@ -68,7 +68,7 @@ impl Asker<'_> {
                     };
                     // None if neither a request nor a grant is left: the store was replaced, or the
                     // grant was forced away before it was seen.
-                    if let Some(locks) = waiter.wait()? {
+                    if let Some(locks) = waiter.wait(in_the_way)? {
                         return Ok(locks);
                     }
                 }
@@ -158,11 +158,11 @@ impl Asker<'_> {
                 Err(obstacle) if self.left(request.until).is_zero() => {
                     return refuse(tx, &plan, obstacle, now);
                 }
-                Err(_) => {
+                Err(obstacle) => {
                     apply(tx, &plan, now)?;
                     request.number = tx.next_request()?;
                     tx.put_request(&request)?;
-                    Answer::Queued(Box::new(request.clone()))
+                    Answer::Queued(Box::new(request.clone()), obstacle)
                 }
                 Ok(claims) => {
                     apply(tx, &plan, now)?;

@@ -122,11 +122,12 @@ impl Waiter<'_> {
     }
 
     /// Waits until the locks are granted; none if neither a request nor a grant is left. Every
-    /// other end of the wait takes the request back.
-    pub(crate) fn wait(&self) -> Result<Option<Vec<Lock>>> {
+    /// other end of the wait takes the request back. `in_the_way` is the answer at its bound, if the
+    /// store is too busy to find another.
+    pub(crate) fn wait(&self, in_the_way: Error) -> Result<Option<Vec<Lock>>> {
         let manager = self.manager;
         let mut enlisted = manager.0.base.watcher.enlist(self.request.id, self.sleeper);
-        let waited = self.wait_in_place(&mut enlisted);
+        let waited = self.wait_in_place(&mut enlisted, in_the_way);
         drop(enlisted);
         match &waited {
             Ok(Some(_)) => {}
@@ -138,12 +139,15 @@ impl Waiter<'_> {
         waited
     }
 
-    fn wait_in_place(&self, enlisted: &mut Enlisted<'_>) -> Result<Option<Vec<Lock>>> {
+    fn wait_in_place(
+        &self,
+        enlisted: &mut Enlisted<'_>,
+        mut in_the_way: Error,
+    ) -> Result<Option<Vec<Lock>>> {
         let store = &self.base().store;
         let began = Instant::now();
         let mut quiet_since = began;
         let mut trusted_at = began;
-        let mut in_the_way = None;
         loop {
             let now = self.base().now();
             let left = self.left(now);
@@ -185,7 +189,7 @@ impl Waiter<'_> {
                 },
                 Err(error) => return Err(error),
             };
-            in_the_way = outlook.in_the_way.take().or(in_the_way);
+            in_the_way = outlook.in_the_way.take().unwrap_or(in_the_way);
             if left.is_zero() {
                 return self.give_up(in_the_way).map(Some);
             }
@@ -351,7 +355,7 @@ impl Waiter<'_> {
 
     /// Leaves the queue at the end of its wait, and says what is in the way. What is granted by
     /// now is taken anyway.
-    fn give_up(&self, in_the_way: Option<Error>) -> Result<Vec<Lock>> {
+    fn give_up(&self, in_the_way: Error) -> Result<Vec<Lock>> {
         let (manager, claims) = (self.manager, &self.request.claims);
         let left = manager.0.base.store.within(GRACE, || {
             manager.0.base.write("stop waiting in", |tx, now| {
@@ -382,13 +386,13 @@ impl Waiter<'_> {
                 create_all(tx, &self.request.lease, &claims, Some(&self.request), now).map(Ok)
             })
         });
-        match (left, in_the_way) {
-            (Ok(answer), _) => answer,
-            (Err(error @ Error::StoreBusy { .. }), Some(in_the_way)) => {
+        match left {
+            Ok(answer) => answer,
+            Err(error @ Error::StoreBusy { .. }) => {
                 take_back(manager, self.request.clone(), &error);
                 Err(in_the_way)
             }
-            (Err(error), _) => Err(error),
+            Err(error) => Err(error),
         }
     }
 
