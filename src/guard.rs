@@ -166,11 +166,12 @@ impl LockGuard {
 
     /// Shares from now on what it held alone, without letting an exclusive request in between: those
     /// who wait to share the names get them in the same transaction. The tokens stay. Slots stay as
-    /// they are.
+    /// they are. A lease that ran out begins again if no other holder had the lock since.
     ///
     /// # Errors
     /// [`Error::Lost`] if a lock was lost. If this call finds the loss, the others are shared; if it was
-    /// known before, nothing changes. Those of the store, and then all are as they were, or all shared if that failed in the middle of its commit.
+    /// known before, nothing changes. Those of the store, and then all are as they were, or all shared
+    /// if that failed in the middle of its commit.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -184,8 +185,13 @@ impl LockGuard {
     pub fn downgrade(&mut self) -> Result<()> {
         self.check_fork()?;
         self.held.check()?;
+        let timeout = self.held.lease.timeout;
         self.held.change("share locks in", |tx, mut row, now| {
             if row.mode == Mode::Exclusive {
+                if row.is_expired(now) {
+                    // Nobody had it since: it is renewed, as by a late renewal.
+                    row = row.renewed(timeout, now)?;
+                }
                 row.mode = Mode::Shared;
                 tx.put(&row)?;
                 settle(tx, [&row.name], now)?;

@@ -4,6 +4,7 @@
 
 use crate::base::Base;
 use crate::beacon::Beacon;
+use crate::claim::Mode;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{end, settle};
@@ -232,7 +233,7 @@ impl Held {
                     }
                     None => {
                         is_held &= released.contains(&lock.token);
-                        Fate::Lost(tx.first(&lock.name, now)?)
+                        Fate::Lost(successor(tx, lock, now)?)
                     }
                 });
             }
@@ -269,7 +270,7 @@ impl Held {
             self.base.write(action, |tx, now| {
                 let decide = |lock: &Lock| match tx.same_hold(lock)? {
                     Some(row) => decide(tx, row, now),
-                    None => Ok(Fate::Lost(tx.first(&lock.name, now)?)),
+                    None => Ok(Fate::Lost(successor(tx, lock, now)?)),
                 };
                 locks.iter().map(decide).collect()
             })
@@ -360,6 +361,12 @@ impl Held {
     }
 }
 
+/// The holder that may have taken the place of a hold that is gone: none that it had beside it.
+fn successor(tx: &impl Rows, lock: &Lock, now: Moment) -> Result<Option<Lock>> {
+    let by = tx.first(&lock.name, now)?;
+    Ok(by.filter(|by| by.mode != lock.mode || by.mode == Mode::Exclusive || by.token > lock.token))
+}
+
 /// Removes locks as long as they bear their tokens, and says of each whether it did.
 pub(crate) fn remove(base: &Base, locks: &[Lock]) -> Result<Vec<bool>> {
     base.write("release locks in", |tx, now| {
@@ -410,7 +417,7 @@ pub(crate) fn renew_all(guards: &[Arc<Held>]) -> (Losses, bool) {
                         tx.put(&row)?;
                         Fate::Held(row)
                     }
-                    None => Fate::Lost(tx.first(&lock.name, now)?),
+                    None => Fate::Lost(successor(tx, lock, now)?),
                 });
             }
             all.push(fates);

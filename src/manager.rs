@@ -270,7 +270,11 @@ impl LockManager {
         let renewal = options.into_renewal(&self.0.base.locked_by, here, self.0.base.now())?;
         self.0.base.write("renew a lock in", |tx, now| {
             let plan = plan(tx, [&name], now)?;
-            let meant = meant(tx, &name, of, now)?;
+            let mut meant = meant(tx, &name, of, now)?;
+            if meant.iter().any(|lock| !lock.is_at_least()) {
+                // What stays of holds that have ended is nobody's to prolong beside others.
+                meant.retain(|lock| !lock.is_at_least());
+            }
             if meant.len() > 1 && renewal.means_one_hold() {
                 return Err(several_holds(&name, meant.len()));
             }

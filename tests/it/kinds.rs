@@ -253,6 +253,12 @@ fn downgrade_lets_readers_in_and_no_writer_between() {
         drop((guard, reader));
         drop(writer.join().unwrap().unwrap());
     });
+    let (late, clock) = home.open_with_clock();
+    let leased = late.acquire(["l"]).lease(secs(10)).no_keep_alive();
+    let mut leased = leased.lock().unwrap();
+    clock.advance(secs(11));
+    leased.downgrade().unwrap();
+    assert!(leased.is_held().unwrap());
     let mut lost = manager.acquire(["a"]).lock().unwrap();
     manager.unlock("a").unwrap();
     let _other = manager.acquire(["a"]).lock().unwrap();

@@ -497,7 +497,12 @@ impl Model {
         };
         self.transaction(|model| {
             Self::deadline(model.now, timeout)?;
-            let rows = model.meant(meant);
+            let mut rows = model.meant(meant);
+            // Beside living holds, what stays of others is not renewed.
+            let is_held = |row: &Row| !row.at_least.is_some_and(|(_, is_ended)| is_ended);
+            if rows.iter().any(is_held) {
+                rows.retain(is_held);
+            }
             if rows.len() > 1 && !matches!(counts, Counts::FromNow) {
                 return Err(Answer::Several);
             }

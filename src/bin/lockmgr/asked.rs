@@ -4,6 +4,7 @@ use crate::asking::{Asking, Word};
 use crate::failure::Failure;
 use crate::place::valid;
 use lockmgr::{Acquire, Lock, LockManager, LockName, Mode, Printable};
+use std::collections::HashSet;
 
 impl Asking {
     /// What is asked for, found valid before the store is opened.
@@ -11,6 +12,7 @@ impl Asking {
         let mut asked = Asked::default();
         let mut mode = Mode::Exclusive;
         let mut options = Vec::new();
+        let mut seen = HashSet::new();
         for word in &self.0 {
             let Word::Name(name) = word else {
                 options.push(word);
@@ -20,7 +22,12 @@ impl Asking {
                 mode = asked.mode(&options, mode)?;
                 options.clear();
             }
-            asked.claims.push((valid(name)?, mode));
+            let claim = (valid(name)?, mode);
+            // Once is enough; but twice as many slots could be meant, which the library refuses.
+            let is_again = !matches!(mode, Mode::Slots { .. }) && !seen.insert(claim.clone());
+            if !is_again || asked.any.is_some() {
+                asked.claims.push(claim);
+            }
         }
         match options.first() {
             None => asked.check().map(|()| asked),
@@ -203,6 +210,7 @@ mod tests {
         for (line, meant) in [
             ("a b", "a:exclusive b:exclusive"),
             ("-s a b", "a:shared b:shared"),
+            ("a b a", "a:exclusive b:exclusive"),
             ("a -s b", "a:exclusive b:shared"),
             ("-s a -x b --shared c", "a:shared b:exclusive c:shared"),
             ("--slots 4 a", "a:1 of 4 slots"),

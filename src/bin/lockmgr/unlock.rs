@@ -27,7 +27,7 @@ impl Place {
         let own = names.iter().map(|name| outer.holds_of(&manager, name));
         let own = own.collect::<lockmgr::Result<Vec<_>>>()?;
         let locks = names.iter().zip(&own).map(|(name, own)| {
-            let own = own.first().map(Lock::token);
+            let own = own.first().filter(|_| !unlock.force).map(Lock::token);
             lock_ref(name, unlock.token.or(own))
         });
         let may = |lock: &Lock| {
