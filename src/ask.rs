@@ -116,7 +116,8 @@ impl Asker<'_> {
             lease: lease.clone(),
             asked_at: now.wall,
             until,
-            trusted_until: match is_proven {
+            // One that does not wait is not in the queue, and needs no trust.
+            trusted_until: match is_proven || !waits {
                 true => None,
                 false => TRUST.deadline(now)?,
             },

@@ -96,7 +96,7 @@ impl Model {
         Some(until.left.unwrap_or(by_wall))
     }
 
-    fn is_expired(&self, row: &Row) -> bool {
+    pub fn is_expired(&self, row: &Row) -> bool {
         self.left(row).is_some_and(|left| left <= 0)
     }
 

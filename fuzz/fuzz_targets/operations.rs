@@ -687,11 +687,13 @@ impl Run {
         for name in doubtful {
             let found = self.storage.undisturbed(|| self.manager.holders(&name));
             let found = found.expect("holders");
-            let is_there =
-                |row: &model::Row| found.iter().any(|lock| row.token == Some(lock.token()));
-            if let Some(rows) = self.model.rows.get_mut(&name) {
-                rows.retain(|row| !row.may_be_gone || is_there(row));
-            }
+            let mut rows = self.model.rows.remove(&name).unwrap_or_default();
+            // What is expired still may be there, and come back later.
+            rows.retain(|row| {
+                let is_there = || found.iter().any(|lock| row.token == Some(lock.token()));
+                !row.may_be_gone || self.model.is_expired(row) || is_there()
+            });
+            self.model.rows.insert(name.clone(), rows);
             for lock in &found {
                 self.returned(&name, lock);
             }
