@@ -208,8 +208,8 @@ impl Held {
         self.check()
     }
 
-    /// Looks whether all the locks are still there, and leaves the telling to the caller. While another thread writes for this guard
-    /// nothing is noted: its write finds out by itself.
+    /// Looks whether all the locks are still there, and leaves the telling to the caller. While
+    /// another thread writes for this guard nothing is noted: its write finds out by itself.
     pub(crate) fn look_silently(&self) -> Result<(bool, Vec<Lock>)> {
         let working = self.work.try_lock();
         let is_alone = !matches!(working, Err(TryLockError::WouldBlock));

@@ -416,11 +416,9 @@ impl LockManager {
                 for lock in holds {
                     match of.token {
                         Some(_) => end(tx, &lock, now)?,
-                        None => {
-                            tx.remove(&lock)?;
-                            tx.rings.extend(holder_of(&lock));
-                        }
+                        None => tx.remove(&lock)?,
                     }
+                    tx.rings.extend(holder_of(&lock));
                     free.insert(name);
                 }
             }

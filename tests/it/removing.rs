@@ -4,8 +4,9 @@
 use crate::holding_support::{DONE, Kept, NO, until};
 use crate::support::{Home, Ran, run, skip};
 use serde_json::json;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const THIS: &str = env!("CARGO_BIN_EXE_lockmgr");
 
@@ -80,6 +81,27 @@ fn unlock_by_token_is_not_refused() {
 }
 
 #[test]
+fn unlock_by_token_from_outside_ends_the_job_at_once() {
+    let home = Home::new();
+    let took = |token: u64| {
+        let mut job = home.command();
+        job.args(["run", "x", "-c", "echo; exec sleep 60"]);
+        let mut job = job.stdout(Stdio::piped()).spawn().unwrap();
+        let mut started = [0];
+        job.stdout.take().unwrap().read_exact(&mut started).unwrap();
+        let begun = Instant::now();
+        let token = token.to_string();
+        assert_eq!(home.json(["unlock", "x", "--token", &token]).0, DONE);
+        assert!(!job.wait().unwrap().success());
+        begun.elapsed()
+    };
+    // Without a ring each takes until the look that comes every two seconds, at half of that in the
+    // middle. On a busy machine one may take as long for another reason.
+    let fastest = (1..=5).map(took).min();
+    assert!(fastest < Some(Duration::from_millis(100)), "{fastest:?}");
+}
+
+#[test]
 fn unlock_of_what_no_job_holds_is_not_refused() {
     let home = Home::new();
     home.json(["get", "a"]);
@@ -106,9 +128,10 @@ fn in_job(home: &Home, script: &str) -> Ran {
 #[test]
 fn unlock_by_the_job_itself_gives_its_lock_back_while_its_token_holds() {
     let home = Home::new();
-    // Directly, or in another job within. The job goes on without the lock.
+    // Directly, or in another job within. The job goes on without the lock, for longer than it takes
+    // to notice a loss.
     for unlock in ["$L unlock x", "$L run y -- $L unlock x"] {
-        let ran = in_job(&home, &format!("{unlock}; sleep 0.3; $L is-locked x"));
+        let ran = in_job(&home, &format!("{unlock}; sleep 2.5; $L is-locked x"));
         assert_eq!(
             (ran.status, ran.stdout.as_str()),
             (NO, "x: unlocked\nfalse\n")
@@ -116,6 +139,23 @@ fn unlock_by_the_job_itself_gives_its_lock_back_while_its_token_holds() {
     }
     let ran = in_job(&home, "LOCKMGR_TOKENS=99 $L unlock x");
     assert_eq!((ran.status, ran.stdout.as_str()), (NO, ""));
+    // One of two, also if another job has it then; and with a job that dies with its `run`.
+    for options in [vec![], vec!["-o"]] {
+        let script = format!(
+            "'{THIS}' unlock x; '{THIS}' get x; sleep 2.5; '{THIS}' is-locked y; '{THIS}' unlock x y"
+        );
+        let mut command = home.command();
+        command.args(["run", "x", "y"]).args(options);
+        let ran = run(command.args(["--", "sh", "-c", &script]));
+        let last = ran.stdout.lines().rev().take(3).collect::<Vec<_>>();
+        assert_eq!(
+            last,
+            ["y: unlocked", "x: unlocked", "true"],
+            "{}",
+            ran.stdout
+        );
+        assert_eq!((ran.status, ran.stderr.as_str()), (DONE, ""));
+    }
     // The same name with the same token, in another store.
     let other = Home::new();
     let _holder = Kept::holder(&other, &["x"]);

@@ -19,6 +19,7 @@ mod exit_code;
 mod failure;
 mod fault;
 mod get;
+mod given_back;
 mod list;
 mod man;
 mod misuse;

@@ -3,6 +3,7 @@
 //!
 //! The environment only claims. A lock counts while the store says that its token still holds it.
 
+use crate::given_back;
 use crate::place::Place;
 use lockmgr::{Lock, LockManager, LockName};
 use std::env;
@@ -69,6 +70,18 @@ impl Outer {
             .any(|claim| is_it(claim) && lock.is_held_by(claim.token))
     }
 
+    /// Whether a job around this process holds this lock. Then it hears that this lock is given back,
+    /// and not lost.
+    pub(crate) fn gives_back(&self, lock: &Lock) -> bool {
+        let holds = self.holds(lock);
+        if holds {
+            for claim in self.0.iter().filter(|claim| lock.is_held_by(claim.token)) {
+                given_back::note(&claim.line());
+            }
+        }
+        holds
+    }
+
     /// The holds of that name of the jobs around this process.
     pub(crate) fn holds_of(
         &self,
@@ -129,6 +142,16 @@ fn claims() -> Vec<Claim> {
         }
     }
     claims
+}
+
+/// What a job that gives this lock of this store back says of it.
+pub(crate) fn line(place: &Place, lock: &Lock) -> String {
+    let claim = Claim {
+        store: identity(&place.path).unwrap_or_default(),
+        token: lock.token(),
+        name: lock.name().to_string(),
+    };
+    claim.line()
 }
 
 /// Tells a file apart from every other, whatever its name.

@@ -7,7 +7,8 @@ use crate::asked::Asked;
 use crate::duration::{self, Wait};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::outer::Outer;
+use crate::given_back::GivenBack;
+use crate::outer::{self, Outer};
 use crate::place::{Place, holder, note};
 use crate::run_args::{OnLost, Run};
 use crate::signals::{Signals, Waker, end_by};
@@ -80,11 +81,16 @@ pub(crate) fn run_command(place: &Place, run: &Run) -> Result<ExitCode, Failure>
     if run.no_fork {
         return become_holder(place, guard, &plan);
     }
-    let job = match Job::start(place, &plan, &guard) {
+    let given_back = GivenBack::new();
+    let job = match Job::start(place, &plan, &guard, given_back.as_ref()) {
         Ok(job) => job,
         Err(not_started) => return Ok(not_started),
     };
-    let status = Supervisor::new(&plan, guard, lost, job, signals).run();
+    let is_given_back = |lock: &Lock| {
+        let line = outer::line(place, lock);
+        given_back.as_ref().is_some_and(|notes| notes.has(&line))
+    };
+    let status = Supervisor::new(&plan, guard, lost, job, signals).run(is_given_back);
     drop(manager);
     if let Some(signal) = status.and_then(WaitStatus::terminating_signal) {
         end_by(signal);

@@ -31,8 +31,8 @@ impl Place {
             lock_ref(name, unlock.token.or(own))
         });
         let may = |lock: &Lock| {
-            let is_asked_for = unlock.force || unlock.token.is_some();
-            is_asked_for || outer.holds(lock) || !(is_running(lock) || is_kept(lock))
+            let is_asked_for = unlock.token.is_some() || !(is_running(lock) || is_kept(lock));
+            unlock.force || outer.gives_back(lock) || is_asked_for
         };
         let removed = manager
             .unlock_all_if(locks, may)

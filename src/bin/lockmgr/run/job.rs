@@ -4,6 +4,7 @@
 use super::Plan;
 use crate::exit_code::ExitCode;
 use crate::failure::is_short_of_means;
+use crate::given_back::GivenBack;
 use crate::outer;
 use crate::place::{Place, shown};
 use crate::processes::{Kin, children, descendants, kin};
@@ -59,6 +60,7 @@ impl Job {
         place: &Place,
         plan: &Plan<'_>,
         guard: &LockGuard,
+        given_back: Option<&GivenBack>,
     ) -> Result<Self, ExitCode> {
         // Processes that the command leaves behind become children of this one.
         #[cfg(target_os = "linux")]
@@ -85,6 +87,9 @@ impl Job {
             command.process_group(0);
         }
         outer::tell(&mut command, place, &guard.tokens());
+        if let Some(given_back) = given_back {
+            given_back.name_to(&mut command);
+        }
         let spawned = retried(&mut command, plan.verbose, SharedChild::spawn);
         drop(inherited);
         let command = spawned.map_err(|error| not_run(&plan.command[0], &error))?;

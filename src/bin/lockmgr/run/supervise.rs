@@ -6,7 +6,7 @@ use super::job::{Job, say};
 use crate::failure::Failure;
 use crate::run_args::OnLost;
 use crate::signals::Signals;
-use lockmgr::{Lock, LockGuard, Printable, Timeout};
+use lockmgr::{Error, Lock, LockGuard, Printable, Timeout};
 use rustix::process::{Signal, WaitStatus};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -70,7 +70,8 @@ impl<'a> Supervisor<'a> {
 
     /// Runs the command to its end, whatever happens to it and to its locks, and releases them, or
     /// leaves them to the processes that the command left behind.
-    pub(super) fn run(mut self) -> Option<WaitStatus> {
+    pub(super) fn run(mut self, is_given_back: impl Fn(&Lock) -> bool) -> Option<WaitStatus> {
+        let mut gave_back = false;
         let status = loop {
             self.job.reap();
             if self.is_over() {
@@ -80,6 +81,12 @@ impl<'a> Supervisor<'a> {
             for caught in self.signals.pending() {
                 self.job.forward(caught);
             }
+            for lock in self.lost.try_iter().collect::<Vec<_>>() {
+                match is_given_back(&lock) {
+                    true => gave_back = true,
+                    false => self.end(&lost(&lock)),
+                }
+            }
             self.look();
         };
         // Processes that the command left behind keep the locks, as they have the descriptor.
@@ -87,8 +94,10 @@ impl<'a> Supervisor<'a> {
             true => self.guard.release(),
             false => self.guard.leave_to_job().map(drop),
         };
+        gave_back |= self.lost.try_iter().any(|lock| is_given_back(&lock));
         if let Err(error) = released
             && !self.is_told
+            && !(gave_back && matches!(error, Error::Lost { .. }))
         {
             say(&Failure::from(error).message());
         }
@@ -117,10 +126,6 @@ impl<'a> Supervisor<'a> {
     }
 
     fn look(&mut self) {
-        for lock in self.lost.try_iter().collect::<Vec<_>>() {
-            let name = Printable(lock.name().as_str());
-            self.end(&format!("lost \"{name}\" (token {})", lock.token()));
-        }
         if self.is_in_doubt() && !self.is_told {
             self.end("the lease could not be renewed in time");
         }
@@ -167,4 +172,9 @@ impl<'a> Supervisor<'a> {
         }
         self.is_told = true;
     }
+}
+
+fn lost(lock: &Lock) -> String {
+    let name = Printable(lock.name().as_str());
+    format!("lost \"{name}\" (token {})", lock.token())
 }
