@@ -1,16 +1,15 @@
 //! `Acquire`: what can be asked for, and how.
 
-use crate::ask::Asker;
+use crate::ask::{Asker, Bind};
 use crate::claim::{Claims, InvalidRequest, Mode};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
 use crate::guard::LockGuard;
 use crate::held::{Held, OnLost};
-use crate::lock::{Lease, Lock};
+use crate::lock::Lock;
 use crate::manager::{LockManager, valid_names};
 use crate::name::LockName;
-use crate::process::{Binding, Bound};
 use crate::set::GetOptions;
 use crate::timeout::Timeout;
 use crate::wait::Sleeper;
@@ -18,9 +17,6 @@ use crate::waiter::Bounded;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The lease of locks whose holder's end nobody could prove: renewed as long as it lives.
-const UNPROVEN: Timeout = Timeout::After(Duration::from_secs(60));
 
 /// A request for a set of locks, begun by [`LockManager::acquire`]: all of them or none.
 ///
@@ -510,43 +506,69 @@ impl Acquire {
         self.ask(Bounded::Forever)
     }
 
+    #[cfg(feature = "async")]
+    pub(crate) fn manager(&self) -> &LockManager {
+        &self.manager
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn sleeper(&self) -> &Arc<Sleeper> {
+        &self.sleeper
+    }
+
     fn ask(self, bounded: Bounded) -> Result<LockGuard> {
+        let (mut asker, terms) = self.begin(bounded)?;
+        let locks = asker.ask()?;
+        Ok(terms.guard(asker, locks))
+    }
+
+    /// Begins to ask, and says how the locks are held once they are granted.
+    pub(crate) fn begin(self, bounded: Bounded) -> Result<(Asker, Terms)> {
         let claims = self.claims?;
         let base = &self.manager.0.base;
         let timeout = self.lease.unwrap_or(Timeout::Never);
         let options = self.options.timeout(timeout);
-        let mut lease = options.into_lease(&base.locked_by, base.store.here(), base.now())?;
-        let mut job = None;
-        let bind = |lease: &mut Lease| {
-            let binding = match self.is_job {
-                true => {
-                    let (binding, beacon) = base.store.light_job()?;
-                    job = beacon;
-                    binding
-                }
-                false => base.store.binding()?,
-            };
-            lease.bound_to = Some(binding);
-            if self.lease.is_none() && !can_be_proven(&binding) {
-                lease.timeout = UNPROVEN;
-            }
-            Ok(())
+        let lease = options.into_lease(&base.locked_by, base.store.here(), base.now())?;
+        let has_lease = self.lease.is_some();
+        let bind = match self.is_job {
+            true => Bind::Job {
+                has_lease,
+                beacon: None,
+            },
+            false => Bind::Manager { has_lease },
         };
-        let asker = Asker {
-            manager: &self.manager,
-            bounded,
-            is_told: self.on_lost.is_some(),
-            sleeper: &self.sleeper,
+        let asker = Asker::new(
+            &self.manager,
+            claims,
+            (lease, bind),
+            (bounded, &self.sleeper),
+            self.on_lost.is_some(),
+        );
+        let terms = Terms {
+            manager: self.manager,
+            keeps_alive: self.keeps_alive,
+            on_lost: self.on_lost,
         };
-        let locks = asker.ask(&claims, &mut lease, bind)?;
-        let base = Arc::clone(&self.manager.0.base);
-        let held = Held::new(base, lease, job, self.keeps_alive, self.on_lost);
-        Ok(LockGuard::new(self.manager.clone(), Arc::new(held), locks))
+        Ok((asker, terms))
     }
 }
 
-/// Whether every process of the host that shares the store can prove the end of this.
-fn can_be_proven(binding: &Binding) -> bool {
-    let is_process = binding.kind != Bound::Job;
-    binding.file.is_some() || is_process && binding.process.is_in_initial_namespace()
+/// How the locks of a request are held once they are granted.
+pub(crate) struct Terms {
+    manager: LockManager,
+    keeps_alive: bool,
+    on_lost: Option<OnLost>,
+}
+
+impl Terms {
+    /// Holds what was granted.
+    pub(crate) fn guard(self, asker: Asker, locks: Vec<Lock>) -> LockGuard {
+        let base = Arc::clone(&self.manager.0.base);
+        let job = match asker.bind {
+            Bind::Job { beacon, .. } => beacon,
+            Bind::Manager { .. } | Bind::Same => None,
+        };
+        let held = Held::new(base, asker.lease, job, self.keeps_alive, self.on_lost);
+        LockGuard::new(self.manager, Arc::new(held), locks)
+    }
 }

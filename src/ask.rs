@@ -1,26 +1,86 @@
 //! Asks for a set of locks: one transaction takes them or joins the queue.
 
-use crate::beacon::draw_id;
+use crate::beacon::{Beacon, draw_id};
 use crate::claim::Claims;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{apply, create_all, grantable, plan, refuse};
 use crate::lock::{Lease, Lock};
 use crate::manager::LockManager;
+use crate::process::{Binding, Bound};
 use crate::queue::{Request, TRUST};
+use crate::store::Store;
 use crate::timeout::{Deadline, Timeout};
-use crate::wait::{LONGEST_SLEEP, Sleeper, Woken};
+use crate::wait::{LONGEST_SLEEP, Sleeper, Step, Woken};
 use crate::waiter::{Bounded, UNRUNG, Waiter, obstacle_in_sight, take_back};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The lease of locks whose holder's end nobody could prove: renewed as long as it lives.
+const UNPROVEN: Timeout = Timeout::After(Duration::from_secs(60));
+
+/// What the locks are bound to.
+pub(crate) enum Bind {
+    /// The manager, and a lease if its end cannot be proven and the caller chose none.
+    Manager { has_lease: bool },
+    /// A job, whose descriptor is opened when it asks.
+    Job {
+        has_lease: bool,
+        beacon: Option<Beacon>,
+    },
+    /// The same as the locks that the guard holds already.
+    Same,
+}
+
+impl Bind {
+    fn bind(&mut self, store: &Store, lease: &mut Lease) -> Result<()> {
+        let has_lease = match self {
+            Self::Same if lease.bound_to.is_some_and(|it| it.kind == Bound::Job) => return Ok(()),
+            Self::Same => {
+                lease.bound_to = Some(store.binding()?);
+                return Ok(());
+            }
+            Self::Manager { has_lease } => {
+                lease.bound_to = Some(store.binding()?);
+                *has_lease
+            }
+            Self::Job { has_lease, beacon } => {
+                let (binding, lit) = store.light_job()?;
+                *beacon = lit;
+                lease.bound_to = Some(binding);
+                *has_lease
+            }
+        };
+        if !has_lease && !lease.bound_to.as_ref().is_some_and(can_be_proven) {
+            lease.timeout = UNPROVEN;
+        }
+        Ok(())
+    }
+}
+
+/// Whether every process of the host that shares the store can prove the end of this.
+fn can_be_proven(binding: &Binding) -> bool {
+    let is_process = binding.kind != Bound::Job;
+    binding.file.is_some() || is_process && binding.process.is_in_initial_namespace()
+}
+
 /// Asks for locks, and waits for them.
-pub(crate) struct Asker<'a> {
-    pub(crate) manager: &'a LockManager,
-    pub(crate) bounded: Bounded,
+pub(crate) struct Asker {
+    // Dropped before the manager.
+    waiter: Option<Waiter>,
+    manager: LockManager,
+    claims: Claims,
+    pub(crate) lease: Lease,
+    pub(crate) bind: Bind,
+    bounded: Bounded,
     /// Whether the holder wants to be told if the locks are forced away.
-    pub(crate) is_told: bool,
-    pub(crate) sleeper: &'a Arc<Sleeper>,
+    is_told: bool,
+    sleeper: Arc<Sleeper>,
+    /// Of the whole wait. A request that another took for over must not begin a new one: a bound
+    /// passes sooner by the clock that counts since boot if the machine was suspended.
+    until: Option<Deadline>,
+    began: Instant,
+    has_asked: bool,
 }
 
 /// What asking came to.
@@ -30,92 +90,136 @@ enum Answer {
     Queued(Box<Request>, Error),
 }
 
-impl Asker<'_> {
-    /// Asks, and waits if it may. The lease is bound before it is asked for.
-    pub(crate) fn ask(
-        &self,
-        claims: &Claims,
-        lease: &mut Lease,
-        mut bind: impl FnMut(&mut Lease) -> Result<()>,
-    ) -> Result<Vec<Lock>> {
-        if claims.is_empty() {
-            return bind(lease).map(|()| Vec::new());
+impl Asker {
+    /// Begins to ask. The lease is bound at each attempt.
+    pub(crate) fn new(
+        manager: &LockManager,
+        claims: Claims,
+        (lease, bind): (Lease, Bind),
+        (bounded, sleeper): (Bounded, &Arc<Sleeper>),
+        is_told: bool,
+    ) -> Self {
+        let mut asker = Self {
+            waiter: None,
+            manager: manager.clone(),
+            claims,
+            lease,
+            bind,
+            bounded,
+            is_told,
+            sleeper: Arc::clone(sleeper),
+            until: None,
+            began: Instant::now(),
+            has_asked: false,
+        };
+        asker.until = asker.bound(manager.0.base.now());
+        asker
+    }
+
+    /// Asks, and waits if it may.
+    pub(crate) fn ask(&mut self) -> Result<Vec<Lock>> {
+        let mut woken = Woken::Slept;
+        loop {
+            match self.step(woken) {
+                Step::Sleep(most) => woken = self.sleeper.sleep(most),
+                Step::Done(answer) => return answer,
+            }
+        }
+    }
+
+    /// Takes the next step. What it is told by its sleeper is the reason.
+    pub(crate) fn step(&mut self, woken: Woken) -> Step<Result<Vec<Lock>>> {
+        match self.step_on(woken) {
+            Ok(step) => step,
+            Err(error) => Step::Done(Err(error)),
+        }
+    }
+
+    fn step_on(&mut self, woken: Woken) -> Result<Step<Result<Vec<Lock>>>> {
+        if let Some(waiter) = &mut self.waiter {
+            return Ok(match waiter.step(woken) {
+                Step::Sleep(most) => Step::Sleep(most),
+                // The store was replaced, or the grant was forced away before it was seen.
+                Step::Done(Ok(None)) => {
+                    self.waiter = None;
+                    Step::Sleep(Duration::ZERO)
+                }
+                Step::Done(waited) => {
+                    Step::Done(waited.map(|locks| locks.expect("neither is none")))
+                }
+            });
+        }
+        let base = &self.manager.0.base;
+        if self.claims.is_empty() {
+            self.bind.bind(&base.store, &mut self.lease)?;
+            return Ok(Step::Done(Ok(Vec::new())));
         }
         if self.bounded == Bounded::Never
-            && let Ok(Some(error @ Error::Locked(_))) = obstacle_in_sight(self.manager, claims)
+            && let Ok(Some(error @ Error::Locked(_))) =
+                obstacle_in_sight(&self.manager, &self.claims)
         {
             return Err(error);
         }
-        let began = Instant::now();
-        // Of the whole wait. A request that another took for over must not begin a new one: a bound
-        // passes sooner by the clock that counts since boot if the machine was suspended.
-        let until = self.until(self.manager.0.base.now());
-        loop {
-            let asked_at = Instant::now();
-            let asked = self.in_bound(|| {
-                // Again each time: the store may be another file by now.
-                bind(lease)?;
-                self.enqueue(&self.request(claims, lease, until)?)
-            });
-            match asked {
-                Ok(Answer::Granted(locks)) => return Ok(locks),
-                Ok(Answer::Queued(request, in_the_way)) => {
-                    let waiter = Waiter {
-                        manager: self.manager,
-                        request: *request,
-                        bounded: self.bounded,
-                        sleeper: self.sleeper,
-                    };
-                    // None if neither a request nor a grant is left: the store was replaced, or the
-                    // grant was forced away before it was seen.
-                    if let Some(locks) = waiter.wait(in_the_way)? {
-                        return Ok(locks);
-                    }
-                }
-                Err(mut busy @ Error::StoreBusy { .. }) if self.bounded != Bounded::Never => {
-                    // An attempt that did not wait must not be repeated at once.
-                    let left = self.left(until).min(UNRUNG);
-                    if asked_at.elapsed() < left && self.sleeper.sleep(left) == Woken::Cancelled
-                        || self.sleeper.is_cancelled()
-                    {
-                        return Err(Error::Cancelled);
-                    }
-                    if self.left(until).is_zero() {
-                        let found = obstacle_in_sight(self.manager, claims);
-                        if let Error::StoreBusy { waited, .. } = &mut busy {
-                            *waited = began.elapsed();
-                        }
-                        return Err(found.ok().flatten().unwrap_or(busy));
-                    }
-                }
-                Err(error) => return Err(error),
+        if self.has_asked && self.sleeper.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        self.has_asked = true;
+        let asked_at = Instant::now();
+        match self.attempt() {
+            Ok(Answer::Granted(locks)) => Ok(Step::Done(Ok(locks))),
+            Ok(Answer::Queued(request, in_the_way)) => {
+                let (manager, sleeper) = (&self.manager, &self.sleeper);
+                let waiter = Waiter::new(manager, *request, self.bounded, sleeper, in_the_way);
+                self.waiter = Some(waiter);
+                Ok(Step::Sleep(Duration::ZERO))
             }
+            Err(mut busy @ Error::StoreBusy { .. }) if self.bounded != Bounded::Never => {
+                if self.sleeper.is_cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                if self.left(self.until).is_zero() {
+                    let found = obstacle_in_sight(&self.manager, &self.claims);
+                    if let Error::StoreBusy { waited, .. } = &mut busy {
+                        *waited = self.began.elapsed();
+                    }
+                    return Err(found.ok().flatten().unwrap_or(busy));
+                }
+                // An attempt that did not wait must not be repeated at once.
+                let left = self.left(self.until).min(UNRUNG);
+                Ok(Step::Sleep(left.saturating_sub(asked_at.elapsed())))
+            }
+            Err(error) => Err(error),
         }
     }
 
     /// Makes an attempt. One that may be repeated ends soon, so that the wait can be cancelled.
-    fn in_bound<T>(&self, attempt: impl FnOnce() -> T) -> T {
-        match self.bounded {
+    fn attempt(&mut self) -> Result<Answer> {
+        let (manager, bounded) = (self.manager.clone(), self.bounded);
+        let store = &manager.0.base.store;
+        let mut attempt = || {
+            // Again each time: the store may be another file by now.
+            self.bind.bind(store, &mut self.lease)?;
+            self.enqueue(&self.request()?)
+        };
+        match bounded {
             Bounded::Never => attempt(),
-            bounded => {
-                let most = bounded.left().min(LONGEST_SLEEP);
-                self.manager.0.base.store.within(most, attempt)
-            }
+            bounded => store.within(bounded.left().min(LONGEST_SLEEP), attempt),
         }
     }
 
     /// The request as it would be queued, without a number.
-    fn request(&self, claims: &Claims, lease: &Lease, until: Option<Deadline>) -> Result<Request> {
+    fn request(&self) -> Result<Request> {
+        let lease = &self.lease;
         let now = self.manager.0.base.now();
         let waits = self.bounded != Bounded::Never;
         let is_proven = lease.bound_to.is_some_and(|it| it.file.is_some());
         Ok(Request {
             number: 0,
             id: draw_id(),
-            claims: claims.clone(),
+            claims: self.claims.clone(),
             lease: lease.clone(),
             asked_at: now.wall,
-            until,
+            until: self.until,
             // One that does not wait is not in the queue, and needs no trust.
             trusted_until: match is_proven || !waits {
                 true => None,
@@ -138,7 +242,7 @@ impl Asker<'_> {
     }
 
     /// When others may take the wait for over. A bound past the calendar is none.
-    fn until(&self, now: Moment) -> Option<Deadline> {
+    fn bound(&self, now: Moment) -> Option<Deadline> {
         match self.bounded {
             Bounded::Never | Bounded::Forever => None,
             Bounded::Until(_) => {
@@ -175,7 +279,7 @@ impl Asker<'_> {
             Ok(answer)
         });
         if let (Err(error), Some(request)) = (&result, done) {
-            take_back(self.manager, request, error);
+            take_back(&self.manager, request, error);
         }
         result
     }

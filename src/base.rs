@@ -6,6 +6,7 @@ use crate::grant::counted;
 use crate::name::Holder;
 use crate::store::{Store, WriteTx};
 use crate::wait::Watcher;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a waiter looks at a manual clock.
@@ -15,7 +16,7 @@ const BY_A_MANUAL_CLOCK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Base {
     // Dropped in this order: nobody is rung once the store is closed.
-    pub(crate) watcher: Watcher,
+    pub(crate) watcher: Arc<Watcher>,
     pub(crate) store: Store,
     clock: Clock,
     /// The holder of locks for which nothing else is said.
@@ -25,7 +26,7 @@ pub(crate) struct Base {
 impl Base {
     pub(crate) fn new(store: Store, clock: Clock, locked_by: Holder) -> Self {
         Self {
-            watcher: Watcher::new(store.here()),
+            watcher: Arc::new(Watcher::new(store.here())),
             store,
             clock,
             locked_by,

@@ -1,16 +1,16 @@
 //! `LockGuard`: holds locks until it is dropped.
 
-use crate::ask::Asker;
+use crate::ask::{Asker, Bind};
 use crate::base::Base;
 use crate::claim::{Claims, Mode};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::grant::{settle, tell_head};
 use crate::held::{Fate, Held, remove};
-use crate::lock::{Lease, Lock};
+use crate::lock::Lock;
 use crate::manager::LockManager;
 use crate::name::LockName;
-use crate::process::{Binding, Bound};
+use crate::process::Binding;
 use crate::set::{bind, check_endless};
 use crate::store::WriteTx;
 use crate::timeout::{Timeout, instant};
@@ -55,6 +55,8 @@ pub struct LockGuard {
     held: Arc<Held>,
     /// Of the first name, as it was granted.
     token: u64,
+    /// Whether dropping it must not block.
+    is_in_background: bool,
 }
 
 impl LockGuard {
@@ -64,6 +66,7 @@ impl LockGuard {
             manager,
             held,
             token,
+            is_in_background: false,
         };
         guard.extend(locks);
         let held = &guard.held;
@@ -72,6 +75,18 @@ impl LockGuard {
             let _ = guard.manager.0.keeper.keep(held);
         }
         guard
+    }
+
+    /// From here on a drop releases in the background.
+    #[cfg(feature = "async")]
+    pub(crate) fn in_background(mut self) -> Self {
+        self.is_in_background = true;
+        self
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn manager(&self) -> &LockManager {
+        &self.manager
     }
 
     /// Holds more locks. The keeper is told if they are forced away.
@@ -92,6 +107,20 @@ impl LockGuard {
     /// Releases whatever is held, in the background if the store refuses now.
     fn let_go(&self, has_waited: bool) {
         // Finds out what was lost, and tells of it.
+        if self.is_in_background {
+            let held = Arc::clone(&self.held);
+            if !held.locks().is_empty() {
+                let release = move |_: &Base| {
+                    held.release_silently(|_| true)
+                        .map(|lost| vec![(Arc::clone(&held), lost)])
+                };
+                self.manager
+                    .0
+                    .keeper
+                    .soon(&self.manager.0.base, Box::new(release));
+            }
+            return;
+        }
         let has_waited = has_waited || self.held.release(|_| true).is_err();
         let locks = self.held.leave();
         if !locks.is_empty() {
@@ -145,22 +174,14 @@ impl LockGuard {
         if let Some(lock) = self.held.find(name.as_str()) {
             return Err(Error::Locked(Box::new(lock)));
         }
-        let asker = Asker {
-            manager: &self.manager,
-            bounded,
-            is_told: self.held.is_told(),
-            sleeper: &Arc::default(),
-        };
-        let mut lease = self.held.lease.clone();
-        let store = &self.manager.0.base.store;
-        let bind = |lease: &mut Lease| {
-            let is_job = lease.bound_to.is_some_and(|it| it.kind == Bound::Job);
-            if !is_job {
-                lease.bound_to = Some(store.binding()?);
-            }
-            Ok(())
-        };
-        self.extend(asker.ask(&Claims::exclusive([name]), &mut lease, bind)?);
+        let mut asker = Asker::new(
+            &self.manager,
+            Claims::exclusive([name]),
+            (self.held.lease.clone(), Bind::Same),
+            (bounded, &Arc::default()),
+            self.held.is_told(),
+        );
+        self.extend(asker.ask()?);
         Ok(())
     }
 

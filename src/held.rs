@@ -126,14 +126,21 @@ impl Held {
 
     /// Finds out, or decides, what becomes of the locks; notes it, and tells of those lost.
     pub(crate) fn update(&self, work: impl FnOnce(&[Lock]) -> Result<Vec<Fate>>) -> Result<()> {
-        let working = self.work();
-        let locks = self.locks();
-        let fates = work(&locks)?;
-        let lost = self.note(locks, fates);
-        // The call may be of the guard's owner, who may drop it.
-        drop(working);
+        let lost = self.update_silently(work)?;
+        // The call may be of the guard's owner, and drop it.
         self.tell(&lost);
         Ok(())
+    }
+
+    /// The same, and leaves the telling to the caller.
+    fn update_silently(
+        &self,
+        work: impl FnOnce(&[Lock]) -> Result<Vec<Fate>>,
+    ) -> Result<Vec<Lock>> {
+        let _working = self.work();
+        let locks = self.locks();
+        let fates = work(&locks)?;
+        Ok(self.note(locks, fates))
     }
 
     /// Notes what became of locks that are still held, and returns those that were lost.
@@ -279,7 +286,14 @@ impl Held {
 
     /// Releases those of the locks that are chosen, in one transaction.
     pub(crate) fn release(&self, is_chosen: impl Fn(&Lock) -> bool) -> Result<()> {
-        self.update(|locks| {
+        let lost = self.release_silently(is_chosen)?;
+        self.tell(&lost);
+        Ok(())
+    }
+
+    /// The same, and leaves the telling of those that were lost to the caller.
+    pub(crate) fn release_silently(&self, is_chosen: impl Fn(&Lock) -> bool) -> Result<Vec<Lock>> {
+        self.update_silently(|locks| {
             let is_mine = |lock: &&Lock| is_chosen(lock);
             let chosen: Vec<Lock> = locks.iter().filter(is_mine).cloned().collect();
             if chosen.is_empty() {

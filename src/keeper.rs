@@ -27,7 +27,8 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// How long the thread sleeps when nothing is due.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
-type Work = Box<dyn Fn(&Base) -> Result<()> + Send>;
+/// Returns the locks that it found lost.
+type Work = Box<dyn Fn(&Base) -> Result<Losses> + Send>;
 
 /// The thread that keeps the leases of one manager.
 #[derive(Debug)]
@@ -109,10 +110,19 @@ impl Keeper {
     /// Does something in the background, again and again until that is no longer refused. Without
     /// a thread it stays undone until the process ends.
     pub(crate) fn retry(&self, base: &Arc<Base>, work: Work) {
+        self.begin(base, work, FIRST_PAUSE);
+    }
+
+    /// The same for the first time.
+    pub(crate) fn soon(&self, base: &Arc<Base>, work: Work) {
+        self.begin(base, work, Duration::ZERO);
+    }
+
+    fn begin(&self, base: &Arc<Base>, work: Work, after: Duration) {
         self.shared.duties().tasks.push(Task {
             base: Arc::clone(base),
             work,
-            due: Instant::now() + FIRST_PAUSE,
+            due: Instant::now() + after,
             pause: FIRST_PAUSE,
         });
         // Without a thread it waits for the next that asks for one.
@@ -248,13 +258,23 @@ impl Shared {
         };
         let due: Vec<Task> = due;
         self.duties().tasks.extend::<Vec<Task>>(later);
-        for mut task in due {
-            let again = (task.work)(&task.base).is_err_and(|error| is_passing(&error));
-            if again {
-                task.pause = (task.pause * 2).min(LONGEST_PAUSE);
-                task.due = Instant::now() + task.pause;
-                self.duties().tasks.push(task);
+        let renewal = self.duties().guards.iter().map(|kept| kept.due).min();
+        let mut due = due.into_iter();
+        for mut task in due.by_ref() {
+            match (task.work)(&task.base) {
+                Err(error) if is_passing(&error) => {
+                    task.pause = (task.pause * 2).min(LONGEST_PAUSE);
+                    task.due = Instant::now() + task.pause;
+                    self.duties().tasks.push(task);
+                }
+                Err(_) => {}
+                Ok(losses) => tell(losses),
+            }
+            // Leases do not wait for many tasks.
+            if renewal.is_some_and(|at| at <= Instant::now()) {
+                break;
             }
         }
+        self.duties().tasks.extend(due);
     }
 }

@@ -144,8 +144,33 @@
 //! The file must be on a file system of this host, not on a network's. A damaged file is an error:
 //! panics of redb on its bytes are caught, which needs `panic = "unwind"`, the default.
 //!
+//! # Async
+//!
+//! With the feature `async`, the methods that may block have siblings that are futures of no
+//! particular runtime. One thread of the manager does what blocks. A future that is dropped leaves
+//! neither a lock nor a request.
+//!
+//! ```
+//! # #[cfg(feature = "async")]
+//! # {
+//! # let directory = tempfile::tempdir().unwrap();
+//! # let path = directory.path().join("locks.redb");
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+//! # runtime.block_on(async {
+//! let manager = lockmgr::LockManager::open(&path)?;
+//! let guard = manager.acquire(["accounts", "ledger"]).lock_async().await?;
+//! guard.release_async().await?;
+//! # Ok::<(), lockmgr::Error>(())
+//! # }).unwrap();
+//! # }
+//! ```
+//!
+//! `open`, the methods of a guard, and those that read may block: for a moment, or up to the
+//! [`busy_timeout`](Builder::busy_timeout) if other processes keep the store busy.
+//!
 //! # Features
 //!
+//! - `async`: the same verbs as futures of no particular runtime, named with `_async`.
 //! - `cli` (default): the command `lockmgr`. A library user switches it off, with
 //!   `default-features = false`.
 //! - `serde`: serialises [`Lock`], [`LockSetResult`] and [`Request`] in the shape of the command's `--json`.
@@ -158,6 +183,8 @@ mod builder;
 mod claim;
 mod clock;
 mod error;
+#[cfg(feature = "async")]
+mod future;
 mod grant;
 mod guard;
 pub mod guide;
@@ -177,12 +204,16 @@ mod store;
 mod timeout;
 mod wait;
 mod waiter;
+#[cfg(feature = "async")]
+mod worker;
 
 pub use acquire::{Acquire, Canceller};
 pub use builder::Builder;
 pub use claim::{Claim, InvalidRequest, Mode};
 pub use clock::{Clock, ManualClock};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "async")]
+pub use future::Pending;
 pub use guard::LockGuard;
 pub use inspect::Report;
 pub use lock::{BoundTo, Lock, LockRef};

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::grant::{
     Judged, apply, create_all, end, grantable, plan, refuse, reserved, settle, tell_head,
 };
+use crate::held::Losses;
 use crate::holds::Rows;
 use crate::keeper::{Keeper, is_passing};
 use crate::lock::{Lock, LockRef};
@@ -20,6 +21,8 @@ use crate::set::{
 };
 use crate::store::{CLEANED_AT_A_TIME, MUCH, ReadTx, Store, WriteTx};
 use crate::wait::Ring;
+#[cfg(feature = "async")]
+use crate::worker::Worker;
 use std::collections::{HashMap, HashSet};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
@@ -57,6 +60,8 @@ pub struct LockManager(pub(crate) Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     // Dropped first: it works on the store.
+    #[cfg(feature = "async")]
+    pub(crate) worker: Worker,
     pub(crate) keeper: Keeper,
     pub(crate) base: Arc<Base>,
 }
@@ -91,6 +96,8 @@ impl Builder {
         let (config, clock, locked_by) = self.into_parts(path.as_ref())?;
         let store = Store::open(config)?;
         Ok(LockManager(Arc::new(Inner {
+            #[cfg(feature = "async")]
+            worker: Worker::default(),
             keeper: Keeper::default(),
             base: Arc::new(Base::new(store, clock, locked_by)),
         })))
@@ -699,6 +706,7 @@ impl LockManager {
         let base = &self.0.base;
         let at_once = || base.store.within(SOON, || work(base));
         if has_waited || at_once().is_err_and(|error| is_passing(&error)) {
+            let work = move |base: &Base| work(base).map(|()| Losses::new());
             self.0.keeper.retry(base, Box::new(work));
         }
     }

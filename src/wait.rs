@@ -13,7 +13,8 @@ use crate::queue::Request;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 /// How long a waiter sleeps at most that may be rung, and whose watches are set.
@@ -52,11 +53,19 @@ pub(crate) enum Woken {
     Slept,
 }
 
-/// What a sleeping thread can be told.
+/// What became of a wait so far.
+pub(crate) enum Step<T> {
+    /// It sleeps for at most so long, and then takes the next step.
+    Sleep(Duration),
+    Done(T),
+}
+
+/// What a sleeping thread can be told, or a task that does not sleep but is woken.
 #[derive(Debug, Default)]
 pub(crate) struct Sleeper {
     told: Mutex<Told>,
     moved: Condvar,
+    task: OnceLock<Waker>,
 }
 
 #[derive(Debug, Default)]
@@ -73,20 +82,33 @@ impl Sleeper {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes this task from now on, which asks [`poll`](Self::poll) what it is told.
+    #[cfg(feature = "async")]
+    pub(crate) fn wakes(&self, task: Waker) {
+        let _ = self.task.set(task);
+    }
+
+    fn wake(&self) {
+        self.moved.notify_all();
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
+    }
+
     pub(crate) fn call(&self) {
         self.told().is_called = true;
-        self.moved.notify_all();
+        self.wake();
     }
 
     /// Ends the sleep without news.
     pub(crate) fn poke(&self) {
         self.told().is_poked = true;
-        self.moved.notify_all();
+        self.wake();
     }
 
     pub(crate) fn cancel(&self) {
         self.told().is_cancelled = true;
-        self.moved.notify_all();
+        self.wake();
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -98,30 +120,45 @@ impl Sleeper {
         let began = Instant::now();
         let mut told = self.told();
         loop {
-            if told.is_cancelled {
-                return Woken::Cancelled;
+            match told.after(most.saturating_sub(began.elapsed())) {
+                Ok(woken) => return woken,
+                Err(left) => {
+                    let woken = self.moved.wait_timeout(told, left);
+                    told = woken.unwrap_or_else(PoisonError::into_inner).0;
+                }
             }
-            let left = most.saturating_sub(began.elapsed());
-            let pause = match told.called_at.filter(|_| told.is_called) {
-                Some(last) => BETWEEN_LOOKS.saturating_sub(last.elapsed()),
-                None => Duration::ZERO,
-            };
-            if told.is_called && pause.is_zero() {
-                told.is_called = false;
-                told.called_at = Some(Instant::now());
-                return Woken::Called;
-            }
-            if left.is_zero() || std::mem::take(&mut told.is_poked) {
-                return Woken::Slept;
-            }
-            let wait = if told.is_called {
-                pause.min(left)
-            } else {
-                left
-            };
-            let woken = self.moved.wait_timeout(told, wait);
-            told = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Says why a sleep of which so much is left ends, or how long to sleep on.
+    #[cfg(feature = "async")]
+    pub(crate) fn poll(&self, left: Duration) -> Result<Woken, Duration> {
+        self.told().after(left)
+    }
+}
+
+impl Told {
+    fn after(&mut self, left: Duration) -> Result<Woken, Duration> {
+        if self.is_cancelled {
+            return Ok(Woken::Cancelled);
+        }
+        let pause = match self.called_at.filter(|_| self.is_called) {
+            Some(last) => BETWEEN_LOOKS.saturating_sub(last.elapsed()),
+            None => Duration::ZERO,
+        };
+        if self.is_called && pause.is_zero() {
+            self.is_called = false;
+            self.called_at = Some(Instant::now());
+            return Ok(Woken::Called);
+        }
+        if left.is_zero() || std::mem::take(&mut self.is_poked) {
+            return Ok(Woken::Slept);
+        }
+        Err(if self.is_called {
+            pause.min(left)
+        } else {
+            left
+        })
     }
 }
 
@@ -178,10 +215,10 @@ impl Watcher {
     }
 
     /// Lets a thread be rung by this id, from now until the result is dropped.
-    pub(crate) fn enlist(&self, id: u64, sleeper: &Arc<Sleeper>) -> Enlisted<'_> {
+    pub(crate) fn enlist(self: &Arc<Self>, id: u64, sleeper: &Arc<Sleeper>) -> Enlisted {
         self.list(id, sleeper);
         Enlisted {
-            watcher: self,
+            watcher: Arc::clone(self),
             id,
             sleeper: Arc::clone(sleeper),
             watched: Vec::new(),
@@ -208,14 +245,14 @@ impl Watcher {
 }
 
 /// A thread that can be rung.
-pub(crate) struct Enlisted<'a> {
-    watcher: &'a Watcher,
+pub(crate) struct Enlisted {
+    watcher: Arc<Watcher>,
     id: u64,
     sleeper: Arc<Sleeper>,
     watched: Vec<Process>,
 }
 
-impl Enlisted<'_> {
+impl Enlisted {
     /// Watches these processes from now on, and no others. Returns whether the end of every one
     /// will wake this thread. One that has ended already wakes it at once.
     pub(crate) fn watch(&mut self, processes: &[Process]) -> bool {
@@ -234,7 +271,7 @@ impl Enlisted<'_> {
     }
 }
 
-impl Drop for Enlisted<'_> {
+impl Drop for Enlisted {
     fn drop(&mut self) {
         self.watch(&[]);
         self.watcher.strike(self.id);

@@ -18,7 +18,8 @@ use crate::manager::LockManager;
 use crate::process::{Binding, Bound, Process};
 use crate::queue::{Request, State, TRUST};
 use crate::store::ReadTx;
-use crate::wait::{Enlisted, LONGEST_SLEEP, Sleeper, Woken};
+use crate::wait::{Enlisted, LONGEST_SLEEP, Sleeper, Step, Woken};
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -108,67 +109,96 @@ impl Bounded {
     }
 }
 
-/// A request in the queue.
-pub(crate) struct Waiter<'a> {
-    pub(crate) manager: &'a LockManager,
-    pub(crate) request: Request,
-    pub(crate) bounded: Bounded,
-    pub(crate) sleeper: &'a Arc<Sleeper>,
+/// A request in the queue. A thread that waits sleeps between its steps; a future does not.
+pub(crate) struct Waiter {
+    // Dropped before the manager.
+    enlisted: Enlisted,
+    manager: LockManager,
+    request: Request,
+    bounded: Bounded,
+    sleeper: Arc<Sleeper>,
+    /// The answer at its bound, if the store is too busy to find another.
+    in_the_way: Error,
+    began: Instant,
+    quiet_since: Instant,
+    trusted_at: Instant,
 }
 
-impl Waiter<'_> {
+impl Waiter {
+    pub(crate) fn new(
+        manager: &LockManager,
+        request: Request,
+        bounded: Bounded,
+        sleeper: &Arc<Sleeper>,
+        in_the_way: Error,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            enlisted: manager.0.base.watcher.enlist(request.id, sleeper),
+            manager: manager.clone(),
+            request,
+            bounded,
+            sleeper: Arc::clone(sleeper),
+            in_the_way,
+            began: now,
+            quiet_since: now,
+            trusted_at: now,
+        }
+    }
+
     fn base(&self) -> &Base {
         &self.manager.0.base
     }
 
-    /// Waits until the locks are granted; none if neither a request nor a grant is left. Every
-    /// other end of the wait takes the request back. `in_the_way` is the answer at its bound, if the
-    /// store is too busy to find another.
-    pub(crate) fn wait(&self, in_the_way: Error) -> Result<Option<Vec<Lock>>> {
-        let manager = self.manager;
-        let mut enlisted = manager.0.base.watcher.enlist(self.request.id, self.sleeper);
-        let waited = self.wait_in_place(&mut enlisted, in_the_way);
-        drop(enlisted);
+    /// Takes the next step of the wait, until the locks are granted; none if neither a request nor
+    /// a grant is left. Every other end of the wait takes the request back.
+    pub(crate) fn step(&mut self, woken: Woken) -> Step<Result<Option<Vec<Lock>>>> {
+        let waited = match self.step_in_place(woken) {
+            Ok(Step::Sleep(sleep)) => return Step::Sleep(sleep),
+            Ok(Step::Done(locks)) => Ok(locks),
+            Err(error) => Err(error),
+        };
         match &waited {
             Ok(Some(_)) => {}
-            Ok(None) => take_back(manager, self.request.clone(), &Error::Cancelled),
+            Ok(None) => take_back(&self.manager, self.request.clone(), &Error::Cancelled),
             // It was taken back before this was found out.
             Err(Error::Locked(_) | Error::Reserved { .. }) => {}
-            Err(error) => take_back(manager, self.request.clone(), error),
+            Err(error) => take_back(&self.manager, self.request.clone(), error),
         }
-        waited
+        Step::Done(waited)
     }
 
-    fn wait_in_place(
-        &self,
-        enlisted: &mut Enlisted<'_>,
-        mut in_the_way: Error,
-    ) -> Result<Option<Vec<Lock>>> {
-        let store = &self.base().store;
-        let began = Instant::now();
-        let mut quiet_since = began;
-        let mut trusted_at = began;
+    fn step_in_place(&mut self, woken: Woken) -> Result<Step<Option<Vec<Lock>>>> {
+        if woken == Woken::Called {
+            self.quiet_since = Instant::now();
+        }
         loop {
             let now = self.base().now();
             let left = self.left(now);
             if self.sleeper.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            if self.request.trusted_until.is_some() && trusted_at.elapsed() >= BETWEEN_TRUST {
-                trusted_at = Instant::now();
+            if self.request.trusted_until.is_some() && self.trusted_at.elapsed() >= BETWEEN_TRUST {
+                self.trusted_at = Instant::now();
                 self.try_to(left, || self.renew_trust())?;
             }
-            let is_quiet = quiet_since.elapsed() >= LONGEST_SLEEP;
-            let looked = store.within(left.saturating_add(GRACE).min(LONGEST_SLEEP), || {
+            let is_quiet = self.quiet_since.elapsed() >= LONGEST_SLEEP;
+            let bound = left.saturating_add(GRACE).min(LONGEST_SLEEP);
+            let looked = self.base().store.within(bound, || {
                 match self.look(now)? {
                     View::Waiting(outlook) if outlook.is_some_free && is_quiet => {
                         // An earlier request did not take what is free: it may be stopped.
-                        quiet_since = Instant::now();
                         self.settle()?;
-                        self.look(now)
+                        self.look(now).map(|view| (view, true))
                     }
-                    view => Ok(view),
+                    view => Ok((view, false)),
                 }
+            });
+            let looked = looked.map(|(view, is_settled)| {
+                if is_settled {
+                    self.quiet_since = Instant::now();
+                }
+                view
             });
             let is_done = match &looked {
                 Ok(View::MyTurn) => self.try_to(left, || self.settle())?,
@@ -179,8 +209,8 @@ impl Waiter<'_> {
                 continue;
             }
             let mut outlook = match looked {
-                Ok(View::Granted(locks)) => return self.accept(locks),
-                Ok(View::Gone) => return Ok(None),
+                Ok(View::Granted(locks)) => return self.accept(locks).map(Step::Done),
+                Ok(View::Gone) => return Ok(Step::Done(None)),
                 Ok(View::Waiting(outlook)) => outlook,
                 // Another process keeps the store busy: it is waited for too.
                 Ok(View::MyTurn | View::DeadBefore) | Err(Error::StoreBusy { .. }) => Outlook {
@@ -189,16 +219,16 @@ impl Waiter<'_> {
                 },
                 Err(error) => return Err(error),
             };
-            in_the_way = outlook.in_the_way.take().unwrap_or(in_the_way);
+            if let Some(in_the_way) = outlook.in_the_way.take() {
+                self.in_the_way = in_the_way;
+            }
             if left.is_zero() {
-                return self.give_up(in_the_way).map(Some);
+                let in_the_way = mem::replace(&mut self.in_the_way, Error::Cancelled);
+                return self
+                    .give_up(in_the_way)
+                    .map(|locks| Step::Done(Some(locks)));
             }
-            let sleep = self.watch(enlisted, &outlook, began.elapsed());
-            match self.sleeper.sleep(sleep.min(left)) {
-                Woken::Called => quiet_since = Instant::now(),
-                Woken::Cancelled => return Err(Error::Cancelled),
-                Woken::Slept => {}
-            }
+            return Ok(Step::Sleep(self.watch(&outlook).min(left)));
         }
     }
 
@@ -223,14 +253,16 @@ impl Waiter<'_> {
     }
 
     /// Watches what it waits for, and returns how long it may sleep.
-    fn watch(&self, enlisted: &mut Enlisted<'_>, outlook: &Outlook, waited: Duration) -> Duration {
-        let here = self.base().store.here();
+    fn watch(&mut self, outlook: &Outlook) -> Duration {
+        let base = &self.manager.0.base;
+        let here = base.store.here();
         let processes: Vec<Process> = outlook.watched.iter().map(|it| it.process).collect();
-        let all_watched = enlisted.watch(&processes);
+        let all_watched = self.enlisted.watch(&processes);
+        let waited = self.began.elapsed();
         // Its own manager ends with it.
         let is_foreign = |it: &Process| it.namespaces.net != here.namespaces.net;
         if processes.iter().any(is_foreign) || here.namespaces.net == 0 {
-            enlisted.watch_file(self.base().store.path());
+            self.enlisted.watch_file(base.store.path());
         }
         let longest = match self.request.bell {
             None => UNRUNG,
@@ -245,12 +277,7 @@ impl Waiter<'_> {
     }
 
     fn look(&self, now: Moment) -> Result<View> {
-        let manager = self.manager;
-        manager
-            .0
-            .base
-            .store
-            .read("wait in", |tx| self.view(tx, now))
+        self.base().store.read("wait in", |tx| self.view(tx, now))
     }
 
     fn view(&self, tx: &ReadTx<'_>, now: Moment) -> Result<View> {
@@ -327,23 +354,18 @@ impl Waiter<'_> {
 
     fn settle(&self) -> Result<()> {
         let names = self.request.claims.names();
-        let manager = self.manager;
-        manager
-            .0
-            .base
+        self.base()
             .write("lock in", |tx, now| settle(tx, names, now))
     }
 
     fn pass_dead(&self) -> Result<()> {
-        let manager = self.manager;
-        manager.0.base.write("lock in", |tx, now| {
+        self.base().write("lock in", |tx, now| {
             drop_dead_before(tx, &self.request, now)
         })
     }
 
     fn renew_trust(&self) -> Result<()> {
-        let manager = self.manager;
-        manager.0.base.write("wait in", |tx, now| {
+        self.base().write("wait in", |tx, now| {
             let request = tx.request(self.request.number)?;
             if let Some(mut request) = request.filter(|it| it.id == self.request.id) {
                 request.trusted_until = TRUST.deadline(now)?;
@@ -356,9 +378,9 @@ impl Waiter<'_> {
     /// Leaves the queue at the end of its wait, and says what is in the way. What is granted by
     /// now is taken anyway.
     fn give_up(&self, in_the_way: Error) -> Result<Vec<Lock>> {
-        let (manager, claims) = (self.manager, &self.request.claims);
-        let left = manager.0.base.store.within(GRACE, || {
-            manager.0.base.write("stop waiting in", |tx, now| {
+        let (base, claims) = (self.base(), &self.request.claims);
+        let left = base.store.within(GRACE, || {
+            base.write("stop waiting in", |tx, now| {
                 let request = tx.request(self.request.number)?;
                 if let Some(request) = request.filter(|it| it.id == self.request.id) {
                     withdraw(tx, &request, now)?;
@@ -389,7 +411,7 @@ impl Waiter<'_> {
         match left {
             Ok(answer) => answer,
             Err(error @ Error::StoreBusy { .. }) => {
-                take_back(manager, self.request.clone(), &error);
+                take_back(&self.manager, self.request.clone(), &error);
                 Err(in_the_way)
             }
             Err(error) => Err(error),

@@ -15,6 +15,8 @@ mod errors;
 mod failing_storage;
 mod flock;
 mod forks;
+#[cfg(feature = "async")]
+mod futures;
 mod getting;
 mod guards;
 mod holding_support;

@@ -675,7 +675,10 @@ fn a_command_whose_lock_was_forced_away_is_ended() {
         assert_eq!(ran.shell_status(), Some(status), "{ran:?}");
         // A third of the lease, and the grace of a command that does not end by itself.
         assert!(took < secs(3), "{took:?}");
-        assert!(ran.stderr.starts_with("lockmgr: lost \"x\" (token "));
+        assert!(
+            ran.stderr.starts_with("lockmgr: lost \"x\" (token "),
+            "{ran:?}"
+        );
         assert!(ran.stderr.contains("; ending the command\n"));
         assert_eq!(manager.locks("").unwrap(), std::slice::from_ref(&other));
         manager.unlock(&other).unwrap();

@@ -1,0 +1,196 @@
+//! One thread of a manager that works for all of its futures, so that no thread of a runtime blocks.
+//!
+//! A task is a chain of steps. Between two of them it sleeps, which costs no thread: the thread
+//! takes the step of whichever task is called or due. It starts with the first task, and ends with
+//! its manager. Every task keeps the manager, so the thread ends only when all tasks are done.
+
+use crate::process::Origin;
+use crate::wait::Step;
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+/// Takes the next step of a task.
+pub(crate) type Task = Box<dyn FnMut() -> Step<()> + Send>;
+
+/// The thread that works for the futures of one manager.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    origin: Origin,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    todo: Mutex<Todo>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Todo {
+    news: News,
+    next: u64,
+    is_over: bool,
+}
+
+/// What the thread does not know yet.
+#[derive(Default)]
+struct News {
+    begun: Vec<(u64, Task)>,
+    called: BTreeSet<u64>,
+}
+
+/// Calls one task.
+struct Caller {
+    id: u64,
+    shared: Arc<Shared>,
+}
+
+impl Wake for Caller {
+    fn wake(self: Arc<Self>) {
+        self.shared.todo().news.called.insert(self.id);
+        self.shared.changed.notify_one();
+    }
+}
+
+impl std::fmt::Debug for Todo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Todo")
+            .field("begun", &self.news.begun.len())
+            .field("called", &self.news.called)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            shared: Arc::default(),
+            thread: Mutex::default(),
+            origin: Origin::here(),
+        }
+    }
+}
+
+impl Worker {
+    /// Begins a task, which is made with what calls it. Does not wait for its first step.
+    pub(crate) fn begin(&self, task: impl FnOnce(Waker) -> Task) -> io::Result<()> {
+        self.start()?;
+        let id = {
+            let mut todo = self.shared.todo();
+            todo.next += 1;
+            todo.next
+        };
+        let shared = Arc::clone(&self.shared);
+        let task = task(Arc::new(Caller { id, shared }).into());
+        self.shared.todo().news.begun.push((id, task));
+        self.shared.changed.notify_one();
+        Ok(())
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let shared = Arc::clone(&self.shared);
+            let builder = thread::Builder::new().name("lockmgr-async".into());
+            *thread = Some(builder.spawn(move || shared.run())?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The thread was not forked along, and another may have held its mutex then.
+        if self.origin.elsewhere().is_some() {
+            return;
+        }
+        self.shared.todo().is_over = true;
+        self.shared.changed.notify_one();
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        // The last task may drop the last manager, on that very thread.
+        let is_here = |it: &JoinHandle<()>| it.thread().id() == thread::current().id();
+        if let Some(thread) = thread.take().filter(|it| !is_here(it)) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A task that sleeps.
+struct Asleep {
+    task: Task,
+    due: Option<Instant>,
+}
+
+impl Shared {
+    fn todo(&self) -> MutexGuard<'_, Todo> {
+        self.todo.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut tasks: HashMap<u64, Asleep> = HashMap::new();
+        let mut due: BTreeSet<(Instant, u64)> = BTreeSet::new();
+        while let Some(News { begun, called }) = self.next(due.first().map(|(at, _)| *at)) {
+            let mut ready: Vec<u64> = Vec::with_capacity(begun.len() + called.len());
+            for (id, task) in begun {
+                tasks.insert(id, Asleep { task, due: None });
+                ready.push(id);
+            }
+            ready.extend(called);
+            let now = Instant::now();
+            ready.extend(
+                due.iter()
+                    .take_while(|(at, _)| *at <= now)
+                    .map(|(_, id)| *id),
+            );
+            for id in ready {
+                // Done by now, or called twice.
+                let Some(mut asleep) = tasks.remove(&id) else {
+                    continue;
+                };
+                if let Some(at) = asleep.due.take() {
+                    due.remove(&(at, id));
+                }
+                if let Step::Sleep(most) = (asleep.task)() {
+                    // Past what the clock counts to, it waits for a call.
+                    asleep.due = Instant::now().checked_add(most);
+                    due.extend(asleep.due.map(|at| (at, id)));
+                    tasks.insert(id, asleep);
+                }
+            }
+        }
+    }
+
+    /// Sleeps until something is to do, at most until then, and returns the new tasks and the calls;
+    /// none once the manager is gone.
+    fn next(&self, until: Option<Instant>) -> Option<News> {
+        let mut todo = self.todo();
+        loop {
+            if !todo.news.begun.is_empty() || !todo.news.called.is_empty() {
+                return Some(std::mem::take(&mut todo.news));
+            }
+            if todo.is_over {
+                return None;
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            todo = match left {
+                Some(left) if left.is_zero() => return Some(News::default()),
+                Some(left) => {
+                    let woken = self.changed.wait_timeout(todo, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let woken = self.changed.wait(todo);
+                    woken.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+    }
+}
