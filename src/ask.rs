@@ -129,10 +129,15 @@ impl Asker {
 
     /// Takes the next step. What it is told by its sleeper is the reason.
     pub(crate) fn step(&mut self, woken: Woken) -> Step<Result<Vec<Lock>>> {
-        match self.step_on(woken) {
-            Ok(step) => step,
-            Err(error) => Step::Done(Err(error)),
-        }
+        let answer = match self.step_on(woken) {
+            Ok(Step::Sleep(most)) => return Step::Sleep(most),
+            Ok(Step::Done(answer)) => answer,
+            Err(error) => Err(error),
+        };
+        let waited = self.waiter.as_ref().map(Waiter::waited);
+        let told = answer.as_ref().map(Vec::as_slice);
+        self.manager.0.base.observer.answered(told, waited);
+        Step::Done(answer)
     }
 
     fn step_on(&mut self, woken: Woken) -> Result<Step<Result<Vec<Lock>>>> {
@@ -169,6 +174,8 @@ impl Asker {
             Ok(Answer::Granted(locks)) => Ok(Step::Done(Ok(locks))),
             Ok(Answer::Queued(request, in_the_way)) => {
                 let (manager, sleeper) = (&self.manager, &self.sleeper);
+                let observer = &manager.0.base.observer;
+                observer.queued(&request.claims, &in_the_way);
                 let waiter = Waiter::new(manager, *request, self.bounded, sleeper, in_the_way);
                 self.waiter = Some(waiter);
                 Ok(Step::Sleep(Duration::ZERO))

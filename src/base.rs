@@ -4,6 +4,7 @@ use crate::clock::{Clock, Moment};
 use crate::error::Result;
 use crate::grant::counted;
 use crate::name::Holder;
+use crate::observe::Observer;
 use crate::store::{Store, WriteTx};
 use crate::wait::Watcher;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub(crate) struct Base {
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) store: Store,
     clock: Clock,
+    pub(crate) observer: Observer,
     /// The holder of locks for which nothing else is said.
     pub(crate) locked_by: Holder,
 }
@@ -29,6 +31,7 @@ impl Base {
             watcher: Arc::new(Watcher::new(store.here())),
             store,
             clock,
+            observer: Observer::default(),
             locked_by,
         }
     }
@@ -52,6 +55,7 @@ impl Base {
                 answer => Ok(answer),
             }
         });
+        self.observer.wrote(&result);
         if !self.watcher.ring(&rings) {
             self.store.touch();
         }

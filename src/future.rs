@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::guard::LockGuard;
 use crate::lock::{Lock, LockRef};
 use crate::manager::LockManager;
+use crate::observe::Caller;
 use crate::set::{GetOptions, LockSetResult, RenewOptions, SetOptions};
 use crate::wait::{Sleeper, Step, Woken};
 use crate::waiter::Bounded;
@@ -96,6 +97,7 @@ impl<T: Send + 'static> Pending<T> {
     /// Hands the work to the manager's thread.
     fn hand_over(&self, begin: Begin<T>) -> Result<()> {
         let (answer, sleeper) = (Arc::clone(&self.answer), Arc::clone(&self.sleeper));
+        let caller = Caller::here();
         let task = move |waker| -> Task {
             sleeper.wakes(waker);
             let mut begin = Some(begin);
@@ -107,7 +109,7 @@ impl<T: Send + 'static> Pending<T> {
                     Ok(woken) => woken,
                     Err(left) => return Step::Sleep(left),
                 };
-                let step = panic::catch_unwind(AssertUnwindSafe(|| {
+                let go_on = || {
                     if let Some(begin) = begin.take() {
                         if answer.is_dropped() {
                             return Step::Done(Err(Error::Cancelled));
@@ -118,7 +120,8 @@ impl<T: Send + 'static> Pending<T> {
                         }
                     }
                     steps.as_mut().expect("it has begun")(woken)
-                }));
+                };
+                let step = panic::catch_unwind(AssertUnwindSafe(|| caller.within(go_on)));
                 match step {
                     Ok(Step::Sleep(most)) => {
                         until = Instant::now().checked_add(most).unwrap_or(until);

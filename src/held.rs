@@ -150,6 +150,7 @@ impl Held {
         let mut lost = Vec::new();
         let mut state = self.state();
         let mut unheld = HashSet::new();
+        let (mut renewed, mut gone) = (0, 0);
         if self.is_told() {
             unheld.extend(state.locks.iter().filter_map(|lock| lock.request));
         }
@@ -164,6 +165,7 @@ impl Held {
                 Some(Fate::Held(mut now)) => {
                     // A guard holds locks of what lives.
                     now.is_alive = now.bound_to.map(|_| true);
+                    renewed += usize::from(lock.deadline != now.deadline);
                     // A lock that was renewed was not released.
                     if *lock != now {
                         released.retain(|&token| token != now.token);
@@ -171,7 +173,10 @@ impl Held {
                     *lock = now;
                     true
                 }
-                Some(Fate::Released) => false,
+                Some(Fate::Released) => {
+                    gone += 1;
+                    false
+                }
                 Some(Fate::Lost(_)) if released.contains(&lock.token) => false,
                 Some(Fate::Lost(by)) => {
                     lost.push(lock.clone());
@@ -185,6 +190,10 @@ impl Held {
         }
         drop(state);
         self.strike(unheld);
+        let observer = &self.base.observer;
+        lost.iter().for_each(|lock| observer.lost(lock));
+        observer.renewed(renewed);
+        observer.released(gone);
         lost
     }
 

@@ -168,11 +168,29 @@
 //! `open`, the methods of a guard, and those that read may block: for a moment, or up to the
 //! [`busy_timeout`](Builder::busy_timeout) if other processes keep the store busy.
 //!
+//! # Observing
+//!
+//! [`LockManager::stats`] returns counters of one manager. With the feature `tracing` it also sends
+//! events of the target `lockmgr`, in the span of the caller:
+//!
+//! | event | level | fields |
+//! |---|---|---|
+//! | `waiting` | debug | `names`, `in_the_way`: why |
+//! | `granted` | debug | `name`, `token`, `waited`: none if it did not have to |
+//! | `not granted` | debug | `error` |
+//! | `set` | debug | `created`, `renewed`: how many locks |
+//! | `renewed` | trace | `count` of locks |
+//! | `released` | debug | `count` of locks |
+//! | `lost` | warn | `name`, `token` |
+//! | `cleaned` | debug | `count` of rows |
+//! | `store busy` | debug | none |
+//!
 //! # Features
 //!
 //! - `async`: the same verbs as futures of no particular runtime, named with `_async`.
 //! - `cli` (default): the command `lockmgr`. A library user switches it off, with
 //!   `default-features = false`.
+//! - `tracing`: events of grants, waits, losses and clean-ups, of the target `lockmgr`.
 //! - `serde`: serialises [`Lock`], [`LockSetResult`] and [`Request`] in the shape of the command's `--json`.
 
 mod acquire;
@@ -195,6 +213,7 @@ mod keeper;
 mod lock;
 mod manager;
 mod name;
+mod observe;
 mod process;
 mod queue;
 mod record;
@@ -219,6 +238,7 @@ pub use inspect::Report;
 pub use lock::{BoundTo, Lock, LockRef};
 pub use manager::LockManager;
 pub use name::{Holder, InvalidName, LockName, Note, Printable};
+pub use observe::Stats;
 pub use process::Bound;
 pub use queue::Request;
 pub use set::{

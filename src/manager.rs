@@ -14,6 +14,7 @@ use crate::holds::Rows;
 use crate::keeper::{Keeper, is_passing};
 use crate::lock::{Lock, LockRef};
 use crate::name::{LockName, Printable};
+use crate::observe::Stats;
 use crate::queue::{Plan, Request, State};
 use crate::set::{
     Decision, GetOptions, LockSetResult, RenewOptions, SetOptions, SetRequest, decide,
@@ -178,7 +179,7 @@ impl LockManager {
         if names.is_empty() {
             return Ok(LockSetResult::default());
         }
-        self.0.base.write("set locks in", |tx, now| {
+        let set = self.0.base.write("set locks in", |tx, now| {
             let plan = plan(tx, &names, now)?;
             if request.fail
                 && let Some(met) = first_met(tx, &plan, &request, &names, now)?
@@ -193,7 +194,13 @@ impl LockManager {
                 left -= 1;
             }
             Ok(result)
-        })
+        });
+        let observer = &self.0.base.observer;
+        match &set {
+            Ok(result) => observer.set(result.counts().created, result.counts().renewed),
+            Err(error) => observer.failed(error),
+        }
+        set
     }
 
     /// Creates the lock, exclusive unless the options say otherwise.
@@ -224,7 +231,7 @@ impl LockManager {
             list: vec![claim],
             any: None,
         };
-        self.0.base.write("get a lock in", |tx, now| {
+        let got = self.0.base.write("get a lock in", |tx, now| {
             let plan = plan(tx, [&name], now)?;
             if let Err(obstacle) = grantable(tx, &plan, &claims, now)? {
                 return refuse(tx, &plan, obstacle, now);
@@ -235,7 +242,10 @@ impl LockManager {
                 .into_iter()
                 .next()
                 .expect("one claim makes one lock"))
-        })
+        });
+        let told = got.as_ref().map(std::slice::from_ref);
+        self.0.base.observer.answered(told, None);
+        got
     }
 
     /// Renews a lock: to the timeout from now, never earlier than it would have expired.
@@ -275,7 +285,8 @@ impl LockManager {
         let name = LockName::new(of.name)?;
         let here = self.0.base.store.here();
         let renewal = options.into_renewal(&self.0.base.locked_by, here, self.0.base.now())?;
-        self.0.base.write("renew a lock in", |tx, now| {
+        let (mut created, mut renewed) = (0, 0);
+        let written = self.0.base.write("renew a lock in", |tx, now| {
             let plan = plan(tx, [&name], now)?;
             let mut meant = meant(tx, &name, of, now)?;
             if meant.iter().any(|lock| !lock.is_at_least()) {
@@ -295,9 +306,11 @@ impl LockManager {
                 let lock = match decide_renewal(present, of, &renewal, now)? {
                     Decision::Extend(lock) => {
                         tx.put(&lock)?;
+                        renewed += 1;
                         lock
                     }
                     Decision::Create | Decision::Skip(_) => {
+                        created += 1;
                         if let Some(first) = plan.first_for(&name, Mode::Exclusive) {
                             return refuse(tx, &plan, reserved(&name, first), now);
                         }
@@ -316,7 +329,13 @@ impl LockManager {
                 tell_head(tx, &name)?;
             }
             Ok(first.expect("one hold, or none"))
-        })
+        });
+        let observer = &self.0.base.observer;
+        match &written {
+            Ok(_) => observer.set(created, renewed),
+            Err(error) => observer.failed(error),
+        }
+        written
     }
 
     /// Removes a lock, and says whether it was there. The first waiter gets it in the same
@@ -436,6 +455,10 @@ impl LockManager {
             // The caller's own.
             panic::resume_unwind(panic);
         }
+        let count = removed.as_ref().map_or(0, |removed| {
+            removed.iter().filter(|was_there| **was_there).count()
+        });
+        self.0.base.observer.released(count);
         removed
     }
 
@@ -649,6 +672,7 @@ impl LockManager {
                 }
                 thread::sleep(BREATH);
             }
+            self.0.base.observer.cleaned(removed);
             Ok(removed)
         })
     }
@@ -669,12 +693,27 @@ impl LockManager {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn reset_locks(&self) -> Result<usize> {
-        self.0.base.write("reset", |tx, now| {
+        let removed = self.0.base.write("reset", |tx, now| {
             let removed = tx.remove_all(now)?;
             tx.rings.extend(removed.iter().filter_map(holder_of));
             settle(tx, removed.iter().map(|lock| &lock.name), now)?;
             Ok(removed.len())
-        })
+        })?;
+        self.0.base.observer.released(removed);
+        Ok(removed)
+    }
+
+    /// Returns what this manager and its clones did since it was opened. Reads no file.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// manager.get_lock("hello", lockmgr::GetOptions::new())?;
+    /// assert_eq!(manager.stats().granted, 1);
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn stats(&self) -> Stats {
+        self.0.base.observer.stats()
     }
 
     /// Returns how long the lock still has as it was read, by the clock that decides when it

@@ -150,6 +150,11 @@ impl Waiter {
         &self.manager.0.base
     }
 
+    /// How long it has been in the queue.
+    pub(crate) fn waited(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// Takes the next step of the wait, until the locks are granted; none if neither a request nor
     /// a grant is left. Every other end of the wait takes the request back.
     pub(crate) fn step(&mut self, woken: Woken) -> Step<Result<Option<Vec<Lock>>>> {
@@ -305,8 +310,12 @@ impl Waiter {
                 let until = before.until.map(|until| until.time_left(now));
                 outlook.wake_in(until.map(|until| until + UNRUNG));
                 // The one right behind the head looks after a head that is stopped.
-                outlook.is_some_free |=
-                    holders.is_empty() && tx.before(name, before.number)?.is_none();
+                let theirs = before.claims.list.iter().find(|it| it.name == *name);
+                if let Some(theirs) = theirs
+                    && tx.before(name, before.number)?.is_none()
+                {
+                    outlook.is_some_free |= tx.in_the_way(theirs, now)?.is_empty();
+                }
                 // The head has its turn first.
                 let next = holders.iter().filter_map(|lock| lock.time_left(now)).min();
                 outlook.wake_in(next.map(|next| next + LONGEST_SLEEP));

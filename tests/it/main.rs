@@ -27,6 +27,7 @@ mod manual;
 mod model;
 mod nested;
 mod notes;
+mod observing;
 mod places;
 mod processes;
 mod recipes;

@@ -667,13 +667,13 @@ fn a_command_whose_lock_was_forced_away_is_ended() {
         ),
     ] {
         let mut command = home.command();
-        let mut run = Kept::start(command.args(["run", "--lease", "1.5", "x", "y", "-c", &script]));
+        let mut run = Kept::start(command.args(["run", "--lease", "6", "x", "y", "-c", &script]));
         assert_eq!(run.line(), "ready");
         assert!(manager.unlock("x").unwrap());
         let other = manager.get_lock("x", GetOptions::new()).unwrap();
         let (ran, took) = until_all_gone(run);
         assert_eq!(ran.shell_status(), Some(status), "{ran:?}");
-        // A third of the lease, and the grace of a command that does not end by itself.
+        // It is told at once. KILL comes after the grace of a command that does not end by itself.
         assert!(took < secs(3), "{took:?}");
         assert!(
             ran.stderr.starts_with("lockmgr: lost \"x\" (token "),

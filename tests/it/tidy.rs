@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules in the order a reader meets them: each may import those before it.
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 30] = [
     "clock", "process", "name", "claim", "timeout", "beacon", "lock", "queue", "error", "set",
-    "record", "holds", "wait", "storage", "store", "grant", "base", "held", "keeper", "worker",
-    "builder", "manager", "inspect", "waiter", "ask", "guard", "acquire", "future", "guide",
+    "record", "holds", "wait", "storage", "store", "grant", "observe", "base", "held", "keeper",
+    "worker", "builder", "manager", "inspect", "waiter", "ask", "guard", "acquire", "future",
+    "guide",
 ];
 
 fn root() -> &'static Path {
