@@ -17,6 +17,7 @@ mod flock;
 mod forks;
 mod getting;
 mod guards;
+mod guide;
 mod holding_support;
 mod hostile;
 mod jobs;
