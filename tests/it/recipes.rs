@@ -285,6 +285,16 @@ fn console_sessions_of_the_readme_print_what_it_shows() {
     }
 }
 
+/// Everything to type is run, in the order in which it stands.
+#[test]
+fn blocks_of_the_readme_are_those_that_tests_run() {
+    let blocks = blocks(README);
+    let languages: Vec<&str> = blocks.iter().map(|block| block.0.as_str()).collect();
+    // The second runs all tests, this one too.
+    assert_eq!(languages, ["sh", "sh", "console", "toml", "rust"]);
+    assert_eq!(blocks[1].1, "cargo test\n");
+}
+
 #[test]
 fn python_of_the_guide_holds_locks_for_a_block() {
     if !works(&["python3", "--version"]) {
