@@ -124,6 +124,8 @@ mod tests {
             for line in text.lines() {
                 assert!(line.width() <= COLUMNS, "{}: {line}", chapter.topic);
                 assert_eq!(line, line.trim_end(), "{}", chapter.topic);
+                // For terminals that know no other.
+                assert!(line.is_ascii(), "{}: {line}", chapter.topic);
             }
         }
     }
