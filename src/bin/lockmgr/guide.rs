@@ -8,42 +8,26 @@ use crate::output;
 use crate::terminal::Screen;
 use std::ffi::OsString;
 
-/// A part of the guide, under the name that `lockmgr help` knows it by.
+/// A part of the guide: a module of rustdoc, and a topic of `lockmgr help`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chapter {
-    pub(crate) topic: &'static str,
+    module: &'static str,
     source: &'static str,
 }
 
-/// The recipes have a manual page of their own.
-pub(crate) const RECIPES: &str = "recipes";
-
 macro_rules! chapters {
-    ($($topic:literal $file:literal)*) => {
-        [$(Chapter {
-            topic: $topic,
-            source: include_str!(concat!("../../guide/", $file, ".md")),
+    ($($module:literal)*) => {
+        &[$(Chapter {
+            module: $module,
+            source: include_str!(concat!("../../guide/", $module, ".md")),
         }),*]
     };
 }
 
 /// All of them, in the order to read them.
-pub(crate) const CHAPTERS: [Chapter; 15] = chapters![
-    "choosing" "choosing"
-    "leases" "leases"
-    "sharing" "sharing"
-    "guards" "guards"
-    "waiting" "waiting"
-    "kinds" "kinds"
-    "fencing" "fencing"
-    "testing" "testing"
-    "limits" "limits"
-    "errors" "errors"
-    "flock" "flock"
-    "django-lockmgr" "django_lockmgr"
-    "sem" "sem"
-    "sqlite" "sqlite"
-    "recipes" "recipes"
+pub(crate) const CHAPTERS: &[Chapter] = chapters![
+    "choosing" "leases" "sharing" "guards" "waiting" "kinds" "fencing" "testing" "limits" "errors"
+    "flock" "django_lockmgr" "sem" "sqlite" "recipes"
 ];
 
 /// The widest text that reads well.
@@ -56,6 +40,11 @@ const NARROWEST: usize = 40;
 const COLUMNS: usize = 80;
 
 impl Chapter {
+    /// The name that `lockmgr help` knows it by.
+    pub(crate) fn topic(self) -> String {
+        self.module.replace('_', "-")
+    }
+
     pub(crate) fn blocks(self) -> Vec<Block> {
         blocks(self.source)
     }
@@ -74,13 +63,12 @@ pub(crate) fn asked(arguments: &[OsString]) -> Option<Vec<String>> {
     if help != "help" {
         return None;
     }
-    let screen = Screen::of_stdout();
     if topic == "guide" || topic == "topics" {
         return Some(contents());
     }
-    let chapter = CHAPTERS
-        .into_iter()
-        .find(|chapter| topic == chapter.topic)?;
+    let is_it = |chapter: &&Chapter| *topic == *chapter.topic();
+    let chapter = CHAPTERS.iter().find(is_it)?;
+    let screen = Screen::of_stdout();
     let columns = screen.columns.unwrap_or(COLUMNS).clamp(NARROWEST, WIDEST);
     let heading = |line: &str| screen.styled(line, Some(1));
     Some(layout::lines(&chapter.blocks(), columns, heading))
@@ -93,11 +81,11 @@ pub(crate) fn print(lines: Vec<String>) -> Result<ExitCode, Failure> {
 }
 
 fn contents() -> Vec<String> {
-    let width = CHAPTERS.iter().map(|chapter| chapter.topic.len()).max();
+    let width = CHAPTERS.iter().map(|chapter| chapter.module.len()).max();
     let width = width.unwrap_or_default();
     let chapters = CHAPTERS.iter().map(|chapter| {
         let title = chapter.title();
-        format!("  lockmgr help {:width$}  {title}", chapter.topic)
+        format!("  lockmgr help {:width$}  {title}", chapter.topic())
     });
     std::iter::once("The chapters of the guide:".to_owned())
         .chain(chapters)
@@ -119,13 +107,13 @@ mod tests {
     #[test]
     fn every_chapter_fits_into_80_columns() {
         for chapter in CHAPTERS {
-            let text = text(chapter.topic).unwrap();
+            let text = text(&chapter.topic()).unwrap();
             assert!(text.starts_with(chapter.title()), "{text}");
             for line in text.lines() {
-                assert!(line.width() <= COLUMNS, "{}: {line}", chapter.topic);
-                assert_eq!(line, line.trim_end(), "{}", chapter.topic);
+                assert!(line.width() <= COLUMNS, "{}: {line}", chapter.module);
+                assert_eq!(line, line.trim_end(), "{}", chapter.module);
                 // For terminals that know no other.
-                assert!(line.is_ascii(), "{}: {line}", chapter.topic);
+                assert!(line.is_ascii(), "{}: {line}", chapter.module);
             }
         }
     }
@@ -133,9 +121,9 @@ mod tests {
     #[test]
     fn no_chapter_shows_marks_of_markdown_or_rustdoc() {
         for chapter in CHAPTERS {
-            let text = text(chapter.topic).unwrap();
+            let text = text(&chapter.topic()).unwrap();
             for mark in ["**", "[`", "crate::", "```", "# Ok", "# let", "|--"] {
-                assert!(!text.contains(mark), "{}: {mark}", chapter.topic);
+                assert!(!text.contains(mark), "{}: {mark}", chapter.module);
             }
         }
     }
@@ -144,7 +132,7 @@ mod tests {
     fn topics_are_no_commands() {
         let command = Cli::command();
         for chapter in CHAPTERS {
-            assert!(command.find_subcommand(chapter.topic).is_none());
+            assert!(command.find_subcommand(chapter.topic()).is_none());
         }
         assert_eq!(text("run"), None);
         assert_eq!(asked(&["lockmgr", "help"].map(OsString::from)), None);

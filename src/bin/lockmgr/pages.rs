@@ -1,12 +1,15 @@
 //! The guide as manual pages of section 7.
 
-use crate::guide::{CHAPTERS, Chapter, RECIPES};
+use crate::guide::{CHAPTERS, Chapter};
 use crate::layout;
 use crate::markdown::{Block, Item, Piece};
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 use std::fs;
 use std::io;
 use std::path::Path;
+
+/// The chapter that has a page of its own.
+const RECIPES: &str = "recipes";
 
 /// The columns that a page of 80 has for a text, beside its margins.
 const COLUMNS: usize = 71;
@@ -19,9 +22,8 @@ const INDENT: &str = "4";
 
 /// Writes lockmgr-guide(7), with all chapters but the recipes, and lockmgr-recipes(7).
 pub(crate) fn write(directory: &Path) -> io::Result<()> {
-    let (recipes, others): (Vec<Chapter>, Vec<Chapter>) = CHAPTERS
-        .into_iter()
-        .partition(|chapter| chapter.topic == RECIPES);
+    let is_recipes = |chapter: &&Chapter| chapter.topic() == RECIPES;
+    let (recipes, others): (Vec<&Chapter>, Vec<&Chapter>) = CHAPTERS.iter().partition(is_recipes);
     let mut guide = begun(
         "lockmgr-guide",
         "how to hold locks safely, chapter by chapter",
@@ -148,7 +150,11 @@ mod tests {
                 if let Block::Code(lines) = block {
                     let widest = lines.iter().max_by_key(|line| line.width());
                     let widest = widest.map(String::as_str).unwrap_or_default();
-                    assert!(widest.width() <= COLUMNS - 4, "{}: {widest}", chapter.topic);
+                    assert!(
+                        widest.width() <= COLUMNS - 4,
+                        "{}: {widest}",
+                        chapter.topic()
+                    );
                 }
             }
         }
