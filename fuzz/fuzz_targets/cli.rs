@@ -178,7 +178,7 @@ const COMMANDS: &[(&[&str], &[i32])] = &[
     (&[""], &[127]),
 ];
 
-/// Those that the README documents, but for 70: no input may find a fault of the command itself.
+/// Those that the guide documents, but for 70: no input may find a fault of the command itself.
 const STATUSES: [i32; 9] = [0, 1, 2, 64, 65, 73, 74, 75, 77];
 
 /// The kinds of errors, and how the command ends with them.

@@ -570,7 +570,7 @@ fn writes_with_one_leaf_in_the_place_of_another() {
     }
 }
 
-/// Two known limits, both redb's. A mended one leaves this test and the README.
+/// Two known limits, both redb's. A mended one leaves this test and the guide's chapter `limits`.
 #[test]
 fn a_process_that_dies_in_redb_leaves_the_store_to_others() {
     let home = Home::new();

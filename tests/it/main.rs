@@ -19,6 +19,7 @@ mod forks;
 mod futures;
 mod getting;
 mod guards;
+mod guide;
 mod holding_support;
 mod hostile;
 mod jobs;

@@ -41,6 +41,58 @@ fn every_command_of_the_help_has_a_page_that_man_shows() {
 }
 
 #[test]
+fn pages_of_the_guide_stand_in_section_7_and_are_sound() {
+    let home = Home::new();
+    let elsewhere = home.join("pages");
+    for directory in [&home.join("share/man/man1"), &elsewhere] {
+        let ran = home.lockmgr(["man".as_ref(), directory.as_os_str()]);
+        assert_eq!(ran.status, DONE);
+    }
+    for (name, said) in [
+        (
+            "lockmgr-guide",
+            ["Choose a verb", "SlotsMismatch", "django-lockmgr"],
+        ),
+        (
+            "lockmgr-recipes",
+            ["crontab of ann's", "KillMode=mixed", "# as root, once"],
+        ),
+    ] {
+        let page = home.join(&format!("share/man/man7/{name}.7"));
+        let source = fs::read_to_string(&page).unwrap();
+        let beside = fs::read_to_string(elsewhere.join(format!("{name}.7"))).unwrap();
+        assert_eq!(source, beside);
+        if !works(&["man", "--version"]) {
+            continue;
+        }
+        let mut man = Command::new("man");
+        man.args(["--warnings", "-l"]).arg(page);
+        let shown = run(man.env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8"));
+        assert_eq!((shown.status, shown.stderr.as_str()), (DONE, ""), "{name}");
+        for said in said {
+            assert!(shown.stdout.contains(said), "{said}: {}", shown.stdout);
+        }
+        for hidden in ["tempfile", "Ok::<", "crate::", "```"] {
+            assert!(!shown.stdout.contains(hidden), "{hidden}: {}", shown.stdout);
+        }
+        // In a terminal that shows no other, man breaks lines before the 80th column.
+        let is_narrow = |line: &str| line.chars().count() < 80;
+        assert!(shown.stdout.lines().all(is_narrow), "{}", shown.stdout);
+    }
+    // man(1) finds them by their names.
+    if works(&["man", "--version"]) {
+        let mut man = Command::new("man");
+        man.args(["-w", "lockmgr-recipes"])
+            .env("MANPATH", home.join("share/man"));
+        let found = run(&mut man).stdout;
+        assert!(
+            found.trim_end().ends_with("man7/lockmgr-recipes.7"),
+            "{found}"
+        );
+    }
+}
+
+#[test]
 fn directory_of_the_pages_that_cannot_be_made_is_named() {
     let home = Home::new();
     fs::write(home.join("file"), "").unwrap();

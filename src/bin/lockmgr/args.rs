@@ -30,7 +30,10 @@ const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nstore format 1\
     after_help = "DURATION is seconds (90, 0.25) or has units (250ms, 10m, 1h30m).\n\n\
         Exit status: 0 done, or yes; 1 no (locked, not locked, not found); 2 `set --fail` met a \
         lock; 64 usage; 65 damaged, or no store; 70 a fault of lockmgr; 73 cannot create; 74 reading or writing failed; \
-        75 busy, try again; 77 no permission."
+        75 busy, try again; 77 no permission.\n\n\
+        Guide: `lockmgr help topics` lists its chapters; `lockmgr help recipes` is one, `lockmgr help \
+        errors` says what to do about each error. `lockmgr man DIRECTORY` writes it all as manual \
+        pages: lockmgr-guide(7), lockmgr-recipes(7)."
 )]
 pub(crate) struct Cli {
     /// The store's file [default: $LOCKMGR_DB, else lockmgr/locks.redb in the user's state
@@ -38,7 +41,8 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) db: Option<PathBuf>,
 
-    /// Use the store of the whole host, /var/lib/lockmgr/locks.redb
+    /// Use one store for all users of this host, /var/lib/lockmgr/locks.redb; `lockmgr help sharing`
+    /// says how to let them
     #[arg(long, global = true)]
     pub(crate) system: bool,
 
@@ -130,9 +134,12 @@ pub(crate) enum Command {
     Doctor,
     /// Print the script that lets a shell complete commands, options and the names of locks
     Completions(Completions),
-    /// Write the manual pages into a directory: lockmgr(1), and one for each command
+    /// Write the manual pages into a directory: lockmgr(1), one for each command, and the guide
+    ///
+    /// The guide is lockmgr-guide(7) and lockmgr-recipes(7). If the directory is called man1, they go
+    /// into man7 beside it.
     #[command(after_help = "Example:\n  \
-        lockmgr man ~/.local/share/man/man1 && man lockmgr-run")]
+        lockmgr man ~/.local/share/man/man1 && man lockmgr-recipes")]
     Man {
         /// The directory, made if it is missing
         #[arg(value_name = "DIRECTORY")]
@@ -237,7 +244,9 @@ pub(crate) struct Set {
     lockmgr get deploy --while parent           held until the script ends\n  \
     lockmgr get -s config --timeout 10m         shared with others who share it\n  \
     lockmgr get --slots 8 --take 3 gigabytes    3 of 8 slots\n  \
-    lockmgr get --any gpu:0 gpu:1 --wait 1m     one of two, and says which"
+    lockmgr get --any gpu:0 gpu:1 --wait 1m     one of two, and says which\n\n\
+    The script that got a lock holds it: `lockmgr run` of the same name in that script would wait \
+    for it."
 )]
 pub(crate) struct Get {
     #[command(flatten)]

@@ -13,7 +13,7 @@ struct Options {
     /// The locks' names: all of them at once, or none
     #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
     names: Vec<OsString>,
-    /// Share the names that follow with others who share them
+    /// Share the names that follow with all requests that say -s too
     #[arg(short, long, num_args = 0, default_missing_value = "true", action = ArgAction::Append)]
     shared: Vec<bool>,
     /// Hold the names that follow alone, as without this option
@@ -26,7 +26,8 @@ struct Options {
         action = ArgAction::Append
     )]
     exclusive: Vec<bool>,
-    /// The names that follow have N slots each; take one, or as many as --take says
+    /// The names that follow have N slots each; take one, or as many as --take says. Every request
+    /// for a name says the same N
     #[arg(long, value_name = "N", action = ArgAction::Append, allow_hyphen_values = true)]
     slots: Vec<String>,
     /// Take K of the --slots of the names that follow

@@ -20,12 +20,16 @@ mod failure;
 mod fault;
 mod get;
 mod given_back;
+mod guide;
+mod layout;
 mod list;
 mod man;
+mod markdown;
 mod misuse;
 mod mounts;
 mod outer;
 mod output;
+mod pages;
 mod place;
 mod processes;
 mod run;
@@ -71,6 +75,9 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
     }
     if complete::answered(&arguments) {
         return Ok(ExitCode::Success);
+    }
+    if let Some(chapter) = guide::asked(&arguments) {
+        return guide::print(chapter);
     }
     match Cli::try_parse_from(&arguments) {
         Ok(cli) => commands::run(cli, &arguments),

@@ -10,7 +10,10 @@ use std::ffi::OsString;
         lockmgr list                    all locks of the store\n  \
         lockmgr list job: backup        those whose names begin so\n  \
         lockmgr list --sort until       those that expire first come first\n  \
-        lockmgr list -q | wc -l         the names alone, one a line")]
+        lockmgr list -q | wc -l         the names alone, one a line\n\n\
+        HELD BY is the holder that --locked-by named, and the program that holds the lock; `this \
+        host` if neither is known. PROCESS is what the lock is bound to. `lockmgr help choosing` \
+        explains each column.")]
 pub(crate) struct List {
     /// The beginnings of their names
     #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks))]
