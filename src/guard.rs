@@ -461,12 +461,39 @@ impl LockGuard {
     /// # Ok::<(), lockmgr::Error>(())
     /// ```
     pub fn detach_to(self, process_id: u32) -> Result<Vec<Lock>> {
+        let binding = self.binding_to(process_id)?;
+        self.bind(Some(binding))
+    }
+
+    /// Fails as [`detach_to`](Self::detach_to) would because of that process. Changes nothing: a
+    /// program that has to announce the locks first asks before.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchProcess`] and [`Error::Unsupported`], as [`detach_to`](Self::detach_to).
+    ///
+    /// ```
+    /// # use lockmgr::Error;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
+    /// # if cfg!(target_os = "linux") {
+    /// let guard = manager.acquire(["a"]).lock()?;
+    /// let nobody = guard.check_detach_to(u32::MAX);
+    /// assert!(matches!(nobody, Err(Error::NoSuchProcess { .. })));
+    /// assert!(guard.is_held()?);
+    /// # }
+    /// # Ok::<(), lockmgr::Error>(())
+    /// ```
+    pub fn check_detach_to(&self, process_id: u32) -> Result<()> {
+        self.binding_to(process_id).map(drop)
+    }
+
+    fn binding_to(&self, process_id: u32) -> Result<Binding> {
         let here = self.manager.0.base.store.here();
         let binding = bind(here, process_id)?;
         if self.held.lease.timeout == Timeout::Never {
             check_endless(here)?;
         }
-        self.bind(Some(binding))
+        Ok(binding)
     }
 
     fn bind(self, binding: Option<Binding>) -> Result<Vec<Lock>> {

@@ -13,6 +13,7 @@
 //! | in which order requests are granted | [`waiting`] |
 //! | exclusive locks, shared ones, slots, any of several | [`kinds`] |
 //! | what a token is for | [`fencing`] |
+//! | how to hold locks in async code | [`futures`] |
 //! | how to test a program that holds leases | [`testing`] |
 //! | what holds, how, and what does not | [`limits`] |
 //! | each error and exit status, its cause and its remedy | [`errors`] |
@@ -33,6 +34,8 @@ pub mod waiting {}
 pub mod kinds {}
 #[doc = include_str!("guide/fencing.md")]
 pub mod fencing {}
+#[doc = include_str!("guide/futures.md")]
+pub mod futures {}
 #[doc = include_str!("guide/testing.md")]
 pub mod testing {}
 #[doc = include_str!("guide/limits.md")]

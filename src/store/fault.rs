@@ -5,6 +5,7 @@ use super::bounded::{self, LastFailure};
 use super::panics::{self, Panicked};
 use super::{Config, permission};
 use crate::error::{Error, Result};
+use crate::name::Printable;
 use crate::record::BadRow;
 use std::io;
 
@@ -123,7 +124,7 @@ impl At<'_> {
                 Some(failure) => self.of_file(failure),
                 None => self.of_file(io::Error::other(error.to_string())),
             },
-            redb::Error::Corrupted(detail) => self.corrupted(detail),
+            redb::Error::Corrupted(detail) => self.corrupted(plain(&detail)),
             redb::Error::DatabaseAlreadyOpen => busy("another process has it exclusively"),
             redb::Error::LockProtocolMismatch => {
                 busy("another process has it open by another release's rules")
@@ -140,8 +141,8 @@ impl At<'_> {
             }
             error @ (redb::Error::TableTypeMismatch { .. }
             | redb::Error::TableIsMultimap(_)
-            | redb::Error::TypeDefinitionChanged { .. }) => not_a_store(error.to_string()),
-            error => self.of_file(io::Error::other(error.to_string())),
+            | redb::Error::TypeDefinitionChanged { .. }) => not_a_store(plain(&error)),
+            error => self.of_file(io::Error::other(plain(&error))),
         }
     }
 
@@ -168,10 +169,15 @@ impl At<'_> {
 
     fn panicked(&self, panicked: &Panicked) -> Error {
         match panicked.damage() {
-            Some(damage) => self.corrupted(damage),
+            Some(damage) => self.corrupted(plain(&damage)),
             None => bug(panicked),
         }
     }
+}
+
+/// What redb says, without the control characters that a damaged file may have brought into it.
+fn plain(said: &impl ToString) -> String {
+    Printable(&said.to_string()).to_string()
 }
 
 fn bug(panicked: &Panicked) -> Error {

@@ -249,6 +249,52 @@ fn a_redb_file_of_another_program_is_no_store() {
     }
 }
 
+/// A type whose name steers a terminal.
+#[derive(Debug)]
+struct Steering;
+
+impl redb::Value for Steering {
+    type SelfType<'a> = u64;
+    type AsBytes<'a> = [u8; 8];
+
+    fn fixed_width() -> Option<usize> {
+        Some(8)
+    }
+
+    fn from_bytes<'a>(bytes: &'a [u8]) -> u64
+    where
+        Self: 'a,
+    {
+        u64::from_le_bytes(bytes.try_into().unwrap())
+    }
+
+    fn as_bytes<'a, 'b: 'a>(value: &'a u64) -> [u8; 8]
+    where
+        Self: 'b,
+    {
+        value.to_le_bytes()
+    }
+
+    fn type_name() -> redb::TypeName {
+        redb::TypeName::new("\u{1b}[2J")
+    }
+}
+
+#[test]
+fn what_redb_quotes_from_a_file_steers_no_terminal() {
+    const LOCKS: TableDefinition<'_, u64, Steering> = TableDefinition::new("lockmgr");
+    let home = Home::new();
+    let database = Database::create(home.db()).unwrap();
+    let txn = database.begin_write().unwrap();
+    txn.open_table(LOCKS).unwrap().insert(1, 2).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    let ran = home.lockmgr(["list"]);
+    assert_eq!(ran.status, Some(DATA));
+    assert!(ran.stderr.contains("\\u{1b}[2J"), "{ran:?}");
+    assert!(!ran.stderr.contains('\u{1b}'), "{ran:?}");
+}
+
 #[test]
 fn a_store_of_a_newer_format_is_none_for_us() {
     const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lockmgr");

@@ -292,7 +292,7 @@ fn blocks_of_the_readme_are_those_that_tests_run() {
     let languages: Vec<&str> = blocks.iter().map(|block| block.0.as_str()).collect();
     // The second runs all tests, this one too.
     assert_eq!(languages, ["sh", "sh", "console", "toml", "rust"]);
-    assert_eq!(blocks[1].1, "cargo test\n");
+    assert_eq!(blocks[1].1, "cargo test --all-features\n");
 }
 
 #[test]

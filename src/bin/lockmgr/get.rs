@@ -70,6 +70,7 @@ impl Place {
         guard: LockGuard,
         process_id: u32,
     ) -> Result<ExitCode, Failure> {
+        guard.check_detach_to(process_id)?;
         self.tell(manager, get, &guard.locks(), Some(process_id))?;
         match guard.detach_to(process_id) {
             Ok(_) => Ok(ExitCode::Success),

@@ -26,8 +26,8 @@ macro_rules! chapters {
 
 /// All of them, in the order to read them.
 pub(crate) const CHAPTERS: &[Chapter] = chapters![
-    "choosing" "leases" "sharing" "guards" "waiting" "kinds" "fencing" "testing" "limits" "errors"
-    "flock" "django_lockmgr" "sem" "sqlite" "recipes"
+    "choosing" "leases" "sharing" "guards" "waiting" "kinds" "fencing" "futures" "testing" "limits"
+    "errors" "flock" "django_lockmgr" "sem" "sqlite" "recipes"
 ];
 
 /// The widest text that reads well.
