@@ -185,7 +185,7 @@ fn list_of_a_hundred_thousand_locks_is_whole() {
 }
 
 #[test]
-fn list_shows_the_program_of_a_job_and_not_this_host() {
+fn list_shows_the_command_of_a_job_once_and_not_this_host() {
     let home = Home::new();
     let holder = Kept::holder(&home, &["job"]);
     home.json(["get", "else", "--locked-by", "edge-7"]);
@@ -195,7 +195,8 @@ fn list_shows_the_program_of_a_job_and_not_this_host() {
         rows[1].starts_with("else  ") && rows[1].contains("  edge-7  "),
         "{shown}"
     );
-    assert!(rows[2].contains("run job -- cat  "), "{shown}");
+    assert!(rows[2].contains("  lockmgr run  "), "{shown}");
+    assert!(rows[2].ends_with("  cat"), "{shown}");
     assert!(
         rows[2].contains(&format!("{} alive", holder.pid())),
         "{shown}"

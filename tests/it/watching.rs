@@ -4,8 +4,9 @@ use crate::holding_support::{DONE, Kept, until, until_queued};
 use crate::support::Home;
 use lockmgr::{GetOptions, RenewOptions};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
+use std::thread;
 use std::time::Duration;
 
 /// A watcher that has seen the store as it is.
@@ -76,6 +77,36 @@ fn watcher_says_what_happens_to_a_lock_and_its_requests() {
     assert_eq!(next("c"), "granted");
     process.end();
     assert_eq!(next("c"), "freed");
+}
+
+#[test]
+fn watcher_says_in_which_mode_names_are_wanted_and_held() {
+    let home = Home::new();
+    let manager = home.open();
+    let mut watcher = watcher(&home, &[]);
+    let _slots = manager.acquire_slots(["cc"], 1, 4).lock().unwrap();
+    let mut granted = event(&mut watcher);
+    while granted["names"][0] != "cc" {
+        granted = event(&mut watcher);
+    }
+    assert_eq!(
+        granted["modes"],
+        json!([manager.find("cc").unwrap().unwrap().mode()])
+    );
+    let _first = manager.acquire(["gpu:0", "gpu:1"]).lock().unwrap();
+    let request = manager.acquire_any(1, ["gpu:0", "gpu:1"]);
+    let canceller = request.canceller();
+    let waiter = thread::spawn(move || request.lock());
+    let mut asked = event(&mut watcher);
+    while asked["event"] != "asked" {
+        asked = event(&mut watcher);
+    }
+    assert_eq!(
+        (&asked["any"], asked["modes"].as_array().unwrap().len()),
+        (&json!(1), 2)
+    );
+    canceller.cancel();
+    assert!(waiter.join().unwrap().is_err());
 }
 
 #[test]

@@ -3,13 +3,14 @@
 //! A look sees neither what came and went since the last one nor why a lock is absent. The kinds of
 //! end are told by what the looks show.
 
-use lockmgr::{Lock, Request};
+use lockmgr::{Lock, Mode, Request};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a look saw of one lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
+    pub(crate) mode: Mode,
     pub(crate) locked_by: String,
     pub(crate) process_id: Option<u32>,
     /// Microseconds since 1970.
@@ -24,6 +25,10 @@ pub(crate) struct Held {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) names: Vec<String>,
+    /// Of each name.
+    pub(crate) modes: Vec<Mode>,
+    /// So many of the names, if not all.
+    pub(crate) any: Option<u32>,
     pub(crate) locked_by: String,
     pub(crate) process_id: Option<u32>,
     pub(crate) asked_at: i64,
@@ -64,6 +69,10 @@ pub(crate) enum Kind {
 pub(crate) struct Change {
     pub(crate) kind: Kind,
     pub(crate) names: Vec<String>,
+    /// Of each name.
+    pub(crate) modes: Vec<Mode>,
+    /// So many of the names, if not all.
+    pub(crate) any: Option<u32>,
     pub(crate) token: Option<u64>,
     pub(crate) locked_by: String,
     pub(crate) process_id: Option<u32>,
@@ -75,6 +84,7 @@ impl Look {
     pub(crate) fn of(at: i64, locks: &[Lock], requests: &[Request], dead: &[Lock]) -> Self {
         let key = |lock: &Lock| (lock.name().to_string(), lock.token());
         let held = |lock: &Lock| Held {
+            mode: lock.mode(),
             locked_by: lock.locked_by().to_string(),
             process_id: process_of(lock),
             created_at: lock.created_at().timestamp_micros(),
@@ -84,6 +94,8 @@ impl Look {
         };
         let asked = |request: &Request| Asked {
             names: request.names().iter().map(ToString::to_string).collect(),
+            modes: request.claims().iter().map(|claim| claim.mode()).collect(),
+            any: request.any(),
             locked_by: request.locked_by().to_string(),
             process_id: request.process_id(),
             asked_at: request.asked_at().timestamp_micros(),
@@ -155,6 +167,8 @@ fn of_lock(kind: Kind, (name, token): &(String, u64), held: &Held) -> Change {
     Change {
         kind,
         names: vec![name.clone()],
+        modes: vec![held.mode],
+        any: None,
         token: Some(*token),
         locked_by: held.locked_by.clone(),
         process_id: held.process_id,
@@ -166,6 +180,8 @@ fn of_request(kind: Kind, asked: &Asked) -> Change {
     Change {
         kind,
         names: asked.names.clone(),
+        modes: asked.modes.clone(),
+        any: asked.any,
         token: None,
         locked_by: asked.locked_by.clone(),
         process_id: asked.process_id,
@@ -179,6 +195,7 @@ mod tests {
 
     fn held(until: Option<i64>, updated_at: i64) -> Held {
         Held {
+            mode: Mode::Exclusive,
             locked_by: "app".into(),
             process_id: Some(7),
             created_at: 10,
@@ -191,6 +208,8 @@ mod tests {
     fn asked(name: &str) -> Asked {
         Asked {
             names: vec![name.into()],
+            modes: vec![Mode::Exclusive],
+            any: None,
             locked_by: "app".into(),
             process_id: Some(7),
             asked_at: 5,

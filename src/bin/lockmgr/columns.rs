@@ -36,7 +36,7 @@ pub(crate) fn fitted(columns: &[Column], rows: &[Vec<String>], screen: Screen) -
         for (place, &column) in shown.iter().enumerate() {
             let cell = match columns[column].heading {
                 // The beginning of a command says most.
-                "HELD BY" | "NOTE" => cut(&row[column], widths[column]),
+                "HELD BY" | "ASKED BY" | "NOTE" => cut(&row[column], widths[column]),
                 _ => cut_middle(&row[column], widths[column]),
             };
             let style = style(columns[column].heading, &cell, is_heading);

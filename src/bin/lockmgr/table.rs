@@ -4,10 +4,11 @@ use crate::columns::{Column, fitted};
 use crate::processes;
 use crate::terminal::Screen;
 use chrono::{DateTime, Utc};
-use lockmgr::{Lock, LockManager, LockName, LockSetResult, Mode, Note, Printable, Request, Status};
+use lockmgr::{
+    Bound, Lock, LockManager, LockName, LockSetResult, Mode, Note, Printable, Request, Status,
+};
 use std::collections::HashMap;
 use std::time::Duration;
-use unicode_width::UnicodeWidthStr;
 
 /// The locks as a table.
 pub(crate) fn locks(manager: &LockManager, locks: &[Lock]) -> Vec<String> {
@@ -58,16 +59,16 @@ pub(crate) fn bound_locks(
 /// The columns of a table of locks. The name and the time left stay on the narrowest terminal.
 const COLUMNS: [Column; 9] = [
     column("NAME", Some(8), None),
-    column("TOKEN", None, Some(3)),
+    column("TOKEN", None, Some(2)),
     // Left out if all are exclusive.
     column("MODE", None, Some(5)),
     column("HELD BY", Some(12), Some(7)),
     column("PROCESS", None, Some(6)),
-    column("AGE", None, Some(4)),
+    column("AGE", None, Some(1)),
     column("TIME LEFT", None, None),
-    column("WAITING", None, Some(1)),
+    column("WAITING", None, Some(4)),
     // Left out if no lock has one.
-    column("NOTE", Some(8), Some(2)),
+    column("NOTE", Some(8), Some(3)),
 ];
 
 const fn column(heading: &'static str, least: Option<usize>, leaves: Option<u8>) -> Column {
@@ -100,7 +101,12 @@ impl Holders {
         let by = lock.locked_by().as_str();
         let by = (by != self.host).then(|| printable(by));
         let pid = about_to.or_else(|| processes::alive_here(lock));
+        let is_job = lock.bound_to().is_some_and(|it| it.kind() == Bound::Job);
         let program = pid.and_then(|pid| {
+            if is_job && lock.note().is_some() {
+                // The note says which command, unless the caller chose another one.
+                return Some("lockmgr run".into());
+            }
             let look = || processes::program(pid);
             self.programs.entry(pid).or_insert_with(look).clone()
         });
@@ -134,24 +140,21 @@ fn process(lock: &Lock, about_to: Option<u32>) -> String {
 /// The requests that wait, as a table.
 pub(crate) fn queue(requests: &[Request]) -> Vec<String> {
     let now = Utc::now();
-    let headings = [
-        "WANTED",
-        "ASKED BY",
-        "PROCESS",
-        "SINCE",
-        "FOR ANOTHER",
-        "NOTE",
+    let columns = [
+        column("WANTED", Some(8), None),
+        column("ASKED BY", Some(8), Some(3)),
+        column("PROCESS", None, Some(4)),
+        column("SINCE", None, None),
+        column("FOR ANOTHER", None, Some(2)),
+        column("NOTE", Some(8), Some(1)),
     ];
-    let mut rows = vec![headings.map(str::to_owned)];
-    rows.extend(requests.iter().map(|request| {
-        let wanted = request.claims().iter().map(|claim| match claim.mode() {
-            Mode::Exclusive => name(claim.name().as_str()),
-            mode => format!("{} ({mode})", name(claim.name().as_str())),
-        });
+    let rows = requests.iter().map(|request| {
+        let claims = request.claims().iter();
+        let wanted = claims.map(|it| claim(it.name().as_str(), it.mode()));
         let wanted = wanted.collect::<Vec<_>>().join(" ");
         let left = |until: DateTime<Utc>| span((until - now).to_std().unwrap_or_default());
         let process = request.process_id();
-        [
+        vec![
             match request.any() {
                 Some(any) => format!("{any} of: {wanted}"),
                 None => wanted,
@@ -159,13 +162,11 @@ pub(crate) fn queue(requests: &[Request]) -> Vec<String> {
             printable(request.locked_by().as_str()),
             process.map_or("-".into(), |pid| pid.to_string()),
             age(request.asked_at(), now),
-            request
-                .waits_until()
-                .map_or("as long as it takes".into(), left),
+            request.waits_until().map_or("for ever".into(), left),
             note(request.note()),
         ]
-    }));
-    aligned(&rows)
+    });
+    fitted(&columns, &rows.collect::<Vec<_>>(), Screen::of_stdout())
 }
 
 fn note(note: Option<&Note>) -> String {
@@ -174,8 +175,14 @@ fn note(note: Option<&Note>) -> String {
 
 /// The outcome for each name, as a table.
 pub(crate) fn set_result(manager: &LockManager, result: &LockSetResult) -> Vec<String> {
-    let headings = ["NAME", "DONE", "TOKEN", "HELD BY", "TIME LEFT"];
-    let mut rows = vec![headings.map(str::to_owned)];
+    let columns = [
+        column("NAME", Some(8), None),
+        column("DONE", None, None),
+        column("TOKEN", None, Some(1)),
+        column("HELD BY", Some(8), Some(2)),
+        column("TIME LEFT", None, None),
+    ];
+    let mut rows = Vec::new();
     let mut locks = result.locks().iter();
     for (set, status) in result.statuses() {
         let mut row = ["", "", "-", "-", "not locked"].map(str::to_owned);
@@ -192,9 +199,9 @@ pub(crate) fn set_result(manager: &LockManager, result: &LockSetResult) -> Vec<S
             row[3] = printable(lock.locked_by().as_str());
             row[4] = time_left(manager, lock);
         }
-        rows.push(row);
+        rows.push(row.to_vec());
     }
-    aligned(&rows)
+    fitted(&columns, &rows, Screen::of_stdout())
 }
 
 fn printable(text: &str) -> String {
@@ -211,25 +218,18 @@ pub(crate) fn name(name: &str) -> String {
     }
 }
 
+/// A name among others, and how it is held unless one holder has it alone.
+pub(crate) fn claim(text: &str, mode: Mode) -> String {
+    match mode {
+        Mode::Exclusive => name(text),
+        mode => format!("{} ({mode})", name(text)),
+    }
+}
+
 /// Names in a sentence: "a", "b".
 pub(crate) fn names(names: Vec<&LockName>) -> String {
     let quoted = |name: &&LockName| format!("\"{}\"", printable(name.as_str()));
     names.iter().map(quoted).collect::<Vec<_>>().join(", ")
-}
-
-/// Lines whose cells begin in the same columns of a terminal.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
-    let width = |column: usize| rows.iter().map(|row| row[column].width()).max();
-    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or_default());
-    let line = |row: &[String; N]| {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', width - cell.width() + 2));
-        }
-        line.trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
 }
 
 fn time_left(manager: &LockManager, lock: &Lock) -> String {
@@ -291,8 +291,13 @@ mod tests {
     #[test]
     fn cells_behind_wide_characters_stay_in_their_column() {
         let rows = [["日本", "a"], ["e\u{301}", "b"], ["👩‍🚀", "c"], ["abc", "d"]];
-        let rows = rows.map(|row| row.map(str::to_owned));
-        let lines = ["日本  a", "e\u{301}     b", "👩‍🚀    c", "abc   d"];
-        assert_eq!(aligned(&rows), lines);
+        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
+        let columns = [column("N", None, None), column("", None, None)];
+        let screen = Screen {
+            columns: None,
+            is_colored: false,
+        };
+        let lines = ["N     ", "日本  a", "e\u{301}     b", "👩‍🚀    c", "abc   d"];
+        assert_eq!(fitted(&columns, &rows, screen), lines);
     }
 }

@@ -111,7 +111,13 @@ impl Place {
             Kind::Freed => "freed",
             Kind::Left => "left",
         };
-        let names: Vec<_> = change.names.iter().map(|name| table::name(name)).collect();
+        let named = change.names.iter().zip(&change.modes);
+        let names: Vec<_> = named
+            .map(|(name, mode)| table::claim(name, *mode))
+            .collect();
+        let some = change
+            .any
+            .map_or(String::new(), |any| format!("{any} of: "));
         // On a narrow terminal the name says more than the time.
         let is_narrow = Screen::of_stdout().columns.is_some_and(|it| it < NARROW);
         let time_of_day = if is_narrow {
@@ -119,7 +125,7 @@ impl Place {
         } else {
             time(now) + " "
         };
-        let mut line = format!("{time_of_day}{kind:<8}  {}", names.join(" "));
+        let mut line = format!("{time_of_day}{kind:<8}  {some}{}", names.join(" "));
         line += &format!("  by {}", Printable(&change.locked_by));
         if let Some(pid) = change.process_id {
             line += &format!(" (process {pid})");
@@ -159,6 +165,8 @@ fn document(now: DateTime<Utc>, change: &Change) -> Value {
         "at": instant(now),
         "event": change.kind,
         "names": change.names,
+        "modes": change.modes,
+        "any": change.any,
         "token": change.token,
         "locked_by": change.locked_by,
         "process_id": change.process_id,
