@@ -139,6 +139,24 @@ fn bash_completes_names() {
 }
 
 #[test]
+fn bash_completes_names_with_colons_from_the_part_that_it_replaces() {
+    let home = Home::new();
+    home.json(["set", "job:nightly:1", "job:nightly:2", "job:weekly"]);
+    // As bash calls it: the line is broken at colons, and the last part is what it replaces.
+    let script = "source <(lockmgr completions bash)\n\
+        COMP_LINE='lockmgr find job:nightly:' COMP_POINT=25 COMP_TYPE=9\n\
+        COMP_WORDS=(lockmgr find job : nightly :) COMP_CWORD=5\n\
+        COMP_WORDBREAKS=$' \\t\\n:='\n\
+        complete -p lockmgr | grep -o -- '-F _lockmgr lockmgr'\n\
+        _lockmgr lockmgr '' :\n\
+        printf '%s\\n' \"${COMPREPLY[@]}\"";
+    if let Some(said) = in_shell(&home, "bash", script) {
+        let said: Vec<&str> = said.lines().map(str::trim_end).collect();
+        assert_eq!(said, ["-F _lockmgr lockmgr", "1", "2"]);
+    }
+}
+
+#[test]
 fn fish_completes_names() {
     let home = Home::new();
     home.json(["set", "nightly", "night-2"]);

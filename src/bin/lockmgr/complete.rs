@@ -47,9 +47,34 @@ pub(crate) fn print(completions: &Completions) -> Result<ExitCode, Failure> {
     };
     let mut script = Vec::new();
     completer.write_registration(VARIABLE, "lockmgr", "lockmgr", "lockmgr", &mut script)?;
+    if matches!(completions.shell, Shell::Bash) {
+        script.extend(COLONS.as_bytes());
+    }
     output::printed(output::lines([String::from_utf8_lossy(&script)]))?;
     Ok(ExitCode::Success)
 }
+
+/// Joins for bash the words that it breaks at colons, which many names have, and offers the part
+/// behind the last colon.
+const COLONS: &str = r#"
+_lockmgr() {
+    local line=${COMP_LINE:0:COMP_POINT}
+    local word=${line##*[[:space:]]}
+    if [[ $word != *:* || $COMP_WORDBREAKS != *:* ]]; then
+        _clap_complete_lockmgr "$@"
+        return
+    fi
+    local COMP_WORDS COMP_CWORD
+    IFS=$' \t\n' read -ra COMP_WORDS <<<"$line"
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    _clap_complete_lockmgr "$1" "$word" "$3"
+    local place before=${word%"${word##*:}"}
+    for place in "${!COMPREPLY[@]}"; do
+        COMPREPLY[place]=${COMPREPLY[place]#"$before"}
+    done
+}
+complete -o nospace -o bashdefault -F _lockmgr lockmgr
+"#;
 
 /// The names of locks that begin so.
 pub(crate) fn locks(begun: &OsStr) -> Vec<CompletionCandidate> {
