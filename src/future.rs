@@ -200,8 +200,9 @@ impl LockManager {
     /// Runs verbs on the manager's thread, so that the thread that polls does not block. Verbs of
     /// guards too: move the guard in, and return it.
     ///
-    /// If the future is dropped before the work began, nothing is done; afterwards the work goes on to
-    /// its end.
+    /// The thread does one thing after the other: while the work waits, so do all other futures of this
+    /// manager, also one that the work waits for. If the future is dropped before the work began,
+    /// nothing is done. Afterwards the work goes on to its end.
     ///
     /// # Errors
     /// Those of the work; [`Error::Io`] if the thread cannot be started.

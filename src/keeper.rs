@@ -49,6 +49,8 @@ struct Duties {
     guards: Vec<Kept>,
     tasks: Vec<Task>,
     is_over: bool,
+    /// Whether the manager was used without blocking: then its end does not wait for the thread.
+    is_on_its_own: bool,
 }
 
 /// A guard that is looked after.
@@ -113,8 +115,9 @@ impl Keeper {
         self.begin(base, work, FIRST_PAUSE);
     }
 
-    /// The same for the first time.
+    /// Does that for the first time. The caller must not block, nor does the end of the manager.
     pub(crate) fn soon(&self, base: &Arc<Base>, work: Work) {
+        self.shared.duties().is_on_its_own = true;
         self.begin(base, work, Duration::ZERO);
     }
 
@@ -147,10 +150,10 @@ impl Drop for Keeper {
         if self.origin.elsewhere().is_some() {
             return;
         }
-        let has_tasks = {
+        let goes_on = {
             let mut duties = self.shared.duties();
             duties.is_over = true;
-            !duties.tasks.is_empty()
+            duties.is_on_its_own || !duties.tasks.is_empty()
         };
         self.shared.sleeper.poke();
         // With tasks left the thread goes on alone, until they are done or the process ends.
@@ -160,7 +163,7 @@ impl Drop for Keeper {
             .unwrap_or_else(PoisonError::into_inner);
         let is_here = |it: &JoinHandle<()>| it.thread().id() == thread::current().id();
         // Nor if a callback, on that very thread, drops the last manager.
-        if let Some(thread) = thread.take().filter(|it| !has_tasks && !is_here(it)) {
+        if let Some(thread) = thread.take().filter(|it| !goes_on && !is_here(it)) {
             let _ = thread.join();
         }
     }

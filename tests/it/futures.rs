@@ -265,6 +265,24 @@ fn nothing_blocks_the_thread_that_polls_while_another_writes() {
 }
 
 #[test]
+fn last_manager_dropped_while_a_guard_is_released_in_the_background_does_not_block() {
+    let home = Home::new();
+    let manager = home.open();
+    let guard = wait(manager.acquire(["a"]).lock_async()).unwrap();
+    let other = home.open();
+    let writer = Writer::new(&other);
+    drop(guard);
+    // Time for the thread to begin.
+    thread::sleep(millis(50));
+    let began = Instant::now();
+    drop(manager);
+    // It would take `busy_timeout`, 10 s.
+    assert!(began.elapsed() < secs(5));
+    writer.end();
+    nothing_stays(&other);
+}
+
+#[test]
 fn guard_of_a_future_tells_of_a_loss_that_its_drop_finds() {
     let home = Home::new();
     let manager = home.open();
