@@ -147,7 +147,7 @@ impl LockManager {
 
     /// Begins a request for `count` of these locks, whichever are free first, the earlier in the list
     /// before the later. The guard says which. It waits like a request for all of them: while it waits,
-    /// it keeps each from those who asked later.
+    /// it keeps each from later requests.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -343,7 +343,7 @@ impl Acquire {
     }
 
     /// Keeps the names taken until this time has passed since the grant, however the hold ends, the
-    /// end of this process included. What is left then is a lock with that deadline and a
+    /// end of this process included. The name then keeps a lock with that deadline and a
     /// [dead token](Lock::is_at_least): [`unlock`](LockManager::unlock) by its name and
     /// [`reset_locks`](LockManager::reset_locks) remove it, and nothing else. Zero and
     /// [`Timeout::Never`] are [`Error::InvalidTimeout`](crate::Error::InvalidTimeout).

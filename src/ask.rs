@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// The lease of locks whose holder's end nobody could prove: renewed as long as it lives.
 const UNPROVEN: Timeout = Timeout::After(Duration::from_secs(60));
 
-/// What the locks are bound to.
+/// Binds the locks of a request.
 pub(crate) enum Bind {
     /// The manager, and a lease if its end cannot be proven and the caller chose none.
     Manager { has_lease: bool },
@@ -83,7 +83,7 @@ pub(crate) struct Asker {
     has_asked: bool,
 }
 
-/// What asking came to.
+/// Answers one attempt.
 enum Answer {
     Granted(Vec<Lock>),
     /// With what was in its way then.
@@ -127,7 +127,7 @@ impl Asker {
         }
     }
 
-    /// Takes the next step. What it is told by its sleeper is the reason.
+    /// Takes the next step. The reason is the answer of its sleeper.
     pub(crate) fn step(&mut self, woken: Woken) -> Step<Result<Vec<Lock>>> {
         let answer = match self.step_on(woken) {
             Ok(Step::Sleep(most)) => return Step::Sleep(most),
@@ -259,8 +259,8 @@ impl Asker {
         }
     }
 
-    /// Takes the locks if it can, and joins the queue if it may wait. What a commit that failed
-    /// may have done anyway is undone.
+    /// Takes the locks if it can, and joins the queue if it may wait. Undoes a failed
+    /// commit, which may have been done anyway.
     fn enqueue(&self, request: &Request) -> Result<Answer> {
         let mut done = None;
         let result = self.manager.0.base.write("lock in", |tx, now| {

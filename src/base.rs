@@ -1,4 +1,5 @@
-//! What every verb works with: the store, the clock, and the watcher that rings after a commit.
+//! Keeps the parts that every verb uses: the store, the clock, and the watcher that rings after a
+//! commit.
 
 use crate::clock::{Clock, Moment};
 use crate::error::Result;

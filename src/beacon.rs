@@ -87,7 +87,7 @@ pub(crate) struct Judge {
     manager: u64,
     /// The open file, to ask about beacons, and its identity.
     probe: Option<Arc<(FileBackend, FileId)>>,
-    /// What was found out before, if each is judged once.
+    /// The judgements so far, if each binding is judged once.
     known: Option<Mutex<HashMap<Binding, Standing>>>,
 }
 
@@ -106,9 +106,9 @@ impl Judge {
         }
     }
 
-    /// The same for one write transaction: it judges each binding once. A holder that ends amid
+    /// The same for one write transaction: it judges each binding once. A holder that ends during
     /// the transaction, when it was planned who is granted what, counts as alive to its end: else
-    /// a newcomer would find its name free, and pass those who wait for it.
+    /// a newcomer would find its name free, and pass the waiters.
     pub(crate) fn for_one_write(&self) -> Self {
         Self {
             here: self.here,
@@ -123,7 +123,7 @@ impl Judge {
         self.probe.as_ref().map(|probe| probe.1)
     }
 
-    /// What can be said of the manager, process or job that something is bound to.
+    /// Judges the manager, process or job of a binding.
     pub(crate) fn standing(&self, binding: &Binding) -> Standing {
         if self.is_own(binding) {
             return Standing::Alive;

@@ -206,7 +206,7 @@ impl Builder {
         self
     }
 
-    /// What to open, once the options are found valid.
+    /// Checks the options, and returns the settings to open with.
     pub(crate) fn into_parts(self, path: &Path) -> Result<(Config, Clock, Holder)> {
         let locked_by = match self.locked_by {
             Some(holder) => Holder::new(&holder)?,

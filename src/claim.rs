@@ -1,4 +1,4 @@
-//! What can be asked for: claims on names, and the rule which claims on one name go together.
+//! Defines claims on names, and the rule which claims on one name go together.
 //!
 //! Values and rules. Never looks at a store, a clock or a process.
 
@@ -57,7 +57,7 @@ impl Mode {
             return refuse("a name of 0 slots holds nobody; give it at least 1".into());
         }
         if take == 0 {
-            return refuse("to take 0 slots is to hold nothing; take at least 1".into());
+            return refuse("0 slots hold nothing; take at least 1".into());
         }
         if take > of {
             return refuse(format!(

@@ -271,7 +271,7 @@ mod system {
         Some((BootId(id.to_be_bytes()), is_genuine))
     }
 
-    /// What the clock since boot needs to be read: looked up when a clock is made.
+    /// The boot that the clock counts since: looked up when a clock is made.
     #[derive(Clone, Copy, Debug)]
     pub(super) struct BootClock {
         boot: Option<BootId>,

@@ -21,8 +21,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// asked, before the store was touched. The others are failures of the store and name its file.
 ///
 /// After any error the store is as it was before the call, but for free names that were handed to
-/// those who wait, and for what [`clean_locks`](crate::LockManager::clean_locks), which takes
-/// several transactions, had removed by then. One case cannot promise that: where storage fails,
+/// waiters, and for the rows that [`clean_locks`](crate::LockManager::clean_locks), which takes
+/// several transactions, had removed by then. One case cannot promise that: if storage fails,
 /// damage is met, or another process is stopped, in the middle of a commit ([`Io`](Self::Io),
 /// [`Corrupted`](Self::Corrupted), [`StoreBusy`](Self::StoreBusy)), all of the call may be found
 /// done when the store is next read, or none of it; never a part. What
@@ -44,7 +44,7 @@ pub enum Error {
     #[error("cannot renew \"{}\": {}", Printable(name), NotFound(*token))]
     #[non_exhaustive]
     LockNotFound {
-        /// What was to be renewed.
+        /// The lock that the caller wanted to renew.
         name: String,
         /// The token it had to bear, where one was asked for.
         token: Option<u64>,
@@ -55,7 +55,7 @@ pub enum Error {
     #[error("cannot lock \"{}\": {} asked for it first", Printable(name.as_str()), Asked(request))]
     #[non_exhaustive]
     Reserved {
-        /// What was asked for.
+        /// The name that the caller asked for.
         name: LockName,
         /// The request that comes first.
         request: Box<Request>,
@@ -70,7 +70,7 @@ pub enum Error {
     )]
     #[non_exhaustive]
     SlotsMismatch {
-        /// What was asked for.
+        /// The name that the caller asked for.
         name: LockName,
         /// How many slots the call said that the name has.
         asked: u32,
@@ -96,7 +96,7 @@ pub enum Error {
     #[error("cannot bind to process {pid}: there is none, or it cannot be seen from here")]
     #[non_exhaustive]
     NoSuchProcess {
-        /// What was given.
+        /// The value that the caller gave.
         pid: u32,
     },
 
@@ -122,9 +122,9 @@ pub enum Error {
     StoreBusy {
         /// The store's file.
         path: PathBuf,
-        /// What was being done to it.
+        /// The work that failed.
         action: &'static str,
-        /// What kept the call waiting.
+        /// The reason why the call had to wait.
         reason: String,
         /// How long it waited.
         waited: Duration,
@@ -136,9 +136,9 @@ pub enum Error {
     Corrupted {
         /// The store's file.
         path: PathBuf,
-        /// What was being done to it.
+        /// The work that failed.
         action: &'static str,
-        /// What is wrong with it.
+        /// The damage.
         detail: String,
     },
 
@@ -170,9 +170,9 @@ pub enum Error {
     #[error("cannot {what}: {remedy}")]
     #[non_exhaustive]
     Unsupported {
-        /// What was asked.
+        /// The request.
         what: String,
-        /// What can be asked instead, and why.
+        /// The remedy, and its reason.
         remedy: String,
     },
 
@@ -182,9 +182,9 @@ pub enum Error {
     Io {
         /// The store's file.
         path: PathBuf,
-        /// What was being done to it.
+        /// The work that failed.
         action: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 
@@ -193,7 +193,7 @@ pub enum Error {
     #[error("a panic at {place}: {message}")]
     #[non_exhaustive]
     Bug {
-        /// What the panic said.
+        /// The message of the panic.
         message: String,
         /// Where it happened: file, line and column.
         place: String,

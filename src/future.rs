@@ -74,7 +74,7 @@ impl<T> Answer<T> {
                 drop(state);
                 waker.into_iter().for_each(Waker::wake);
             }
-            // What was granted in this instant is given back as the answer is dropped.
+            // Dropping the answer gives back a grant of this instant.
             State::Done(_) | State::Dropped => drop(state),
         }
     }

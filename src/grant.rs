@@ -195,7 +195,7 @@ pub(crate) fn drop_dead_before(tx: &mut WriteTx<'_>, request: &Request, now: Mom
     Ok(())
 }
 
-/// What was found out about managers and processes: one may have many locks and requests, and to
+/// Remembers the judgements of managers and processes: one may have many locks and requests, and to
 /// judge it takes system calls.
 #[derive(Default)]
 pub(crate) struct Judged(HashMap<Option<Binding>, Standing>);
@@ -228,7 +228,7 @@ impl Judged {
     }
 }
 
-/// What a newcomer can have now of what it claims, or what is in its way.
+/// Returns the claims that a newcomer can have now, or the obstacle.
 ///
 /// # Errors
 /// [`Error::SlotsMismatch`], which no wait mends.

@@ -19,7 +19,7 @@ use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What [`LockGuard::renew`] adds to a lease: 120 s, as in django-lockmgr.
+/// The time that [`LockGuard::renew`] adds to a lease: 120 s, as in django-lockmgr.
 const RENEWAL: Duration = Duration::from_secs(120);
 
 /// Locks that are held until the guard is dropped or its process ends, begun by
@@ -27,10 +27,10 @@ const RENEWAL: Duration = Duration::from_secs(120);
 ///
 /// Dropping the guard releases what it still holds, on unwinding too. The first request that waits
 /// for the names gets them in the same transaction. Like every call that writes, the drop may wait
-/// for other processes, at most for the [`busy_timeout`](crate::Builder::busy_timeout). What the
-/// store refused at that moment is tried again in the background; [`release`](Self::release)
-/// returns the error. A guard touches a lock only while that bears the token it was given, so never
-/// a successor's; and it does nothing in a process that was forked off.
+/// for other processes, at most for the [`busy_timeout`](crate::Builder::busy_timeout). If the
+/// store refuses the release at that moment, the manager tries again in the background.
+/// [`release`](Self::release) returns the error. A guard touches a lock only while the lock bears the
+/// guard's token, so never a successor's. In a process that was forked off it does nothing.
 ///
 /// A lock can be lost while the guard lives: its lease ran out and another holder had the lock, or
 /// somebody forced it away by its name. Then the [`on_lost`](crate::Acquire::on_lost) callback is
@@ -185,9 +185,9 @@ impl LockGuard {
         Ok(())
     }
 
-    /// Shares from now on what it held alone, without letting an exclusive request in between: those
-    /// who wait to share the names get them in the same transaction. The tokens stay. Slots stay as
-    /// they are. A lease that ran out begins again if no other holder had the lock since.
+    /// Shares from now on what it held alone, without letting an exclusive request in between.
+    /// Requests that wait to share the names get them in the same transaction. The tokens stay. Slots
+    /// stay as they are. A lease that ran out begins again if no other holder had the lock since.
     ///
     /// # Errors
     /// [`Error::Lost`] if a lock was lost. If this call finds the loss, the others are shared; if it was
@@ -403,8 +403,8 @@ impl LockGuard {
     /// to swallow.
     ///
     /// # Errors
-    /// [`Error::Lost`] if a lock was lost before; those of the store. What the store refused is
-    /// tried again in the background, until it is done or this process ends.
+    /// [`Error::Lost`] if a lock was lost before; those of the store. If the store
+    /// refused, the manager tries again in the background, until it is done or this process ends.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What a guard holds, and what becomes of it: shared by the guard and the keeper's thread.
+//! Keeps the locks of a guard, and notes each loss: shared by the guard and the keeper's thread.
 //!
 //! Touches a lock only while that bears the token it was given, so never a successor's.
 
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub(crate) type OnLost = Arc<dyn Fn(&Lock) + Send + Sync>;
 
-/// What a guard and its keeper share.
+/// Carries the state that a guard and its keeper share.
 pub(crate) struct Held {
     pub(crate) base: Arc<Base>,
     pub(crate) lease: Lease,
@@ -30,12 +30,12 @@ pub(crate) struct Held {
     /// The beacon of a job, until the job is left to itself.
     job: Mutex<Option<Beacon>>,
     state: Mutex<State>,
-    /// Held by the thread that works on the store for this guard, one after the other. What the
-    /// guard knows can be asked meanwhile.
+    /// Held by the thread that works on the store for this guard, one after the other. Other
+    /// threads can ask meanwhile what the guard knows.
     work: Mutex<()>,
 }
 
-/// What a guard knows.
+/// Records the locks, as far as the guard knows.
 #[derive(Debug, Default)]
 struct State {
     locks: Vec<Lock>,
@@ -46,7 +46,7 @@ struct State {
     released: Vec<u64>,
 }
 
-/// What became of a lock that was held.
+/// Tells the fate of a lock that was held.
 pub(crate) enum Fate {
     Held(Lock),
     Released,
@@ -384,7 +384,7 @@ impl Held {
     }
 }
 
-/// The holder that may have taken the place of a hold that is gone: none that it had beside it.
+/// The holder that may have taken the place of a hold that is gone, and none that was beside it.
 fn successor(tx: &impl Rows, lock: &Lock, now: Moment) -> Result<Option<Lock>> {
     let by = tx.first(&lock.name, now)?;
     Ok(by.filter(|by| by.mode != lock.mode || by.mode == Mode::Exclusive || by.token > lock.token))

@@ -118,7 +118,7 @@ pub(crate) trait Rows {
         }
     }
 
-    /// How that name is held by those who live.
+    /// Sums up the living holds of that name.
     fn holding(&self, name: &LockName, now: Moment) -> Result<Holding> {
         let mut holding = Holding::Free;
         self.see_living(name, now, |lock| {

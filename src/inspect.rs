@@ -1,4 +1,4 @@
-//! What is in a store, beyond its locks, for people who look after it.
+//! Shows people who look after a store more than its locks.
 
 use crate::error::Result;
 use crate::grant::Judged;
@@ -7,7 +7,7 @@ use crate::lock::Lock;
 use crate::manager::LockManager;
 use crate::queue::State;
 
-/// What [`LockManager::inspect`] found in a store.
+/// Reports what [`LockManager::inspect`] found in a store.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Report {

@@ -59,7 +59,7 @@ struct Kept {
     due: Instant,
 }
 
-/// What is tried until it is done. It keeps the store open.
+/// A piece of work that the thread tries until it is done. It keeps the store open.
 struct Task {
     base: Arc<Base>,
     work: Work,

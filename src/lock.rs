@@ -1,4 +1,4 @@
-//! What a lock is and when it is there: rules over values.
+//! Defines a lock, and when it is there: rules over values.
 //!
 //! Never reads a clock or a file: the caller brings the moment, and the judge of what a lock is
 //! bound to.
@@ -75,8 +75,8 @@ impl Term {
     }
 }
 
-/// What a [`Lock`] is bound to: as soon as that is provably gone the lock is absent, whatever its
-/// deadline.
+/// Names the process, manager or job that a [`Lock`] is bound to. As soon as that is provably gone,
+/// the lock is absent, whatever its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BoundTo {
     kind: Bound,
@@ -169,7 +169,7 @@ pub struct Lock {
     pub(crate) note: Option<Note>,
     /// Until when the name stays taken, however the hold ends.
     pub(crate) at_least: Option<AtLeast>,
-    /// What it lives no longer than.
+    /// The process, manager or job that it cannot outlive.
     pub(crate) bound_to: Option<Binding>,
     /// The id of the request that a guard got it by.
     pub(crate) request: Option<u64>,
@@ -425,7 +425,7 @@ impl Lock {
         Some(self)
     }
 
-    /// What is left of the lock once its hold has ended: the row that keeps the name taken, or
+    /// Returns the rest of the lock once its hold has ended: the row that keeps the name taken, or
     /// nothing.
     pub(crate) fn left(&self, now: Moment) -> Option<Self> {
         let at_least = self.at_least.filter(|it| !it.is_over(now))?;
@@ -596,7 +596,7 @@ impl fmt::Display for Lock {
 
 /// Names a lock for [`renew_lock`](crate::LockManager::renew_lock) and
 /// [`unlock`](crate::LockManager::unlock): by name alone, an administrator's verb that acts on
-/// whoever holds it, or with a token, a holder's verb that acts only while the stored lock still
+/// any holder, or with a token, a holder's verb that acts only while the stored lock still
 /// bears it.
 ///
 /// A `&str` or a `&LockName` is a name alone; a `&Lock` brings its token.

@@ -290,7 +290,7 @@ impl LockManager {
             let plan = plan(tx, [&name], now)?;
             let mut meant = meant(tx, &name, of, now)?;
             if meant.iter().any(|lock| !lock.is_at_least()) {
-                // What stays of holds that have ended is nobody's to prolong beside others.
+                // A name that only stays taken is not renewed beside living holds.
                 meant.retain(|lock| !lock.is_at_least());
             }
             if meant.len() > 1 && renewal.means_one_hold() {
@@ -629,7 +629,7 @@ impl LockManager {
     ///
     /// # Errors
     /// Those of the store. [`Error::StoreBusy`] where all its waits together came to the
-    /// [`busy_timeout`](crate::Builder::busy_timeout). What it had removed by then stays removed.
+    /// [`busy_timeout`](crate::Builder::busy_timeout). The rows that it had removed by then stay removed.
     ///
     /// ```
     /// use lockmgr::{LockManager, ManualClock, SetOptions};

@@ -185,7 +185,7 @@ pub struct Printable<'a>(pub &'a str);
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut chars = self.0.chars().peekable();
-        // What was last shown as it is.
+        // The last character that was shown as it is.
         let mut last = None;
         while let Some(c) = chars.next() {
             let is_shown = match c {

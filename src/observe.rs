@@ -8,7 +8,7 @@ use crate::lock::Lock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What one manager and its clones did since it was opened, as
+/// Counts what one manager and its clones did since it was opened, as
 /// [`LockManager::stats`](crate::LockManager::stats) tells it. A number never goes down.
 ///
 /// Other processes, and other managers of this one, count for themselves.

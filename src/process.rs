@@ -25,7 +25,7 @@ pub(crate) struct Namespaces {
     pub(crate) net: u32,
 }
 
-/// What can be said of a process from here.
+/// Says whether a process lives, as seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     Alive,
@@ -35,7 +35,7 @@ pub(crate) enum Standing {
     Unknown,
 }
 
-/// What a lock, or a request, lives no longer than.
+/// Names the process, manager or job that a lock or a request cannot outlive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Binding {
     pub(crate) kind: Bound,

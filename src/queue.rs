@@ -1,7 +1,7 @@
 //! Decides which waiting requests are granted next: pure, over locks and requests.
 //!
 //! A request is a list of claims on names, and gets all of them or none; or it wants some of several
-//! names. It is granted when those who hold its names admit it and it is the head of each: the
+//! names. It is granted when the holders of its names admit it and it is the head of each: the
 //! earliest living request that wants the name. So nobody starves, and requests for overlapping sets
 //! cannot wait for each other in a circle, because a request waits only for earlier ones. Nor does
 //! one that could be granted pass an earlier one that cannot: shared newcomers wait behind an
@@ -255,7 +255,7 @@ impl Request {
         self.until.is_some_and(|until| until.is_over(now))
     }
 
-    /// What is known of it, given what can be said of what it is bound to.
+    /// Judges the request, given the judgement of its binding.
     pub(crate) fn state(&self, now: Moment, standing: Standing) -> State {
         if self.is_over(now) {
             return State::Dead;
@@ -290,7 +290,7 @@ impl serde::Serialize for Request {
     }
 }
 
-/// What is known of a request.
+/// Says whether a request lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Living,
@@ -300,7 +300,7 @@ pub(crate) enum State {
     Dead,
 }
 
-/// What a plan is made from.
+/// Answers the questions of a plan.
 pub(crate) trait View {
     type Error;
 
@@ -312,7 +312,7 @@ pub(crate) trait View {
         without: &HashSet<u64>,
     ) -> Result<Option<u64>, Self::Error>;
     fn request(&self, number: u64) -> Result<Request, Self::Error>;
-    /// How the name is held by those who live.
+    /// Sums up the living holds of the name.
     fn holding(&self, name: &LockName) -> Result<Holding, Self::Error>;
     fn state(&self, request: &Request) -> State;
 }
@@ -321,13 +321,13 @@ pub(crate) trait View {
 #[derive(Debug)]
 pub(crate) struct Grant {
     pub(crate) request: Rc<Request>,
-    /// What it gets: all that it claims, or as many as are enough.
+    /// The claims that it gets: all, or as many as are enough.
     pub(crate) claims: Vec<Claim>,
-    /// What is known of it.
+    /// The judgement of it.
     pub(crate) state: State,
 }
 
-/// What follows for some names from the queue as it is.
+/// Says what to grant and to drop for some names, from the queue as it is.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Dead requests, to be removed.
@@ -404,8 +404,8 @@ impl Plan {
         Ok(head)
     }
 
-    /// What a living request can get now: nothing unless it is the head of enough of its names, and
-    /// admitted. Other names that are not full, and held up by an earlier request, are looked at too:
+    /// Returns the claims that a living request can get now: none unless it is the head of enough of
+    /// its names, and admitted. Other names that are not full, and held up by an earlier request, are looked at too:
     /// that one may be dead.
     fn grantable<V: View>(
         &mut self,
@@ -481,8 +481,8 @@ impl Plan {
         Ok(())
     }
 
-    /// The request that comes before a newcomer who wants this name so, and whom those who held it
-    /// before admit.
+    /// Returns the request that comes before a newcomer for this name in this mode, and that the
+    /// holders of the name admit.
     pub(crate) fn first_for(&self, name: &LockName, mode: Mode) -> Option<&Request> {
         let taken = self.taken.get(name);
         let taken = taken.filter(|(_, holding)| !holding.admits(mode));
@@ -729,7 +729,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_judged_if_nothing_is_free() {
+    fn plan_judges_no_holder_if_nothing_is_free() {
         let world = World::of_names(&[&[1], &[1]], &[1], &[]);
         assert_eq!(granted(&world.plan(&[1])), []);
         assert!(world.judged.borrow().is_empty());
@@ -773,7 +773,7 @@ mod tests {
         let plan = World::new(&wanted, &held[1..], &[]).plan(&[1]);
         assert_eq!(granted(&plan), [0]);
         assert_eq!(plan.granted[0].claims, exclusive(&[1, 3]).list);
-        // What it does not take is open to the next.
+        // The next request may have the slots that this one leaves.
         let plan = World::new(&wanted, &[], &[]).plan(&[1, 2]);
         assert_eq!(granted(&plan), [0, 1]);
     }

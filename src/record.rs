@@ -15,7 +15,7 @@ use std::time::Duration;
 /// The version of the rows of locks and of requests.
 const ROW: u8 = 1;
 
-/// What stands there in the row of a name that is shared or held by slots.
+/// The kind byte in the row of a name that is shared or held by slots.
 const SUMMARY: u8 = 2;
 
 /// Where that stands: behind the checksum.
@@ -25,7 +25,7 @@ const VERSION_AT: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadRow(pub(crate) &'static str);
 
-/// What the row of a name says.
+/// Holds the decoded row of a name.
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly every name is held by one alone, and none is kept for long"
@@ -125,8 +125,8 @@ pub(crate) fn decode_hold(name: &str, token: u64, row: &[u8]) -> Result<Lock, Ba
 
 /// The layout, little endian: checksum of name and rest (4 bytes), version (1), token (8),
 /// created (8), updated (8), mode, deadline, process id, binding, at least (deadline, and 1 if the
-/// hold has ended), request, bell, note (behind its length), then the holder to the end. What may be
-/// missing is a byte, 0 or 1, and in the second case its fields. A mode is a byte, 0 exclusive, 1
+/// hold has ended), request, bell, note (behind its length), then the holder to the end. A field
+/// that may be missing is a byte, 0 or 1, and in the second case its content. A mode is a byte, 0 exclusive, 1
 /// shared, 2 by slots, and in the last case how many it takes and of how many (4 each).
 ///
 /// Writes into the buffer of a row that is no longer needed.
@@ -292,7 +292,7 @@ fn holder(bytes: &[u8]) -> Result<Holder, BadRow> {
     Holder::new(text).map_err(|_| BadRow("a holder is invalid"))
 }
 
-/// What the store itself remembers beside its locks.
+/// Remembers the store's own numbers, beside its locks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     /// The last token issued.
@@ -466,7 +466,7 @@ impl Row {
     }
 }
 
-/// What is left to read of a row.
+/// Reads the rest of a row.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

@@ -162,7 +162,7 @@ impl GetOptions {
         self
     }
 
-    /// What it asks for of this name.
+    /// Returns its claim on this name.
     pub(crate) fn claim(&self, name: LockName) -> Result<Claim> {
         let mut claims = Claims::default();
         claims.add([name.clone()], self.mode)?;
@@ -262,7 +262,7 @@ fn endless() -> Error {
     }
 }
 
-/// What [`set_lock`](crate::LockManager::set_lock) is to do with each name.
+/// Tells [`set_lock`](crate::LockManager::set_lock) what to do with each name.
 ///
 /// ```
 /// use lockmgr::{LockManager, SetOptions, Status};
@@ -447,7 +447,7 @@ pub(crate) struct SetRequest {
     pub(crate) create: bool,
 }
 
-/// What is to happen with one name.
+/// Decides what happens to one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Create,
@@ -469,7 +469,7 @@ pub(crate) fn decide(present: Option<Lock>, request: &SetRequest, now: Moment) -
     })
 }
 
-/// How [`renew_lock`](crate::LockManager::renew_lock) is to renew.
+/// Tells [`renew_lock`](crate::LockManager::renew_lock) how to renew.
 ///
 /// ```
 /// use lockmgr::{GetOptions, RenewOptions};
@@ -491,7 +491,7 @@ pub struct RenewOptions {
     create: bool,
 }
 
-/// What the timeout of a renewal counts from.
+/// Says where the timeout of a renewal begins.
 #[derive(Clone, Copy, Debug, Default)]
 enum Counts {
     /// From now, and never to an earlier deadline.
@@ -709,7 +709,7 @@ pub(crate) fn decide_renewal(
     }
 }
 
-/// What `set_lock` did with a name.
+/// Names the action of `set_lock` on a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -723,14 +723,14 @@ pub enum Status {
     Skip,
 }
 
-/// What happened to one name of a [`set_lock`](crate::LockManager::set_lock).
+/// Reports what happened to one name of a [`set_lock`](crate::LockManager::set_lock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LockSetStatus {
     /// Whether the lock existed when its turn came.
     pub was_locked: bool,
-    /// What was done.
+    /// The action.
     pub status: Status,
     /// Whether the lock exists now.
     pub locked: bool,
@@ -751,7 +751,7 @@ pub struct LockSetCounts {
     pub skip_renew: usize,
 }
 
-/// What a [`set_lock`](crate::LockManager::set_lock) did, name by name.
+/// Reports what a [`set_lock`](crate::LockManager::set_lock) did, name by name.
 ///
 /// ```
 /// use lockmgr::{LockManager, SetOptions};

@@ -21,7 +21,7 @@ pub enum StorageCall<'a> {
     Write {
         /// Where it begins.
         offset: u64,
-        /// What is written.
+        /// The bytes.
         data: &'a [u8],
     },
     /// Makes the file longer or shorter.
@@ -37,7 +37,7 @@ pub enum StorageCall<'a> {
     Unlock,
 }
 
-/// What is called before each [`StorageCall`].
+/// Is called before each [`StorageCall`].
 #[derive(Clone)]
 pub(crate) struct StorageHook(Arc<dyn Fn(StorageCall<'_>) -> io::Result<()> + Send + Sync>);
 

@@ -4,7 +4,6 @@
 //! [`Error`]. It decides nothing about locks, and never waits beyond the bound of a call.
 
 mod bounded;
-mod courtesy;
 mod fault;
 mod format;
 mod handle;
@@ -18,6 +17,7 @@ mod permission;
 mod read;
 mod turns;
 mod write;
+mod yielding;
 
 pub(crate) use housekeeping::{CLEANED_AT_A_TIME, MUCH};
 pub(crate) use read::ReadTx;
@@ -28,7 +28,6 @@ use crate::error::{Error, Result};
 use crate::process::{Binding, Bound, FileId, Origin, Process};
 use crate::storage::StorageHook;
 use bounded::LastFailure;
-use courtesy::Courtesy;
 use fault::{At, Fault, caught};
 use handle::{Handle, Opened};
 use read::Tables;
@@ -40,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use turns::Turns;
+use yielding::Yielding;
 
 const LOCKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("locks");
 /// The holds of names that are shared or held by slots: name and token to row.
@@ -66,7 +66,7 @@ pub(crate) enum Mode {
     ReadOnly,
 }
 
-/// What opening needs to know.
+/// Holds the settings for opening.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) path: PathBuf,
@@ -86,7 +86,7 @@ pub(crate) struct Store {
     openings: Turns,
     /// Serialises the threads that write.
     turns: Turns,
-    courtesy: Arc<Courtesy>,
+    yielding: Arc<Yielding>,
     failure: LastFailure,
     /// The process that opened it. A child that it forks off shares the open files, and so the
     /// locks on them: it has to open its own.
@@ -117,7 +117,7 @@ impl Store {
             handle: RwLock::default(),
             openings: Turns::default(),
             turns: Turns::default(),
-            courtesy: Arc::default(),
+            yielding: Arc::default(),
             failure,
             origin: Origin::here(),
             here,
@@ -152,7 +152,7 @@ impl Store {
         Judge::new(self.here, self.id, file)
     }
 
-    /// What a guard of this manager is bound to. Lights the manager's beacon first, so that no row
+    /// Returns the binding for a guard of this manager. Lights the manager's beacon first, so that no row
     /// ever names one that is not lit.
     pub(crate) fn binding(&self) -> Result<Binding> {
         self.call("lock in", || {
@@ -270,7 +270,7 @@ impl Store {
                 let denied = io::Error::new(io::ErrorKind::PermissionDenied, read_only);
                 return Err(denied.into());
             };
-            self.courtesy.give_way();
+            self.yielding.yield_store();
             let txn = database.begin_write()?;
             let judge = handle.judge.for_one_write();
             match WriteTx::run(&txn, handle, &judge, at, body) {
@@ -327,8 +327,8 @@ impl Store {
         self.failure.take();
     }
 
-    /// The handle of the file that has the store's name now. Whoever deletes or replaces a store
-    /// takes its locks with it; going on with the nameless file would share it with nobody.
+    /// The handle of the file that has the store's name now. A user who deletes or replaces a
+    /// store takes its locks away: to go on with the nameless file would share it with nobody.
     fn current_handle(&self, looks: Duration) -> Result<Option<Arc<Handle>>, Fault> {
         let handle = self.handle()?;
         match handle {

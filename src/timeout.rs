@@ -48,7 +48,7 @@ pub enum Timeout {
 }
 
 impl Timeout {
-    /// What a lock gets where nothing else is asked for: 600 s, as in django-lockmgr.
+    /// The timeout of a lock if the caller asks for no other: 600 s, as in django-lockmgr.
     pub const DEFAULT: Self = Self::After(Duration::from_secs(600));
 
     /// Takes a number of seconds; zero means that the lock never expires.

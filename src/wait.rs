@@ -53,14 +53,14 @@ pub(crate) enum Woken {
     Slept,
 }
 
-/// What became of a wait so far.
+/// Tells how far a wait has come.
 pub(crate) enum Step<T> {
     /// It sleeps for at most so long, and then takes the next step.
     Sleep(Duration),
     Done(T),
 }
 
-/// What a sleeping thread can be told, or a task that does not sleep but is woken.
+/// Wakes one sleeping thread, or a task that does not sleep but is called.
 #[derive(Debug, Default)]
 pub(crate) struct Sleeper {
     told: Mutex<Told>,
@@ -298,7 +298,7 @@ mod system {
     /// How often a full socket is tried.
     const TRIES: usize = 10;
 
-    /// What the events of descriptors that are not a process's say.
+    /// The data of events of descriptors that are not a process's.
     const STOP: u64 = 0;
     const SOCKET: u64 = 1;
     const FILE: u64 = 2;

@@ -43,7 +43,7 @@ const BETWEEN_TRUST: Duration = Duration::from_secs(10);
 /// The processes that one waiter watches, at most.
 const MOST_WATCHED: usize = 64;
 
-/// What a waiter sees.
+/// Shows one look of a waiter.
 enum View {
     Granted(Vec<Lock>),
     /// Neither a request nor a grant is left.
@@ -55,7 +55,7 @@ enum View {
     Waiting(Outlook),
 }
 
-/// What a waiter waits for.
+/// Lists the ends that a waiter waits for.
 #[derive(Default)]
 struct Outlook {
     /// Holders and requests whose end would change something.
@@ -384,8 +384,8 @@ impl Waiter {
         })
     }
 
-    /// Leaves the queue at the end of its wait, and says what is in the way. What is granted by
-    /// now is taken anyway.
+    /// Leaves the queue at the end of its wait, and says what is in the way. A grant
+    /// that came by now is taken anyway.
     fn give_up(&self, in_the_way: Error) -> Result<Vec<Lock>> {
         let (base, claims) = (self.base(), &self.request.claims);
         let left = base.store.within(GRACE, || {
@@ -447,7 +447,7 @@ impl Waiter {
     }
 }
 
-/// What is in the way of a request, found without waiting for a writer.
+/// Finds the obstacle of a request without waiting for a writer.
 pub(crate) fn obstacle_in_sight(manager: &LockManager, claims: &Claims) -> Result<Option<Error>> {
     let store = &manager.0.base.store;
     let look = || {

@@ -37,7 +37,7 @@ struct Todo {
     is_over: bool,
 }
 
-/// What the thread does not know yet.
+/// Collects news for the thread.
 #[derive(Default)]
 struct News {
     begun: Vec<(u64, Task)>,
@@ -168,7 +168,7 @@ impl Shared {
         }
     }
 
-    /// Sleeps until something is to do, at most until then, and returns the new tasks and the calls;
+    /// Sleeps until there is work, at most until then, and returns the new tasks and the calls;
     /// none once the manager is gone.
     fn next(&self, until: Option<Instant>) -> Option<News> {
         let mut todo = self.todo();

@@ -10,8 +10,8 @@
 //! else on this file may lock the range: the kernel takes both for one owner, so giving back the
 //! late grant would free the other's lock.
 
-use super::courtesy::Courtesy;
 use super::panics::{self, Panicked};
+use super::yielding::Yielding;
 use crate::storage::{StorageCall, StorageHook};
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
@@ -111,7 +111,7 @@ struct Wait {
     result: Option<Result<(), BackendError>>,
 }
 
-/// What a file failed with last. redb does not always pass it on: a failure during a larger work
+/// Remembers the last failure of a file. redb does not always pass it on: a failure during a larger work
 /// comes out as "previous", and one to give a lock back not at all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastFailure(Arc<Noted>);
@@ -155,7 +155,7 @@ pub(super) struct BoundedFile {
     /// The bound of calls that set no deadline: closing.
     bound: Duration,
     failure: LastFailure,
-    courtesy: Arc<Courtesy>,
+    yielding: Arc<Yielding>,
     hook: Option<StorageHook>,
 }
 
@@ -181,7 +181,7 @@ impl BoundedFile {
         file: FileBackend,
         bound: Duration,
         failure: LastFailure,
-        courtesy: Arc<Courtesy>,
+        yielding: Arc<Yielding>,
         hook: Option<StorageHook>,
     ) -> Self {
         Self {
@@ -193,7 +193,7 @@ impl BoundedFile {
             }),
             bound,
             failure,
-            courtesy,
+            yielding,
             hook,
         }
     }
@@ -228,7 +228,7 @@ impl BoundedFile {
         if !waits.contains_key(&range) && self.shared.try_lock(range, mode)? {
             return Ok(());
         }
-        self.courtesy.note_wait();
+        self.yielding.note_wait();
         wait(self.bound, |deadline| {
             self.shared.lock_until(deadline, waits, range, mode)
         })

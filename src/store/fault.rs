@@ -9,7 +9,7 @@ use crate::name::Printable;
 use crate::record::BadRow;
 use std::io;
 
-/// What went wrong, before it is known at what.
+/// Carries a failure until its file and its action are known.
 #[derive(Debug)]
 pub(super) enum Fault {
     /// It names the file and the action already, or is about neither.
@@ -175,7 +175,7 @@ impl At<'_> {
     }
 }
 
-/// What redb says, without the control characters that a damaged file may have brought into it.
+/// Returns a text of redb, without the control characters that a damaged file may have put there.
 fn plain(said: &impl ToString) -> String {
     Printable(&said.to_string()).to_string()
 }

@@ -19,7 +19,7 @@ pub(super) const FORMAT: u32 = 1;
 /// first answer that one is absent.
 const MOST_CHECKED: u64 = 1_000;
 
-/// What a redb file holds.
+/// Tells what a redb file holds.
 pub(super) enum Format {
     /// Our tables, in this release's format.
     Ours,
@@ -63,7 +63,7 @@ impl At<'_> {
                 return (count == expected.count).then_some(()).ok_or_else(missing);
             }
             let mut rows = Digest::default();
-            // What is left of each summary without the rows that it sums up.
+            // The rest of each summary without the rows that it sums up.
             let mut summaries: HashMap<String, Summary> = HashMap::new();
             for entry in locks.iter()? {
                 let (name, row) = entry?;

@@ -83,16 +83,16 @@ impl Handle {
     }
 
     pub(super) fn commit(&self, txn: WriteTransaction) -> Result<(), redb::CommitError> {
-        // Before, as redb uses no page again that a snapshot may still need; and after, for those
-        // who looked meanwhile.
+        // Before, as redb uses no page again that a snapshot may still need; and after, for
+        // readers that looked meanwhile.
         self.kept.iter().for_each(Kept::forget);
         let result = txn.commit();
         self.kept.iter().for_each(Kept::forget);
         result
     }
 
-    /// Whether the name still leads to this file. Looked up at most every so often, by who only
-    /// reads.
+    /// Whether the name still leads to this file. A manager that only reads looks it up at
+    /// most once in this time.
     pub(super) fn is_current(&self, path: &Path, looks: Duration) -> bool {
         if let Opened::InMemory(_, seen) = &self.database
             && !seen.is_current()

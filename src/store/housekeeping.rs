@@ -29,7 +29,7 @@ pub(crate) const CLEANED_AT_A_TIME: usize = 50_000;
 /// Bytes of a file that are worth a commit to be cut off.
 pub(crate) const MUCH: u64 = 1 << 20;
 
-/// What one transaction of a cleaning did.
+/// Reports what one transaction of a cleaning did.
 pub(crate) struct Removed {
     pub(crate) count: usize,
     /// The names whose rows they were.

@@ -19,7 +19,7 @@ const BLOCK: usize = 4096;
 /// The length of redb's header.
 const HEADER: usize = 320;
 
-/// What a file's header was, to find out whether it is still the same.
+/// The header of a file as it was, to find out whether it is still the same.
 pub(super) struct Seen {
     file: FileBackend,
     header: Box<[u8; HEADER]>,

@@ -15,7 +15,7 @@ pub(super) struct Newborn {
 }
 
 impl Newborn {
-    /// Makes an empty file in the directory of `path`, open to those who may open the store.
+    /// Makes an empty file in the directory of `path`, open to the users who may open the store.
     pub(super) fn beside(path: &Path) -> io::Result<Self> {
         let newborn = match unnamed(path)? {
             Some(file) => Self {

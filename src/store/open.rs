@@ -274,7 +274,7 @@ impl Store {
             file,
             *busy_timeout,
             self.failure.clone(),
-            Arc::clone(&self.courtesy),
+            Arc::clone(&self.yielding),
             hook.clone(),
         ))
     }

@@ -42,10 +42,10 @@ impl fmt::Display for Panicked {
 impl Error for Panicked {}
 
 impl Panicked {
-    /// What is wrong with the file, if redb panicked, or if nobody knows where the panic was.
+    /// Returns the damage of the file, if redb panicked, or if nobody knows where the panic was.
     pub(super) fn damage(&self) -> Option<&str> {
         let is_of_redb = self.place.as_ref().is_none_or(|it| is_of_redb(&it.file));
-        // What redb took for impossible says nothing to a reader.
+        // The message of an assertion of redb says nothing to a reader.
         let text = self
             .text
             .as_deref()

@@ -34,8 +34,8 @@ mod unix {
 
     /// Lets the users who share a directory open a new store in it. If the group of the directory
     /// may write to it, and not everybody, that group may read and write the store, whatever the
-    /// umask. Elsewhere its owner alone may: a user who can read it can stop its writers, and one
-    /// who can write it can forge rows.
+    /// umask. Elsewhere its owner alone may: a user with read permission can stop its writers, and one
+    /// with write permission can forge rows.
     pub(in super::super) fn share(file: &File, path: &Path) -> io::Result<()> {
         let directory = fs::metadata(directory(path))?;
         let group = directory.gid();

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gave_up_holds_nobody_up() {
+    fn thread_that_gave_up_delays_no_other() {
         let turns = Turns::default();
         let first = turns.take(FAR).unwrap();
         assert!(turns.take(Duration::from_millis(5)).is_none());

@@ -24,7 +24,7 @@ pub(crate) struct WriteTx<'a> {
     pub(super) locks: Table<'a, &'static str, &'static [u8]>,
     /// Opened when a name is met that is shared or held by slots.
     pub(super) holds: OnceCell<Table<'a, (&'static str, u64), &'static [u8]>>,
-    /// What the store remembers, loaded before the first change, and as it was then.
+    /// The store's own numbers, loaded before the first change, and as they were then.
     pub(super) state: Option<State>,
     pub(super) old_state: Option<State>,
     /// Opened when the queue is looked at.
@@ -335,7 +335,7 @@ impl<'a> WriteTx<'a> {
         Ok(self.requests.insert(requests))
     }
 
-    /// What the store remembers, to be changed: every change of a row changes it too.
+    /// Returns the store's own numbers for a change: every change of a row changes them too.
     pub(super) fn state(&mut self) -> Result<&mut State> {
         let state = match self.state.take() {
             Some(state) => state,

@@ -194,7 +194,7 @@ fn refuses_store(home: &Home, refusal: Refusal<'_>) {
 }
 
 #[test]
-fn what_is_no_regular_file_is_no_store() {
+fn irregular_file_is_no_store() {
     let directory = Home::new();
     fs::create_dir(directory.db()).unwrap();
     refuses_store(&directory, (DATA, "NotAStore", "locks.redb"));
@@ -281,7 +281,7 @@ impl redb::Value for Steering {
 }
 
 #[test]
-fn what_redb_quotes_from_a_file_steers_no_terminal() {
+fn text_that_redb_quotes_from_a_file_steers_no_terminal() {
     const LOCKS: TableDefinition<'_, u64, Steering> = TableDefinition::new("lockmgr");
     let home = Home::new();
     let database = Database::create(home.db()).unwrap();

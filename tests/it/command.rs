@@ -552,7 +552,7 @@ fn help_and_version_are_no_errors() {
 }
 
 #[test]
-fn what_cannot_be_printed_is_no_success() {
+fn answer_that_cannot_be_printed_is_no_success() {
     let home = Home::new();
     home.json(["set", "a"]);
     for args in [&["list"][..], &["--json", "list"], &["--help"]] {

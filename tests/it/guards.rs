@@ -797,7 +797,7 @@ fn a_guard_holds_ten_thousand_names() {
 }
 
 #[test]
-fn what_is_invalid_is_refused_before_anything_is_asked() {
+fn invalid_request_is_refused_before_anything_is_asked() {
     let home = Home::new();
     let manager = home.open();
     let before = home.bytes();

@@ -106,12 +106,12 @@ fn all_are_told(expected: [&str; 6], mischief: impl Fn(&Home)) {
 }
 
 #[test]
-fn who_unlinks_the_file_takes_its_locks_away() {
+fn unlinked_file_takes_its_locks_away() {
     all_are_told(EMPTY, |home| fs::remove_file(db_in(home)).unwrap());
 }
 
 #[test]
-fn who_replaces_the_file_says_what_is_locked() {
+fn replacing_file_says_what_is_locked() {
     let theirs = ["false", "1", "LockNotFound", "2", "false", "true"];
     all_are_told(theirs, |home| {
         let other = LockManager::open(home.join("other")).unwrap();
@@ -122,7 +122,7 @@ fn who_replaces_the_file_says_what_is_locked() {
 }
 
 #[test]
-fn who_replaces_the_file_by_something_else_stops_the_store() {
+fn file_replaced_by_something_else_stops_the_store() {
     all_are_told(NO_STORE, |home| {
         fs::write(home.join("other"), "x".repeat(100_000)).unwrap();
         fs::rename(home.join("other"), db_in(home)).unwrap();
@@ -138,7 +138,7 @@ fn who_replaces_the_file_by_something_else_stops_the_store() {
 }
 
 #[test]
-fn who_changes_permissions_does_not_stop_who_has_it_open() {
+fn changed_permissions_do_not_stop_managers_that_have_it_open() {
     all_are_told(UNHURT, |home| chmod(&db_in(home), 0));
     all_are_told(UNHURT, |home| chmod(&home.join("dir"), 0o555));
 }
@@ -253,7 +253,7 @@ fn link_in_the_place_of_a_store_is_refused_and_its_target_left_alone() {
 }
 
 #[test]
-fn what_somebody_prepared_in_a_common_directory_is_refused() {
+fn file_prepared_in_a_common_directory_is_refused() {
     let home = Home::new();
     chmod(home.path(), 0o1777);
     let Some(_) = home.command_of_ordinary_user() else {

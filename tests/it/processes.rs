@@ -52,7 +52,7 @@ impl Worker {
 }
 
 #[test]
-fn nobody_ever_shares_a_lock() {
+fn exclusive_lock_is_never_shared_by_processes() {
     let home = Home::new();
     let shared = home.open();
     let workers = [
@@ -156,7 +156,7 @@ const WRITERS: [&[&str]; 6] = [
 ];
 
 #[test]
-fn nobody_waits_beyond_a_bound_for_a_stopped_writer() {
+fn calls_end_at_their_bound_beside_a_stopped_writer() {
     let home = Home::new();
     let manager = LockManager::builder().busy_timeout(Duration::from_millis(300));
     let manager = manager.open(home.db()).unwrap();
@@ -189,7 +189,7 @@ fn nobody_waits_beyond_a_bound_for_a_stopped_writer() {
 }
 
 #[test]
-fn nobody_waits_beyond_a_bound_for_a_process_stopped_anywhere() {
+fn calls_end_at_their_bound_beside_a_process_stopped_anywhere() {
     let home = Home::new();
     let manager = LockManager::builder().busy_timeout(Duration::from_millis(300));
     let manager = manager.open(home.db()).unwrap();
@@ -229,7 +229,7 @@ fn nobody_waits_beyond_a_bound_for_a_process_stopped_anywhere() {
 }
 
 #[test]
-fn nobody_waits_beyond_a_bound_for_a_process_stopped_at_any_instant() {
+fn calls_end_at_their_bound_beside_a_process_stopped_at_any_instant() {
     let home = Home::new();
     let began = Instant::now();
     home.json(["get", "held"]);
@@ -285,7 +285,7 @@ fn an_exclusive_manager_refuses_every_other_within_a_bound() {
 }
 
 #[test]
-fn what_was_acknowledged_outlives_the_killing_of_writers() {
+fn acknowledged_changes_outlive_killed_writers() {
     let home = Home::new();
     let began = Instant::now();
     home.json(["get", "first"]);

@@ -250,7 +250,7 @@ fn without_a_fork_a_lease_may_be_given_and_the_lock_goes_with_the_end() {
 }
 
 #[test]
-fn what_cannot_be_run_is_126_or_127_where_flock_says_69() {
+fn command_that_cannot_be_run_is_126_or_127_as_in_a_shell() {
     let pair = Pair::free();
     let script = pair.home.join("script");
     fs::write(&script, "#!/bin/sh\nexit 5\n").unwrap();

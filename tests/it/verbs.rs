@@ -388,7 +388,7 @@ fn names_and_holders_have_one_to_255_bytes() {
 }
 
 #[test]
-fn who_gets_a_lock_that_exists_is_told_who_holds_it() {
+fn get_of_a_lock_that_exists_names_its_holder() {
     let home = Home::new();
     let (manager, _) = home.open_with_clock();
     let lease = get().locked_by("edge-7").process_id(4242);
@@ -738,7 +738,7 @@ fn a_bound_of_zero_creates_and_uses_a_store_that_nobody_keeps_busy() {
 }
 
 #[test]
-fn what_a_call_has_done_every_thread_sees_from_then_on() {
+fn finished_call_is_seen_by_every_thread() {
     const LAST: u64 = 600;
     for builder in [LockManager::builder(), LockManager::builder().exclusive()] {
         let home = Home::new();
@@ -855,7 +855,7 @@ fn reads_never_go_back_amid_a_commit() {
 }
 
 #[test]
-fn what_is_dead_does_not_fill_the_file() {
+fn dead_locks_do_not_fill_the_file() {
     let home = Home::new();
     let clock = ManualClock::new(noon());
     let builder = LockManager::builder().exclusive().clock(clock.clone());

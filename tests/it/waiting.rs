@@ -105,7 +105,7 @@ fn ten_waiting_threads_and_processes_are_served_as_they_came() {
 }
 
 #[test]
-fn nobody_is_granted_before_an_earlier_request_for_one_of_its_names() {
+fn request_is_not_granted_before_an_earlier_one_for_one_of_its_names() {
     const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
     const WAITERS: usize = 20;
     let home = Home::new();
@@ -217,7 +217,7 @@ fn arrival_decides_amid_constant_coming_and_going() {
 }
 
 #[test]
-fn nobody_slips_in_before_one_who_waits_for_a_free_name_and_another() {
+fn newcomer_does_not_pass_a_waiter_for_a_free_name_and_another() {
     let home = Home::new();
     let manager = home.open();
     let b = manager.acquire(["b"]).try_lock().unwrap();
@@ -824,7 +824,7 @@ fn a_wait_goes_on_in_the_new_file_where_the_store_is_replaced() {
 }
 
 #[test]
-fn who_waited_in_a_deleted_store_does_not_take_anothers_request_in_the_new_one_for_its_own() {
+fn waiter_of_a_deleted_store_does_not_take_anothers_request_for_its_own() {
     let (home, new) = (Home::new(), Home::new());
     home.open().get_lock("x", get()).unwrap();
     new.open().get_lock("x", get()).unwrap();
@@ -877,7 +877,7 @@ fn who_waited_in_a_deleted_store_does_not_take_anothers_request_in_the_new_one_f
 }
 
 #[test]
-fn who_waits_takes_what_a_copy_of_the_store_that_replaces_it_granted_it() {
+fn waiter_takes_the_grant_of_a_copy_that_replaces_the_store() {
     let (home, copy) = (Home::new(), Home::new());
     let manager = home.open();
     manager.get_lock("x", get()).unwrap();
@@ -912,7 +912,7 @@ fn threads_wait_for_each_other_in_an_exclusive_store_too() {
 }
 
 #[test]
-fn nobody_waits_in_a_store_that_is_only_read() {
+fn read_only_store_refuses_waits() {
     let home = Home::new();
     let held = home.open().acquire(["x"]).try_lock().unwrap();
     let reader = LockManager::builder().read_only().open(home.db()).unwrap();
@@ -925,7 +925,7 @@ fn nobody_waits_in_a_store_that_is_only_read() {
 }
 
 #[test]
-fn who_was_granted_and_lost_a_part_of_it_unseen_asks_anew_and_not_behind_itself() {
+fn waiter_that_lost_part_of_its_grant_unseen_asks_again_and_not_behind_itself() {
     let home = Home::new();
     let manager = home.open();
     let held = manager.acquire(["a"]).try_lock().unwrap();

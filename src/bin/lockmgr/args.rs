@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What `--version` says: also which files this release reads.
+/// The answer of `--version`: also which files this release reads.
 const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nstore format 1\nredb 4.6.0");
 
 /// Named locks with deadlines, in one file, for every process of this host.

@@ -1,4 +1,4 @@
-//! What the words of `run` and `get` ask for.
+//! Turns the words of `run` and `get` into a request.
 
 use crate::asking::{Asking, Word};
 use crate::failure::Failure;
@@ -7,7 +7,7 @@ use lockmgr::{Acquire, Lock, LockManager, LockName, Mode, Printable};
 use std::collections::HashSet;
 
 impl Asking {
-    /// What is asked for, found valid before the store is opened.
+    /// Returns the request, found valid before the store is opened.
     pub(crate) fn asked(&self) -> Result<Asked, Failure> {
         let mut asked = Asked::default();
         let mut mode = Mode::Exclusive;
@@ -65,7 +65,7 @@ fn slots(take: &str, of: &str) -> Result<Mode, Failure> {
     })
 }
 
-/// What is asked for.
+/// A request of the command line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
     claims: Vec<(LockName, Mode)>,

@@ -1,5 +1,5 @@
 //! The words of `run` and `get` that say what is asked for: names, and the options that say how the
-//! names behind them are held. What they mean is found out elsewhere.
+//! names behind them are held. Another module finds out what they mean.
 
 use crate::complete::locks_and_waiters;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
@@ -70,7 +70,7 @@ impl Word {
     }
 }
 
-/// What is asked for, in the order of the command line.
+/// Keeps the words of a request, in the order of the command line.
 #[derive(Clone, Debug)]
 pub(crate) struct Asking(pub(crate) Vec<Word>);
 

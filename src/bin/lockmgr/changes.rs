@@ -1,4 +1,4 @@
-//! What changed between two looks at a store: pure.
+//! Finds the changes between two looks at a store: pure.
 //!
 //! A look sees neither what came and went since the last one nor why a lock is absent. The kinds of
 //! end are told by what the looks show.
@@ -7,7 +7,7 @@ use lockmgr::{Lock, Mode, Request};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a look saw of one lock.
+/// One lock, as a look saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) mode: Mode,
@@ -21,7 +21,7 @@ pub(crate) struct Held {
     pub(crate) is_left: bool,
 }
 
-/// What a look saw of one request.
+/// One request, as a look saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) names: Vec<String>,
@@ -58,7 +58,7 @@ pub(crate) enum Kind {
     Released,
     /// Its deadline came.
     Expired,
-    /// What it was bound to is gone.
+    /// The process, manager or job that it was bound to is gone.
     Freed,
     /// A request is gone: it gave up, or what it was granted was given back before the next look.
     Left,
@@ -125,7 +125,7 @@ fn process_of(lock: &Lock) -> Option<u32> {
     bound_to.or(lock.process_id())
 }
 
-/// What changed: ends first, then what took their place.
+/// Returns the changes: ends first, then the locks and requests that took their place.
 pub(crate) fn between(before: &Look, after: &Look) -> Vec<Change> {
     let mut changes = Vec::new();
     for (key, held) in &before.locks {

@@ -3,7 +3,7 @@
 use crate::terminal::{Screen, cut};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// What stands for the part of a cell that is cut out. In ASCII, for terminals that know no other.
+/// The dots in place of a part of a cell that is cut out. In ASCII, for terminals that know no other.
 const DOTS: &str = "..";
 
 /// A column of a table, and how it gives way on a narrow terminal.

@@ -31,7 +31,7 @@ const VARIABLE: &str = "LOCKMGR_COMPLETE";
 /// Answers the shell that asks for completions, and tells whether one did.
 pub(crate) fn answered(arguments: &[OsString]) -> bool {
     let completer = CompleteEnv::with_factory(Cli::command).var(VARIABLE);
-    // What the shell asks wrongly it need not be told: a prompt is no place for errors.
+    // A shell that asks wrongly is not told: a prompt is no place for errors.
     let here = env::current_dir().ok();
     completer
         .try_complete(arguments.iter().cloned(), here.as_deref())

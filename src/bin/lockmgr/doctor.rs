@@ -21,7 +21,7 @@ struct Problem {
     message: String,
 }
 
-/// What was found, for people in this order.
+/// The findings, for people in this order.
 #[derive(Debug)]
 struct Findings {
     path: PathBuf,
@@ -110,7 +110,7 @@ impl Findings {
                 });
             }
             (None, Ok(_)) => self.advice.push(NOT_YET.into()),
-            // What it is, and who may use it, is no matter of ours unless it is a store.
+            // Unless it is a store, its kind and its users do not matter here.
             (Some(_), _) if self.report.is_none() => {}
             (Some(file), Ok(directory)) => {
                 if file.mode() & 0o006 != 0 {

@@ -1,5 +1,5 @@
-//! What a job gave back by `lockmgr unlock` itself, so that its `lockmgr run` does not take that for
-//! a loss.
+//! Notes the locks that a job gave back by `lockmgr unlock`, so that its `lockmgr run` does not take
+//! that for a loss.
 //!
 //! The store cannot tell the two apart: the row is gone, or another holder's. `run` therefore keeps
 //! a file in memory, and names it to its job. `unlock` notes there what it is about to remove.

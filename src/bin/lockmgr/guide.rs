@@ -33,7 +33,7 @@ pub(crate) const CHAPTERS: &[Chapter] = chapters![
 /// The widest text that reads well.
 const WIDEST: usize = 100;
 
-/// What does not go narrower on a narrower terminal.
+/// The columns that the text keeps on a narrower terminal.
 const NARROWEST: usize = 40;
 
 /// The columns of a text that goes to no terminal.

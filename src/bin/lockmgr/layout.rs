@@ -10,7 +10,7 @@ const GAP: usize = 2;
 /// Rows of more lines are hard to tell apart without a blank line between them.
 const HIGH: usize = 3;
 
-/// What a column of a table gets at least, if there is room for it.
+/// The columns that each column of a table gets at least, if there is room.
 const LEAST: usize = 8;
 
 /// The blocks as lines, with an empty one between two blocks. `heading` shows the line of a heading.

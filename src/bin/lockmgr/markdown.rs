@@ -1,4 +1,4 @@
-//! The Markdown that the guide is written in, as blocks to lay out. What the guide does not use, as
+//! Reads the Markdown of the guide as blocks to lay out. Markdown that the guide does not use, as
 //! pictures or quotations, is refused.
 
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};

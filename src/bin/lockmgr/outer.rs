@@ -144,7 +144,7 @@ fn claims() -> Vec<Claim> {
     claims
 }
 
-/// What a job that gives this lock of this store back says of it.
+/// Returns the note of a job that gives this lock of this store back.
 pub(crate) fn line(place: &Place, lock: &Lock) -> String {
     let claim = Claim {
         store: identity(&place.path).unwrap_or_default(),

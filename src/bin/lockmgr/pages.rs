@@ -17,7 +17,7 @@ const COLUMNS: usize = 71;
 /// An argument of a macro that says nothing: of a page, its date.
 const NONE: &str = "\"\"";
 
-/// What is indented within a text.
+/// The indentation within a text.
 const INDENT: &str = "4";
 
 /// Writes lockmgr-guide(7), with all chapters but the recipes, and lockmgr-recipes(7).

@@ -57,7 +57,7 @@ pub(crate) struct Run {
     /// Become the command; with --lease, until a fixed deadline
     #[arg(short = 'F', long)]
     pub(crate) no_fork: bool,
-    /// What to do with the command if its locks are lost
+    /// Action on the command if its locks are lost
     #[arg(long, value_enum, default_value_t = OnLost::Kill, conflicts_with = "no_fork")]
     pub(crate) on_lost: OnLost,
     /// Hold the locks only until the command or lockmgr ends; if lockmgr is killed, the kernel kills

@@ -18,7 +18,7 @@ pub(crate) struct List {
     /// The beginnings of their names
     #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks))]
     pub(crate) prefixes: Vec<OsString>,
-    /// What the locks are sorted by: oldest first, first to expire first
+    /// The order of the locks: oldest first, first to expire first
     #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Name)]
     pub(crate) sort: Order,
 }

@@ -12,7 +12,7 @@ use unicode_width::UnicodeWidthChar;
 /// The columns of a terminal that says nothing of them.
 const COLUMNS: usize = 80;
 
-/// What standard output can show.
+/// Tells what standard output can show.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
     /// None if it is no terminal: then nothing is cut.

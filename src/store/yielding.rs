@@ -1,4 +1,4 @@
-//! Leaving the store to other processes after a few writes in a row.
+//! Yields the store to other processes after a few writes in a row.
 //!
 //! The kernel wakes the first that waits when the store's holder lets go, but does not hand it
 //! over: a process that writes again at once is there sooner, call after call, and the others starve.
@@ -17,16 +17,16 @@ const PAUSE: Duration = Duration::from_micros(50);
 /// How long after a wait others are taken to be there still, in milliseconds.
 const REMEMBERED: u64 = 100;
 
-/// What one process knows of others that want the store.
+/// Remembers whether other processes want the store.
 #[derive(Debug, Default)]
-pub(super) struct Courtesy {
+pub(super) struct Yielding {
     /// When a call had to wait last, in coarse milliseconds; 0 for never.
     waited_at: AtomicU64,
-    /// Writes since then, or since it gave way.
+    /// Writes since then, or since it yielded.
     in_a_row: AtomicU32,
 }
 
-impl Courtesy {
+impl Yielding {
     /// Notes that a call has to wait for another process.
     pub(super) fn note_wait(&self) {
         self.note_wait_at(coarse_millis());
@@ -38,7 +38,7 @@ impl Courtesy {
     }
 
     /// Comes before each write, and pauses before some.
-    pub(super) fn give_way(&self) {
+    pub(super) fn yield_store(&self) {
         if self.is_time(coarse_millis) {
             thread::sleep(PAUSE);
         }
@@ -63,24 +63,24 @@ mod tests {
     use super::*;
 
     /// Which of the next writes, made at that time, come after a pause.
-    fn paused(courtesy: &Courtesy, writes: u32, now: u64) -> Vec<u32> {
-        let paused = |_: &u32| courtesy.is_time(|| now);
+    fn paused(yielding: &Yielding, writes: u32, now: u64) -> Vec<u32> {
+        let paused = |_: &u32| yielding.is_time(|| now);
         (1..=writes).filter(paused).collect()
     }
 
     #[test]
-    fn who_is_alone_never_pauses() {
-        assert!(paused(&Courtesy::default(), 100, 7).is_empty());
+    fn lone_process_never_pauses() {
+        assert!(paused(&Yielding::default(), 100, 7).is_empty());
     }
 
     #[test]
-    fn who_had_to_wait_pauses_after_every_few_writes_for_as_long_as_others_may_be_there() {
-        let courtesy = Courtesy::default();
-        courtesy.note_wait_at(1_000);
-        assert_eq!(paused(&courtesy, 20, 1_099), [9, 17]);
-        courtesy.note_wait_at(1_099);
-        assert_eq!(paused(&courtesy, 9, 1_198), [9]);
-        assert!(paused(&courtesy, 100, 1_199).is_empty());
-        assert!(paused(&courtesy, 100, 1_100).is_empty());
+    fn process_that_had_to_wait_pauses_after_every_few_writes_while_others_may_be_there() {
+        let yielding = Yielding::default();
+        yielding.note_wait_at(1_000);
+        assert_eq!(paused(&yielding, 20, 1_099), [9, 17]);
+        yielding.note_wait_at(1_099);
+        assert_eq!(paused(&yielding, 9, 1_198), [9]);
+        assert!(paused(&yielding, 100, 1_199).is_empty());
+        assert!(paused(&yielding, 100, 1_100).is_empty());
     }
 }
