@@ -1,4 +1,5 @@
-//! What every verb works with: the store, the clock, and the watcher that rings after a commit.
+//! Holds the parts that every verb works with: the store, the clock, and the watcher that rings
+//! after a commit.
 
 use crate::clock::{Clock, Moment};
 use crate::error::Result;
@@ -13,15 +14,15 @@ use std::time::Duration;
 /// How often a waiter looks at a manual clock.
 const BY_A_MANUAL_CLOCK: Duration = Duration::from_millis(20);
 
-/// The parts of one manager that its verbs, its guards and its keeper share.
+/// Shares the parts of one manager among its verbs, its guards and its keeper.
 #[derive(Debug)]
 pub(crate) struct Base {
-    // Dropped in this order: nobody is rung once the store is closed.
+    // The fields are dropped in this order: once the store is closed, the watcher rings no waiter.
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) store: Store,
     clock: Clock,
     pub(crate) observer: Observer,
-    /// The holder of locks for which nothing else is said.
+    /// The holder of locks for which the options name no other.
     pub(crate) locked_by: Holder,
 }
 
@@ -36,7 +37,7 @@ impl Base {
         }
     }
 
-    /// Runs `body` as one write transaction, and rings whom the commit concerns.
+    /// Runs `body` as one write transaction, and rings the processes that the commit concerns.
     pub(crate) fn write<T>(
         &self,
         action: &'static str,
@@ -66,7 +67,7 @@ impl Base {
         self.clock.now()
     }
 
-    /// How long a waiter may sleep by its clock: a manual one jumps and wakes nobody.
+    /// Returns how long a waiter may sleep by its clock. A manual clock jumps, and wakes no waiter.
     pub(crate) fn longest_sleep(&self) -> Duration {
         match self.clock.is_manual() {
             true => BY_A_MANUAL_CLOCK,
