@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Builds a request for a set of locks, all of them or none; [`LockManager::acquire`] begins it.
+/// Builds a request for a set of locks, all of them or none. [`LockManager::acquire`] begins it.
 ///
 /// The request is made when one of its last four methods is called: [`try_lock`](Self::try_lock)
 /// does not wait, [`try_lock_for`](Self::try_lock_for) and [`try_lock_until`](Self::try_lock_until)
@@ -111,7 +111,7 @@ impl LockManager {
         self.acquire_nothing().exclusive(names)
     }
 
-    /// Begins a request to share these locks, all of them or none; see [`Acquire::shared`].
+    /// Begins a request to share these locks, all of them or none. See [`Acquire::shared`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -126,7 +126,7 @@ impl LockManager {
     }
 
     /// Begins a request for `take` slots of each of these names, which have `of` slots: all of them
-    /// or none; see [`Acquire::slots`].
+    /// or none. See [`Acquire::slots`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -300,7 +300,7 @@ impl Acquire {
         self
     }
 
-    /// Names the holder; see [`GetOptions::locked_by`]. Default: the holder of the manager.
+    /// Names the holder. See [`GetOptions::locked_by`]. Default: the holder of the manager.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -329,7 +329,7 @@ impl Acquire {
         self
     }
 
-    /// Says why the locks are held, for people to read; see [`GetOptions::note`]. Default: no note.
+    /// Says why the locks are held, for people to read. See [`GetOptions::note`]. Default: no note.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -442,7 +442,7 @@ impl Acquire {
         self.ask(Bounded::Never)
     }
 
-    /// Waits for the locks up to this long, first come, first served; zero does not wait. The wait
+    /// Waits for the locks up to this long, first come, first served. Zero does not wait. The wait
     /// ends at its bound even if other processes keep the store busy: with [`Error::Locked`] or
     /// [`Error::Reserved`], or with [`Error::StoreBusy`] if the locks seem free and the store
     /// cannot be written.
@@ -466,7 +466,8 @@ impl Acquire {
         self.ask(Bounded::by(bound))
     }
 
-    /// Waits for the locks until this instant; otherwise as [`try_lock_for`](Self::try_lock_for).
+    /// Waits for the locks until this instant, and otherwise acts as
+    /// [`try_lock_for`](Self::try_lock_for).
     ///
     /// # Errors
     /// As [`lock`](Self::lock).

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// long as it lives.
 const UNPROVEN: Timeout = Timeout::After(Duration::from_secs(60));
 
-/// Says what the locks are bound to.
+/// Names the thing that the locks are bound to.
 pub(crate) enum Bind {
     /// The manager, and a lease if its end cannot be proven and the caller chose none.
     Manager { has_lease: bool },

@@ -100,7 +100,7 @@ impl Builder {
         self
     }
 
-    /// Bounds every wait of a call for another process; zero does not wait at all. A call that
+    /// Bounds every wait of a call for another process. Zero does not wait at all. A call that
     /// reaches its bound fails with [`Error::StoreBusy`]. Default: 10 s.
     ///
     /// ```

@@ -29,7 +29,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Returns how many slots this mode takes; 0 unless it is by slots.
+    /// Returns how many slots this mode takes, or 0 unless it is by slots.
     pub(crate) fn slots(self) -> u64 {
         match self {
             Self::Slots { take, .. } => take.into(),
@@ -58,7 +58,7 @@ impl Mode {
             return refuse("a name of 0 slots holds nobody; give it at least 1".into());
         }
         if take == 0 {
-            return refuse("to take 0 slots is to hold nothing; take at least 1".into());
+            return refuse("a claim of 0 slots holds nothing; take at least 1".into());
         }
         if take > of {
             return refuse(format!(
@@ -116,7 +116,7 @@ impl Claim {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Claims {
     pub(crate) list: Vec<Claim>,
-    /// How many of the claims are enough; none if the request wants them all.
+    /// How many of the claims are enough, or none if the request wants them all.
     pub(crate) any: Option<u32>,
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Defaults the error type of a result to [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Says why a call did not do what the caller asked.
+/// Says why a call did not do as its caller asked.
 ///
 /// Contention is an answer: [`Locked`](Self::Locked) and [`LockFail`](Self::LockFail) carry the
 /// lock that is in the way, [`Reserved`](Self::Reserved) the request, and [`Lost`](Self::Lost) the
@@ -168,7 +168,8 @@ pub enum Error {
         pid: u32,
     },
 
-    /// This system, or the place of this process in it, cannot do what the caller asked.
+    /// This system, or the place of this process in it, cannot do the work that the caller asked
+    /// for.
     #[error("cannot {what}: {remedy}")]
     #[non_exhaustive]
     Unsupported {
@@ -239,7 +240,7 @@ pub enum ErrorKind {
     Lost,
     /// The wait was cancelled.
     Cancelled,
-    /// The system cannot do what the caller asked for.
+    /// The system cannot do the work that the caller asked for.
     Unsupported,
     /// The manager was opened before a fork.
     Forked,

@@ -392,7 +392,7 @@ impl Acquire {
         self.ask_async(move || Bounded::by(bound))
     }
 
-    /// Waits for the locks until this instant; otherwise as
+    /// Waits for the locks until this instant, and otherwise acts as
     /// [`try_lock_for_async`](Self::try_lock_for_async).
     ///
     /// # Errors

@@ -22,14 +22,14 @@ use std::time::Duration;
 /// How much [`LockGuard::renew`] adds to a lease: 120 s, as in django-lockmgr.
 const RENEWAL: Duration = Duration::from_secs(120);
 
-/// Holds locks until it is dropped or its process ends;
+/// Holds locks until it is dropped or its process ends.
 /// [`LockManager::acquire`](crate::LockManager::acquire) begins one.
 ///
 /// Dropping the guard releases the locks that it still holds, on unwinding too. The first request
 /// that waits for the names gets them in the same transaction. Like every call that writes, the
 /// drop may wait for other processes, at most for the
 /// [`busy_timeout`](crate::Builder::busy_timeout). If the store refuses the release at that moment,
-/// the manager tries again in the background; [`release`](Self::release) returns the error. A guard
+/// the manager tries again in the background. [`release`](Self::release) returns the error. A guard
 /// touches a lock only while the lock bears the token that the guard was given, so a guard never
 /// touches a successor's lock. A guard does nothing in a process that was forked off.
 ///
@@ -269,8 +269,8 @@ impl LockGuard {
         self.renew_by(RENEWAL)
     }
 
-    /// Adds this time to every lease, or ends all leases with [`Timeout::Never`]; otherwise as
-    /// [`renew`](Self::renew).
+    /// Adds this time to every lease, or ends all leases with [`Timeout::Never`], and otherwise
+    /// acts as [`renew`](Self::renew).
     ///
     /// # Errors
     /// As [`renew`](Self::renew); [`Error::InvalidTimeout`], also for zero: a computed time of zero
@@ -348,7 +348,7 @@ impl LockGuard {
         self.known()
     }
 
-    /// Returns the earliest deadline of the leases that the guard knows, by the wall clock; none
+    /// Returns the earliest deadline of the leases that the guard knows, by the wall clock, or none
     /// without a lease.
     ///
     /// ```
@@ -367,7 +367,7 @@ impl LockGuard {
     }
 
     /// Returns the time until the earliest deadline that the guard knows, by the clock that
-    /// decides; none without a lease.
+    /// decides, or none without a lease.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -430,7 +430,7 @@ impl LockGuard {
     }
 
     /// Ends the guard and leaves the locks to their leases: no thread renews or releases them any
-    /// more, and they outlive this process. Without a lease they stay until somebody unlocks them.
+    /// more, and they outlive this process. Without a lease they stay until a caller unlocks them.
     /// Returns the locks.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
-//! The guide: how to hold locks safely, where to come from, and what to type.
+//! Teaches how to hold locks safely, how to come from other tools, and how to type commands.
 //!
 //! Each chapter is a module below. The command has the same text: `lockmgr help topics` lists the
-//! chapters, `lockmgr help recipes` prints one, and `lockmgr man DIRECTORY` writes `lockmgr-guide(7)`
-//! and `lockmgr-recipes(7)`.
+//! chapters, `lockmgr help recipes` prints one, and `lockmgr man DIRECTORY` writes
+//! `lockmgr-guide(7)` and `lockmgr-recipes(7)`.
 //!
 //! | to learn | read |
 //! |---|---|

@@ -1,7 +1,8 @@
-//! Keeping: one thread of a manager renews the leases of its guards, looks after guards whose locks
-//! were forced away, and repeats in the background what a busy store refused.
+//! Keeps the leases of a manager on one thread.
 //!
-//! It sleeps until something is due. It renews all leases that are due in one transaction.
+//! The thread renews the leases of the guards, looks after guards whose locks were forced away, and
+//! repeats in the background the work that a busy store refused. It sleeps until something is due.
+//! It renews all leases that are due in one transaction.
 
 use crate::base::Base;
 use crate::error::{Error, Result};
@@ -13,11 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How soon what was refused is tried again, at first and at last.
+/// How soon refused work is tried again, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a guard that nothing else is due for looks whether it lost a lock. A ring says so
+/// How often a guard for which nothing else is due looks whether it lost a lock. A ring says so
 /// sooner, except from another network namespace.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
@@ -27,10 +28,10 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// How long the thread sleeps when nothing is due.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
-/// Returns the locks that it found lost.
+/// Does one task, and returns the locks that it found lost.
 type Work = Box<dyn Fn(&Base) -> Result<Losses> + Send>;
 
-/// The thread that keeps the leases of one manager.
+/// Keeps the leases of one manager, on a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
@@ -51,13 +52,13 @@ struct Duties {
     is_over: bool,
 }
 
-/// A guard that is looked after.
+/// Holds a guard that the thread looks after.
 struct Kept {
     held: Weak<Held>,
     due: Instant,
 }
 
-/// What is tried until it is done. It keeps the store open.
+/// Holds work that is tried until it is done. A task keeps the store open.
 struct Task {
     base: Arc<Base>,
     work: Work,
@@ -74,7 +75,7 @@ impl std::fmt::Debug for Duties {
     }
 }
 
-/// Whether an error may pass by itself.
+/// Tells whether an error may pass by itself.
 pub(crate) fn is_passing(error: &Error) -> bool {
     !matches!(error, Error::Forked { .. })
 }
@@ -102,18 +103,18 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tells the thread of locks that were forced away, by this sleeper's call.
+    /// Returns the sleeper through which a ring tells the thread of locks that were forced away.
     pub(crate) fn sleeper(&self) -> &Arc<Sleeper> {
         &self.shared.sleeper
     }
 
-    /// Does something in the background, again and again until that is no longer refused. Without
-    /// a thread it stays undone until the process ends.
+    /// Repeats work in the background until the store no longer refuses it. If the thread cannot
+    /// start, the work stays undone until the process ends.
     pub(crate) fn retry(&self, base: &Arc<Base>, work: Work) {
         self.begin(base, work, FIRST_PAUSE);
     }
 
-    /// The same for the first time.
+    /// Does work in the background, for the first time at once.
     pub(crate) fn soon(&self, base: &Arc<Base>, work: Work) {
         self.begin(base, work, Duration::ZERO);
     }
@@ -125,7 +126,7 @@ impl Keeper {
             due: Instant::now() + after,
             pause: FIRST_PAUSE,
         });
-        // Without a thread it waits for the next that asks for one.
+        // If the thread cannot start, the task waits for the next call that starts one.
         let _ = self.start();
         self.shared.sleeper.poke();
     }
@@ -143,7 +144,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // The thread was not forked along, and another may have held its mutex then.
+        // The thread was not forked along, and may have held its mutex at the fork.
         if self.origin.elsewhere().is_some() {
             return;
         }
@@ -153,26 +154,27 @@ impl Drop for Keeper {
             !duties.tasks.is_empty()
         };
         self.shared.sleeper.poke();
-        // With tasks left the thread goes on alone, until they are done or the process ends.
+        // If tasks are left, the thread goes on alone, until they are done or the process ends.
         let thread = self
             .thread
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         let is_here = |it: &JoinHandle<()>| it.thread().id() == thread::current().id();
-        // Nor if a callback, on that very thread, drops the last manager.
+        // If a callback drops the last manager on that very thread, the thread cannot join itself.
         if let Some(thread) = thread.take().filter(|it| !has_tasks && !is_here(it)) {
             let _ = thread.join();
         }
     }
 }
 
-/// How long until a guard needs its keeper.
+/// Returns how long it is until a guard needs its keeper.
 fn interval(held: &Held) -> Duration {
     let third = held.renewal().map(|lease| lease / 3);
     third.map_or(BETWEEN_LOOKS, |third| third.max(SHORTEST))
 }
 
-/// Calls back for lost locks, on a thread of its own: a call may take its time, or drop the guard.
+/// Calls back for lost locks, on a thread of its own: a callback may take its time, or drop the
+/// guard.
 fn tell(mut losses: Losses) {
     losses.retain(|(held, lost)| held.is_told() && !lost.is_empty());
     if losses.is_empty() {
@@ -180,7 +182,7 @@ fn tell(mut losses: Losses) {
     }
     let tell_all = move || losses.iter().for_each(|(held, lost)| held.tell(lost));
     let builder = thread::Builder::new().name("lockmgr-lost".into());
-    // Without a thread the guard's next call says so.
+    // Without a thread, the next call on the guard reports the loss.
     let _ = builder.spawn(tell_all);
 }
 
@@ -223,7 +225,7 @@ impl Shared {
             }
             true
         });
-        // If the store cannot be read, the renewal finds out.
+        // If the store cannot be read, the renewal finds that out.
         let mut losses = Losses::new();
         for held in &rung {
             let lost = held.look_silently().map_or(Vec::new(), |(_, lost)| lost);
@@ -246,7 +248,8 @@ impl Shared {
                     };
             }
         }
-        // A guard may be dropped by now, and its manager with it: not with the duties locked.
+        // This may drop the last handle of a guard, and its manager with it, so the duties must not
+        // be locked.
         drop((due, rung));
     }
 
@@ -270,7 +273,7 @@ impl Shared {
                 Err(_) => {}
                 Ok(losses) => tell(losses),
             }
-            // Leases do not wait for many tasks.
+            // Due leases come before the remaining tasks.
             if renewal.is_some_and(|at| at <= Instant::now()) {
                 break;
             }

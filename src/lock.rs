@@ -1,4 +1,4 @@
-//! Says what a lock is and when it is there: rules over values.
+//! Defines a lock, and the rules that say when a lock is there.
 //!
 //! These rules never read a clock or a file. The caller brings the moment, and the judge of the
 //! thing that a lock is bound to.
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Says how long a lock is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Term {
-    /// The deadline; without one the lock never expires.
+    /// The deadline. Without one the lock never expires.
     pub(crate) deadline: Option<Deadline>,
     pub(crate) bound_to: Option<Binding>,
     /// The instant until which the name stays taken, however the hold ends.
@@ -130,8 +130,8 @@ impl BoundTo {
         self.is_here
     }
 
-    /// Tells whether the process or job lived when the lock was read; none if this process cannot
-    /// judge it.
+    /// Tells whether the process or job lived when the lock was read, or none if this process
+    /// cannot judge it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -175,7 +175,7 @@ pub struct Lock {
     pub(crate) bound_to: Option<Binding>,
     /// The id of the request by which a guard got the lock.
     pub(crate) request: Option<u64>,
-    /// Where its holder can be told that it was forced away.
+    /// The bell on which its holder is told that the lock was forced away.
     pub(crate) bell: Option<u64>,
     /// The number of requests that wait for the lock, and the state of the thing that it is bound
     /// to: as the lock was read.
@@ -239,7 +239,8 @@ impl Lock {
         self.process_id
     }
 
-    /// Returns the deadline on the wall clock, to the microsecond; none if the lock never expires.
+    /// Returns the deadline on the wall clock, to the microsecond, or none if the lock never
+    /// expires.
     ///
     /// This deadline is for people and for other boots. On the boot that set it, the clock that
     /// counts since boot decides (see [`Clock`](crate::Clock)), and
@@ -362,7 +363,7 @@ impl Lock {
     }
 
     /// Returns the instant until which the name stays taken, however the hold ends, by the wall
-    /// clock; none if the holder did not ask for such a time.
+    /// clock, or none if the holder did not ask for such a time.
     ///
     /// ```
     /// # use std::time::Duration;

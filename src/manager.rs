@@ -107,7 +107,7 @@ impl Builder {
 }
 
 impl LockManager {
-    /// Opens the store in this file with the defaults, or creates the file if it is missing; see
+    /// Opens the store in this file with the defaults, or creates the file if it is missing. See
     /// [`Builder::open`].
     ///
     /// # Errors

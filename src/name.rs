@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_and_emoji_are_shown_and_what_has_no_shape_is_escaped() {
+    fn marks_and_emoji_are_shown_and_shapeless_characters_are_escaped() {
         for shown in [
             "naïve",
             "nai\u{308}ve",

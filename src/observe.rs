@@ -55,7 +55,7 @@ pub struct Stats {
     pub cleaned: u64,
 }
 
-/// Holds the counters behind [`Stats`]; times in nanoseconds.
+/// Holds the counters behind [`Stats`]. Times are in nanoseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
     granted: AtomicU64,

@@ -93,7 +93,7 @@ impl Request {
         &self.claims.list
     }
 
-    /// Returns how many of its names are enough for the request; none if it wants them all.
+    /// Returns how many of its names are enough for the request, or none if it wants them all.
     pub fn any(&self) -> Option<u32> {
         self.claims.any
     }
@@ -225,7 +225,7 @@ impl Request {
         instant(self.asked_at)
     }
 
-    /// Returns until when the request waits, by the wall clock; none if it waits until it is
+    /// Returns until when the request waits, by the wall clock, or none if it waits until it is
     /// granted.
     ///
     /// ```
@@ -291,7 +291,7 @@ impl serde::Serialize for Request {
     }
 }
 
-/// Says what is known of a request.
+/// Says whether a request lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Living,
@@ -329,7 +329,7 @@ pub(crate) struct Grant {
     pub(crate) state: State,
 }
 
-/// Says what follows for some names from the present queue.
+/// Lists the grants and removals that follow for some names from the present queue.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// The dead requests to remove.
@@ -681,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn request_for_a_set_waits_for_the_rest_and_keeps_what_is_free() {
+    fn request_for_a_set_waits_for_the_rest_and_keeps_the_free_names() {
         let world = World::of_names(&[&[1, 2], &[2]], &[1], &[]);
         let plan = world.plan(&[2]);
         assert_eq!(granted(&plan), []);
@@ -707,7 +707,7 @@ mod tests {
 
     #[test]
     fn dead_head_of_another_free_name_is_found() {
-        // 1 wants both; the name 2 is free, and a dead request is its head.
+        // 1 wants both. The name 2 is free, and a dead request is its head.
         let world = World::of_names(&[&[2], &[1, 2]], &[], &[0]);
         let plan = world.plan(&[1]);
         assert_eq!(dropped(&plan), [0]);

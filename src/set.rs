@@ -51,7 +51,7 @@ impl GetOptions {
         Self::default()
     }
 
-    /// Holds the lock for this long; zero and [`Timeout::Never`] mean for ever. Default: 600 s.
+    /// Holds the lock for this long. Zero and [`Timeout::Never`] mean for ever. Default: 600 s.
     ///
     /// ```
     /// use lockmgr::{GetOptions, Timeout};
@@ -144,7 +144,7 @@ impl GetOptions {
         self
     }
 
-    /// Takes this number of the name's slots; see [`Acquire::slots`](crate::Acquire::slots).
+    /// Takes this number of the name's slots. See [`Acquire::slots`](crate::Acquire::slots).
     /// Default: an exclusive lock.
     ///
     /// ```
@@ -356,8 +356,7 @@ impl SetOptions {
         self
     }
 
-    /// Sets the timeout of created and renewed locks; see [`GetOptions::timeout`].
-    /// Default: 600 s.
+    /// Sets the timeout of created and renewed locks. See [`GetOptions::timeout`]. Default: 600 s.
     ///
     /// ```
     /// # use lockmgr::{SetOptions, Timeout};
@@ -372,7 +371,7 @@ impl SetOptions {
         self
     }
 
-    /// Names the holder of created locks; see [`GetOptions::locked_by`]. Default: the holder of the
+    /// Names the holder of created locks. See [`GetOptions::locked_by`]. Default: the holder of the
     /// manager.
     ///
     /// ```
@@ -403,7 +402,7 @@ impl SetOptions {
         self
     }
 
-    /// Binds created locks to a process; see [`GetOptions::bound_to`]. Default: none.
+    /// Binds created locks to a process. See [`GetOptions::bound_to`]. Default: none.
     ///
     /// ```
     /// # use lockmgr::SetOptions;
@@ -530,7 +529,7 @@ impl RenewOptions {
         Self::default()
     }
 
-    /// Sets the time that the lease gets; zero and [`Timeout::Never`] make it never expire.
+    /// Sets the time that the lease gets. Zero and [`Timeout::Never`] make it never expire.
     /// Default: 600 s.
     ///
     /// ```
@@ -579,7 +578,7 @@ impl RenewOptions {
         self
     }
 
-    /// Binds the lock to this process from now on, whatever it was bound to; see
+    /// Binds the lock to this process from now on, whatever it was bound to. See
     /// [`GetOptions::bound_to`]. Default: the lock keeps its binding.
     ///
     /// ```
@@ -712,7 +711,7 @@ pub(crate) fn decide_renewal(
     }
 }
 
-/// Says what `set_lock` did with a name.
+/// Names the change that `set_lock` made to a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -726,7 +725,7 @@ pub enum Status {
     Skip,
 }
 
-/// Says what happened to one name of a [`set_lock`](crate::LockManager::set_lock).
+/// Tells the outcome for one name of a [`set_lock`](crate::LockManager::set_lock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -755,7 +754,7 @@ pub struct LockSetCounts {
     pub skip_renew: usize,
 }
 
-/// Says what a [`set_lock`](crate::LockManager::set_lock) did, name by name.
+/// Tells the outcome of a [`set_lock`](crate::LockManager::set_lock), name by name.
 ///
 /// ```
 /// use lockmgr::{LockManager, SetOptions};

@@ -52,7 +52,7 @@ impl Timeout {
     /// The timeout of a lock if the options name no other: 600 s, as in django-lockmgr.
     pub const DEFAULT: Self = Self::After(Duration::from_secs(600));
 
-    /// Takes a number of seconds; zero means that the lock never expires.
+    /// Takes a number of seconds. Zero means that the lock never expires.
     ///
     /// # Errors
     /// [`InvalidTimeout`] if the number is negative, NaN, or too large for a [`Duration`].
@@ -87,7 +87,8 @@ impl Timeout {
         })
     }
 
-    /// Returns when a lease that begins then would end, by the wall clock; none if it never ends.
+    /// Returns when a lease that begins then would end, by the wall clock, or none if it never
+    /// ends.
     ///
     /// # Errors
     /// [`InvalidTimeout`] if the end is past the year 9999.
@@ -144,7 +145,7 @@ impl Timeout {
         }
     }
 
-    /// Returns the deadline of a lease that begins now; none if the lease never ends.
+    /// Returns the deadline of a lease that begins now, or none if the lease never ends.
     pub(crate) fn deadline(self, now: Moment) -> Result<Option<Deadline>, InvalidTimeout> {
         match self {
             Self::After(timeout) if !timeout.is_zero() => Deadline::of(now).plus(timeout).map(Some),
