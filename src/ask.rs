@@ -12,7 +12,7 @@ use crate::queue::{Request, TRUST};
 use crate::store::Store;
 use crate::timeout::{Deadline, Timeout};
 use crate::wait::{LONGEST_SLEEP, Sleeper, Step, Woken};
-use crate::waiter::{Bounded, UNRUNG, Waiter, obstacle_in_sight, take_back};
+use crate::waiter::{Bounded, UNPINGED, Waiter, obstacle_in_sight, take_back};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -152,7 +152,7 @@ impl Asker {
                     Step::Sleep(Duration::ZERO)
                 }
                 Step::Done(waited) => {
-                    Step::Done(waited.map(|locks| locks.expect("neither is none")))
+                    Step::Done(waited.map(|locks| locks.expect("a grant has locks")))
                 }
             });
         }
@@ -194,7 +194,7 @@ impl Asker {
                     return Err(found.ok().flatten().unwrap_or(busy));
                 }
                 // An attempt that did not wait must not be repeated at once.
-                let left = self.left(self.until).min(UNRUNG);
+                let left = self.left(self.until).min(UNPINGED);
                 Ok(Step::Sleep(left.saturating_sub(asked_at.elapsed())))
             }
             Err(error) => Err(error),
@@ -235,8 +235,8 @@ impl Asker {
                 true => None,
                 false => TRUST.deadline(now)?,
             },
-            bell: match waits || self.is_told {
-                true => self.manager.0.base.watcher.bell(),
+            address: match waits || self.is_told {
+                true => self.manager.0.base.watcher.address(),
                 false => None,
             },
         })

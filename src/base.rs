@@ -1,4 +1,4 @@
-//! Holds the parts that every verb works with: the store, the clock, and the watcher that rings
+//! Holds the parts that every verb works with: the store, the clock, and the watcher that pings
 //! after a commit.
 
 use crate::clock::{Clock, Moment};
@@ -17,7 +17,7 @@ const BY_A_MANUAL_CLOCK: Duration = Duration::from_millis(20);
 /// Shares the parts of one manager among its verbs, its guards and its keeper.
 #[derive(Debug)]
 pub(crate) struct Base {
-    // The fields are dropped in this order: once the store is closed, the watcher rings no waiter.
+    // The fields are dropped in this order: once the store is closed, the watcher pings no waiter.
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) store: Store,
     clock: Clock,
@@ -37,27 +37,27 @@ impl Base {
         }
     }
 
-    /// Runs `body` as one write transaction, and rings the processes that the commit concerns.
+    /// Runs `body` as one write transaction, and pings the processes that the commit concerns.
     pub(crate) fn write<T>(
         &self,
         action: &'static str,
         body: impl FnOnce(&mut WriteTx<'_>, Moment) -> Result<T>,
     ) -> Result<T> {
-        let mut rings = Vec::new();
+        let mut pings = Vec::new();
         let result = self.store.write(action, |tx| {
             let now = self.now();
             let value = match body(tx, now) {
                 Err(error) => Err(counted(tx, error, now)?),
                 value => value,
             };
-            rings = std::mem::take(&mut tx.rings);
+            pings = std::mem::take(&mut tx.pings);
             match value {
                 Err(error) if !tx.is_kept => Err(error),
                 answer => Ok(answer),
             }
         });
         self.observer.wrote(&result);
-        if !self.watcher.ring(&rings) {
+        if !self.watcher.ping(&pings) {
             self.store.touch();
         }
         result?

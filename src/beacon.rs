@@ -169,7 +169,8 @@ impl Judge {
         self.standing(binding) == Standing::Gone
     }
 
-    /// Tells whether the beacon of a binding is lit, or none if it has none in this file.
+    /// Tells whether the beacon of a binding is lit. Returns none if the binding has none in this
+    /// file.
     pub(crate) fn is_lit(&self, binding: &Binding) -> Option<bool> {
         let (backend, file_id) = &**self.probe.as_ref()?;
         if !binding.file.is_some_and(|file| file.is_same(file_id)) {

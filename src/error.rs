@@ -80,7 +80,7 @@ pub enum Error {
         held: u32,
     },
 
-    /// A guard no longer holds a lock: its lease ran out, or another caller removed the lock.
+    /// A guard no longer holds a lock: its lease ran out, or the lock was taken away.
     #[error("lost \"{}\" (token {}): {}", Printable(lock.name().as_str()), lock.token(), Now(by.as_deref()))]
     #[non_exhaustive]
     Lost {

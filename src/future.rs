@@ -119,7 +119,7 @@ impl<T: Send + 'static> Pending<T> {
                             Err(error) => return Step::Done(Err(error)),
                         }
                     }
-                    steps.as_mut().expect("it has begun")(woken)
+                    steps.as_mut().expect("the task has begun")(woken)
                 };
                 let step = panic::catch_unwind(AssertUnwindSafe(|| caller.within(go_on)));
                 match step {
@@ -228,7 +228,7 @@ impl LockManager {
         Pending::new(self, Arc::default(), move || {
             let mut work = Some(work);
             Ok(Box::new(move |_| {
-                Step::Done(work.take().expect("it is done once")(&manager))
+                Step::Done(work.take().expect("the work is done once")(&manager))
             }))
         })
     }
@@ -431,7 +431,7 @@ impl Acquire {
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// # runtime.block_on(async {
     /// let guard = manager.acquire(["accounts", "ledger"]).lock_async().await?;
-    /// // … what must not be done twice …
+    /// // … work that must not be done twice …
     /// guard.release_async().await?;
     /// # Ok::<(), lockmgr::Error>(())
     /// # })?;
@@ -448,11 +448,11 @@ impl Acquire {
             let (asker, terms) = self.begin(bounded())?;
             let mut asking = Some((asker, terms));
             Ok(Box::new(move |woken| {
-                let step = asking.as_mut().expect("it is not done").0.step(woken);
+                let step = asking.as_mut().expect("the wait goes on").0.step(woken);
                 match step {
                     Step::Sleep(most) => Step::Sleep(most),
                     Step::Done(answer) => Step::Done(answer.map(|locks| {
-                        let (asker, terms) = asking.take().expect("it is done once");
+                        let (asker, terms) = asking.take().expect("the request is answered once");
                         terms.guard(asker, locks).in_background()
                     })),
                 }

@@ -15,7 +15,7 @@ use crate::process::{Binding, Standing};
 use crate::queue::{Grant, Plan, Request, State, TRUST, View};
 use crate::store::WriteTx;
 use crate::timeout::Timeout;
-use crate::wait::Ring;
+use crate::wait::Ping;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
@@ -64,7 +64,7 @@ pub(crate) fn plan<'n>(
     Plan::for_names(&sight, names.into_iter().cloned())
 }
 
-/// Writes a plan, and notes which requests to ring after the commit.
+/// Writes a plan, and notes which requests to ping after the commit.
 pub(crate) fn apply(tx: &mut WriteTx<'_>, plan: &Plan, now: Moment) -> Result<()> {
     for request in &plan.dropped {
         tx.remove_request(request)?;
@@ -74,8 +74,8 @@ pub(crate) fn apply(tx: &mut WriteTx<'_>, plan: &Plan, now: Moment) -> Result<()
         grant(tx, it, now)?;
     }
     let granted = plan.granted.iter().map(|it| it.request.as_ref());
-    tx.rings
-        .extend(granted.chain(&plan.heads).filter_map(Ring::to));
+    tx.pings
+        .extend(granted.chain(&plan.heads).filter_map(Ping::to));
     Ok(())
 }
 
@@ -112,7 +112,7 @@ pub(crate) fn end(tx: &mut WriteTx<'_>, row: &Lock, now: Moment) -> Result<()> {
     tell_head(tx, &row.name)
 }
 
-/// Rings the head of a name if the lock is now bound to another thing, or ends earlier.
+/// Pings the head of a name if the lock is now bound to another thing, or ends earlier.
 pub(crate) fn tell_head(tx: &mut WriteTx<'_>, name: &LockName) -> Result<()> {
     if !tx.is_queue_empty()? {
         tell_first_from(tx, name, 0)?;
@@ -120,11 +120,11 @@ pub(crate) fn tell_head(tx: &mut WriteTx<'_>, name: &LockName) -> Result<()> {
     Ok(())
 }
 
-/// Rings the first request for a name from this number on.
+/// Pings the first request for a name from this number on.
 fn tell_first_from(tx: &mut WriteTx<'_>, name: &LockName, number: u64) -> Result<()> {
     if let Some(next) = tx.head(name, number, &HashSet::new())? {
-        let ring = Ring::to(&tx.wanted(next)?);
-        tx.rings.extend(ring);
+        let ping = Ping::to(&tx.wanted(next)?);
+        tx.pings.extend(ping);
     }
     Ok(())
 }
@@ -145,7 +145,7 @@ pub(crate) fn create_all(
         }
         let mut lock = lease.create(name.clone(), *mode, tx.next_token()?, now)?;
         lock.request = by.map(|request| request.id);
-        lock.bell = by.and_then(|request| request.bell);
+        lock.address = by.and_then(|request| request.address);
         tx.put(&lock)?;
         Ok(lock)
     };
@@ -274,7 +274,7 @@ fn obstacle(tx: &WriteTx<'_>, plan: &Plan, claim: &Claim, now: Moment) -> Result
     Ok(first.map(|request| reserved(&claim.name, request)))
 }
 
-/// Adds the number of living requests that wait for the lock to the answer that it is held.
+/// Adds the number of living requests that wait for the lock to the answer that the lock is held.
 pub(crate) fn counted(tx: &WriteTx<'_>, mut error: Error, now: Moment) -> Result<Error> {
     if let Error::Locked(lock) | Error::LockFail(lock) = &mut error {
         let numbers = tx.wanting(&lock.name)?.into_iter();
@@ -285,8 +285,8 @@ pub(crate) fn counted(tx: &WriteTx<'_>, mut error: Error, now: Moment) -> Result
 }
 
 /// Refuses a newcomer. If an earlier request could be granted now, this grants it, and the
-/// transaction commits that although the call is refused: the request's own process may be stopped,
-/// and would keep the name from everybody.
+/// transaction commits the grant although the call is refused: the request's own process may be
+/// stopped, and would keep the name from everybody.
 pub(crate) fn refuse<T>(tx: &mut WriteTx<'_>, plan: &Plan, error: Error, now: Moment) -> Result<T> {
     if matches!(error, Error::Reserved { .. }) && !plan.granted.is_empty() {
         apply(tx, plan, now)?;

@@ -507,7 +507,7 @@ impl LockGuard {
         self.held.check()?;
         let rebind = |tx: &mut WriteTx<'_>, mut row: Lock, _: Moment| {
             row.bound_to = binding;
-            row.bell = None;
+            row.address = None;
             tx.put(&row)?;
             tell_head(tx, &row.name)?;
             Ok(Fate::Held(row))

@@ -15,7 +15,7 @@
 //! | what a token is for | [`fencing`] |
 //! | how to hold locks in async code | [`futures`] |
 //! | how to test a program that holds leases | [`testing`] |
-//! | what holds, how, and what does not | [`limits`] |
+//! | which promises hold, how, and which do not | [`limits`] |
 //! | each error and exit status, its cause and its remedy | [`errors`] |
 //! | what to write instead of flock, django-lockmgr, sem, or a table in SQLite | [`flock`], [`django_lockmgr`], [`sem`], [`sqlite`] |
 //! | recipes for cron, systemd, scripts | [`recipes`] |

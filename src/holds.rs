@@ -1,6 +1,6 @@
 //! Reads the holds of a name from the rows of a transaction.
 //!
-//! An exclusive hold is the row of the name. Each shared hold, or hold of slots, has a row of its own,
+//! An exclusive hold is the row of the name. Each shared hold, or hold of slots, has its own row,
 //! keyed by name and token, and the row of the name sums them up.
 
 use crate::beacon::Judge;

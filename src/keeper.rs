@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a guard for which nothing else is due looks whether it lost a lock. A ring says so
+/// How often a guard for which nothing else is due looks whether it lost a lock. A ping says so
 /// sooner, except from another network namespace.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
@@ -103,7 +103,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Returns the sleeper through which a ring tells the thread of locks that were forced away.
+    /// Returns the sleeper through which a ping tells the thread of locks that were forced away.
     pub(crate) fn sleeper(&self) -> &Arc<Sleeper> {
         &self.shared.sleeper
     }
@@ -209,25 +209,25 @@ impl Shared {
         }
     }
 
-    /// Renews the leases that are due. After a ring, looks at all guards.
-    fn keep(&self, is_rung: bool) {
+    /// Renews the leases that are due. After a ping, looks at all guards.
+    fn keep(&self, is_pinged: bool) {
         let now = Instant::now();
         let mut due = Vec::new();
-        let mut rung = Vec::new();
+        let mut pinged = Vec::new();
         self.duties().guards.retain(|kept| {
             let Some(held) = kept.held.upgrade() else {
                 return false;
             };
             if kept.due <= now {
                 due.push(held);
-            } else if is_rung && held.is_told() {
-                rung.push(held);
+            } else if is_pinged && held.is_told() {
+                pinged.push(held);
             }
             true
         });
         // If the store cannot be read, the renewal finds that out.
         let mut losses = Losses::new();
-        for held in &rung {
+        for held in &pinged {
             let lost = held.look_silently().map_or(Vec::new(), |(_, lost)| lost);
             losses.push((Arc::clone(held), lost));
         }
@@ -250,7 +250,7 @@ impl Shared {
         }
         // This may drop the last handle of a guard, and its manager with it, so the duties must not
         // be locked.
-        drop((due, rung));
+        drop((due, pinged));
     }
 
     fn work(&self) {

@@ -130,7 +130,7 @@ impl BoundTo {
         self.is_here
     }
 
-    /// Tells whether the process or job lived when the lock was read, or none if this process
+    /// Tells whether the process or job lived when the lock was read. Returns none if this process
     /// cannot judge it.
     ///
     /// ```
@@ -175,8 +175,8 @@ pub struct Lock {
     pub(crate) bound_to: Option<Binding>,
     /// The id of the request by which a guard got the lock.
     pub(crate) request: Option<u64>,
-    /// The bell on which its holder is told that the lock was forced away.
-    pub(crate) bell: Option<u64>,
+    /// The address at which its holder is told that the lock was forced away.
+    pub(crate) address: Option<u64>,
     /// The number of requests that wait for the lock, and the state of the thing that it is bound
     /// to: as the lock was read.
     pub(crate) waiting: usize,
@@ -444,7 +444,7 @@ impl Lock {
             }),
             bound_to: None,
             request: None,
-            bell: None,
+            address: None,
             is_alive: None,
             ..self.clone()
         })
@@ -534,7 +534,7 @@ impl Lease {
             at_least: self.at_least_from(now)?,
             bound_to: self.bound_to,
             request: None,
-            bell: None,
+            address: None,
             waiting: 0,
             is_alive: self.bound_to.is_some().then_some(true),
             is_here: true,
@@ -557,7 +557,7 @@ impl Lease {
 /// The format in which messages write an instant.
 pub(crate) const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
 
-/// Writes the holder, the begin and the deadline, in text that cannot steer a terminal.
+/// Writes the holder, the start and the deadline, in text that cannot steer a terminal.
 ///
 /// ```
 /// use lockmgr::{GetOptions, LockManager, ManualClock};
@@ -743,7 +743,7 @@ mod tests {
             at_least: None,
             bound_to: None,
             request: None,
-            bell: None,
+            address: None,
             waiting: 0,
             is_alive: None,
             is_here: true,

@@ -22,7 +22,7 @@ use crate::set::{
     decide_renewal,
 };
 use crate::store::{CLEANED_AT_A_TIME, MUCH, ReadTx, Store, WriteTx};
-use crate::wait::Ring;
+use crate::wait::Ping;
 #[cfg(feature = "async")]
 use crate::worker::Worker;
 use std::collections::{HashMap, HashSet};
@@ -402,7 +402,7 @@ impl LockManager {
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// manager.get_lock("a", GetOptions::new())?;
     /// let _guard = manager.acquire(["b"]).lock()?;
-    /// // Spares what a living guard holds.
+    /// // Leaves the locks of living guards.
     /// let refused = manager.unlock_all_if(["a", "b"], |lock| lock.bound_to().is_none());
     /// assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == "b"));
     /// assert!(manager.is_locked("a")?);
@@ -449,7 +449,7 @@ impl LockManager {
                         Some(_) => end(tx, &lock, now)?,
                         None => tx.remove(&lock)?,
                     }
-                    tx.rings.extend(holder_of(&lock));
+                    tx.pings.extend(holder_of(&lock));
                     free.insert(name);
                 }
             }
@@ -703,7 +703,7 @@ impl LockManager {
     pub fn reset_locks(&self) -> Result<usize> {
         let removed = self.0.base.write("reset", |tx, now| {
             let removed = tx.remove_all(now)?;
-            tx.rings.extend(removed.iter().filter_map(holder_of));
+            tx.pings.extend(removed.iter().filter_map(holder_of));
             settle(tx, removed.iter().map(|lock| &lock.name), now)?;
             Ok(removed.len())
         })?;
@@ -825,10 +825,10 @@ fn waiting(tx: &ReadTx<'_>, name: &LockName, now: Moment) -> Result<usize> {
     Judged::default().count(tx.judge(), requests, now)
 }
 
-/// Finds the ring that tells the holder of a lock that it was forced away, if the holder has one.
-fn holder_of(lock: &Lock) -> Option<Ring> {
-    Some(Ring {
-        bell: lock.bell?,
+/// Finds the ping that tells the holder of a lock that it was forced away, if the holder has one.
+fn holder_of(lock: &Lock) -> Option<Ping> {
+    Some(Ping {
+        address: lock.address?,
         id: lock.request?,
     })
 }

@@ -57,8 +57,8 @@ pub struct Request {
     pub(crate) until: Option<Deadline>,
     /// The instant until which the request counts as alive if its process cannot be judged.
     pub(crate) trusted_until: Option<Deadline>,
-    /// The bell on which its process is told of a grant.
-    pub(crate) bell: Option<u64>,
+    /// The address at which its process is told of a grant.
+    pub(crate) address: Option<u64>,
 }
 
 impl Request {
@@ -546,7 +546,7 @@ mod tests {
             asked_at: 0,
             until: None,
             trusted_until: None,
-            bell: None,
+            address: None,
         }
     }
 

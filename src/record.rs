@@ -128,7 +128,7 @@ pub(crate) fn decode_hold(name: &str, token: u64, row: &[u8]) -> Result<Lock, Ba
 
 /// Writes a lock. The layout, little endian: checksum of name and rest (4 bytes), version (1),
 /// token (8), created (8), updated (8), mode, deadline, process id, binding, at least (deadline,
-/// and 1 if the hold has ended), request, bell, note (behind its length), then the holder to the
+/// and 1 if the hold has ended), request, address, note (behind its length), then the holder to the
 /// end. A field that may be missing is a byte, 0 or 1, and after a 1 its content. A mode is a byte,
 /// 0 exclusive, 1 shared, 2 by slots, and after a 2 how many it takes and of how many (4 each).
 ///
@@ -145,7 +145,7 @@ pub(crate) fn encode(lock: &Lock, buffer: Vec<u8>) -> Vec<u8> {
     row.put_binding(lock.bound_to);
     row.put_at_least(lock.at_least);
     row.put_id(lock.request);
-    row.put_id(lock.bell);
+    row.put_id(lock.address);
     row.put_note(lock.note.as_ref());
     row.put(lock.locked_by.as_str().as_bytes());
     row.sealed(lock.name.as_str().as_bytes())
@@ -166,7 +166,7 @@ pub(crate) fn decode(name: &LockName, row: &[u8]) -> Result<Lock, BadRow> {
         bound_to: rest.binding()?,
         at_least: rest.at_least()?,
         request: rest.id()?,
-        bell: rest.id()?,
+        address: rest.id()?,
         note: rest.note()?,
         locked_by: holder(rest.0)?,
         waiting: 0,
@@ -207,8 +207,8 @@ pub(crate) fn glance(row: &[u8]) -> Result<Term, BadRow> {
 
 /// Writes a request. The layout: checksum of number and rest (4 bytes), version (1), id (8), asked
 /// (8), lease in microseconds, 0 for ever (8), process id, binding, until when it waits, until when
-/// it is trusted, bell, at least in microseconds, note, how many names are enough, then the holder
-/// and the claims, texts behind their lengths (1), each claim a mode and a name.
+/// it is trusted, address, at least (in microseconds), note, how many names are enough, then the
+/// holder and the claims, texts behind their lengths (1), each claim a mode and a name.
 pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     let lease = &request.lease;
     let mut row = Row::new(Vec::with_capacity(128 + 16 * request.claims.list.len()));
@@ -220,7 +220,7 @@ pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     row.put_binding(lease.bound_to);
     row.put_deadline(request.until);
     row.put_deadline(request.trusted_until);
-    row.put_id(request.bell);
+    row.put_id(request.address);
     row.put_id(lease.at_least.map(micros));
     row.put_note(lease.note.as_ref());
     row.put_u32(request.claims.any);
@@ -256,7 +256,7 @@ pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow>
     let bound_to = rest.binding()?;
     let until = rest.deadline()?;
     let trusted_until = rest.deadline()?;
-    let bell = rest.id()?;
+    let address = rest.id()?;
     let at_least = rest.id()?.map(timeout);
     let note = rest.note()?;
     let any = rest.u32()?;
@@ -287,7 +287,7 @@ pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow>
         asked_at,
         until,
         trusted_until,
-        bell,
+        address,
     })
 }
 
@@ -731,7 +731,7 @@ mod tests {
         )
             .prop_map(
                 |((name, mode), lease, (deadline, until, is_left), numbers)| {
-                    let (created_at, updated_at, token, request, bell) = numbers;
+                    let (created_at, updated_at, token, request, address) = numbers;
                     Lock {
                         name,
                         locked_by: lease.locked_by,
@@ -745,7 +745,7 @@ mod tests {
                         at_least: until.map(|until| AtLeast { until, is_left }),
                         bound_to: lease.bound_to,
                         request,
-                        bell,
+                        address,
                         waiting: 0,
                         is_alive: None,
                         is_here: false,
@@ -771,7 +771,7 @@ mod tests {
             deadlines(),
         )
             .prop_map(
-                |((number, id, asked_at, bell), claims, lease, until, trusted_until)| Request {
+                |((number, id, asked_at, address), claims, lease, until, trusted_until)| Request {
                     number,
                     id,
                     claims,
@@ -779,7 +779,7 @@ mod tests {
                     asked_at,
                     until,
                     trusted_until,
-                    bell,
+                    address,
                 },
             )
     }

@@ -13,14 +13,14 @@ pub enum StorageCall<'a> {
     Len,
     /// Reads a range, in bytes.
     Read {
-        /// The begin of the range.
+        /// The start of the range.
         offset: u64,
         /// The length of the range.
         len: usize,
     },
     /// Writes a range, in bytes.
     Write {
-        /// The begin of the range.
+        /// The start of the range.
         offset: u64,
         /// The bytes to write.
         data: &'a [u8],

@@ -207,7 +207,7 @@ impl Store {
         Ok(Beacon::light(id, file)?)
     }
 
-    /// Touches the file, for the waiters that a ring cannot reach and that watch the file.
+    /// Touches the file, for the waiters that a ping cannot reach and that watch the file.
     pub(crate) fn touch(&self) {
         let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(Opened::Writer(_, file)) = handle.as_deref().map(|it| &it.database) {
@@ -346,8 +346,8 @@ impl Store {
         }
     }
 
-    /// Returns the open handle, and opens it if it is not open, or none if the store is read-only
-    /// and missing.
+    /// Returns the open handle, and opens it if it is not open. Returns none if the store is
+    /// read-only and missing.
     fn handle(&self) -> Result<Option<Arc<Handle>>, Fault> {
         let opened = || {
             let slot = self.handle.read().unwrap_or_else(PoisonError::into_inner);

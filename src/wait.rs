@@ -1,12 +1,12 @@
 //! Wakes the threads of a manager that wait, with one watcher for all of them.
 //!
-//! After a commit the writer rings each request that the commit concerns: a datagram with the
+//! After a commit the writer pings each request that the commit concerns: a datagram with the
 //! request's id, sent to the abstract socket of its manager. Datagrams cross pid, user and mount
 //! namespaces. If one cannot arrive, the writer touches the store's file, and waiters that have to
 //! do with other network namespaces watch the file.
 //!
-//! A ring is only a hint, and any process can send one. A ring makes a waiter look at the store, at
-//! most once a millisecond. A lost ring delays the waiter until it looks by itself.
+//! A ping is only a hint, and any process can send one. A ping makes a waiter look at the store, at
+//! most once a millisecond. A lost ping delays the waiter until it looks by itself.
 
 use crate::process::Process;
 use crate::queue::Request;
@@ -17,27 +17,27 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// How long a waiter sleeps at most if it may be rung and its watches are set.
+/// How long a waiter sleeps at most if it may be pinged and its watches are set.
 pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// The bytes of ids that one datagram carries.
 const MOST_IN_A_DATAGRAM: usize = 1024 * size_of::<u64>();
 
-/// The shortest time between two looks that rings cause.
+/// The shortest time between two looks that pings cause.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 /// Names a request that a commit concerns, and the socket of its manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ring {
-    pub(crate) bell: u64,
+pub(crate) struct Ping {
+    pub(crate) address: u64,
     pub(crate) id: u64,
 }
 
-impl Ring {
+impl Ping {
     pub(crate) fn to(request: &Request) -> Option<Self> {
         let id = request.id;
         Some(Self {
-            bell: request.bell?,
+            address: request.address?,
             id,
         })
     }
@@ -46,7 +46,7 @@ impl Ring {
 /// Says why a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Woken {
-    /// A ring came, the store's file changed, or a process that is watched ended.
+    /// A ping came, the store's file changed, or a process that is watched ended.
     Called,
     Cancelled,
     /// Nothing happened.
@@ -162,7 +162,7 @@ impl Told {
     }
 }
 
-/// Lists the sleeping threads of one manager, by the ids that they are rung by.
+/// Lists the sleeping threads of one manager, by the ids that they are pinged by.
 #[derive(Debug, Default)]
 pub(crate) struct Sleepers(Mutex<HashMap<u64, Arc<Sleeper>>>);
 
@@ -171,7 +171,7 @@ impl Sleepers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls the thread that is rung by this id, and says whether there is one.
+    /// Calls the thread that is pinged by this id, and says whether there is one.
     fn call(&self, id: u64) -> bool {
         let sleeper = self.map().get(&id).cloned();
         sleeper.inspect(|sleeper| sleeper.call()).is_some()
@@ -183,7 +183,7 @@ impl Sleepers {
     }
 }
 
-/// Wakes the waiting threads of one manager, and rings those of others.
+/// Wakes the waiting threads of one manager, and pings those of others.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     sleepers: Arc<Sleepers>,
@@ -200,12 +200,12 @@ impl Watcher {
         }
     }
 
-    /// Returns the bell on which this manager is rung, or none if it cannot be rung.
-    pub(crate) fn bell(&self) -> Option<u64> {
-        self.system.bell()
+    /// Returns the address at which this manager is pinged, or none if it cannot be pinged.
+    pub(crate) fn address(&self) -> Option<u64> {
+        self.system.address()
     }
 
-    /// Lets a thread be rung by this id, from now until the thread strikes the id out.
+    /// Lets a thread be pinged by this id, from now until the thread strikes the id out.
     pub(crate) fn list(&self, id: u64, sleeper: &Arc<Sleeper>) {
         self.sleepers.map().insert(id, Arc::clone(sleeper));
     }
@@ -214,7 +214,7 @@ impl Watcher {
         self.sleepers.map().remove(&id);
     }
 
-    /// Lets a thread be rung by this id, from now until the result is dropped.
+    /// Lets a thread be pinged by this id, from now until the result is dropped.
     pub(crate) fn enlist(self: &Arc<Self>, id: u64, sleeper: &Arc<Sleeper>) -> Enlisted {
         self.list(id, sleeper);
         Enlisted {
@@ -225,26 +225,27 @@ impl Watcher {
         }
     }
 
-    /// Rings all of these requests, after a commit. Returns whether every ring could be sent.
-    pub(crate) fn ring(&self, rings: &[Ring]) -> bool {
+    /// Pings all of these requests, after a commit. Returns whether every ping could be sent.
+    pub(crate) fn ping(&self, pings: &[Ping]) -> bool {
         let mut elsewhere: HashMap<u64, Vec<u8>> = HashMap::new();
-        for ring in rings {
-            if !self.sleepers.call(ring.id) {
-                let ids = elsewhere.entry(ring.bell).or_default();
-                ids.extend(ring.id.to_le_bytes());
+        for ping in pings {
+            if !self.sleepers.call(ping.id) {
+                let ids = elsewhere.entry(ping.address).or_default();
+                ids.extend(ping.id.to_le_bytes());
             }
         }
         // Send one datagram for a manager: its socket holds only a few that are unread.
-        let chunks = elsewhere
-            .iter()
-            .flat_map(|(bell, ids)| ids.chunks(MOST_IN_A_DATAGRAM).map(move |ids| (*bell, ids)));
-        chunks.fold(true, |all_sent, (bell, ids)| {
-            self.system.send(bell, ids).is_ok() && all_sent
+        let chunks = elsewhere.iter().flat_map(|(address, ids)| {
+            ids.chunks(MOST_IN_A_DATAGRAM)
+                .map(move |ids| (*address, ids))
+        });
+        chunks.fold(true, |all_sent, (address, ids)| {
+            self.system.send(address, ids).is_ok() && all_sent
         })
     }
 }
 
-/// Lists a thread that can be rung, until it is dropped.
+/// Lists a thread that can be pinged, until it is dropped.
 pub(crate) struct Enlisted {
     watcher: Arc<Watcher>,
     id: u64,
@@ -312,7 +313,7 @@ mod system {
         /// The thread, started by the first thread that waits, or none if the system has no
         /// descriptors left.
         at_work: OnceLock<Option<AtWork>>,
-        /// The socket that sends the rings of a manager that cannot be rung.
+        /// The socket that sends the pings of a manager that cannot be pinged.
         sender: OnceLock<Option<UnixDatagram>>,
     }
 
@@ -324,7 +325,7 @@ mod system {
 
     #[derive(Debug)]
     struct Shared {
-        bell: Option<u64>,
+        address: Option<u64>,
         socket: UnixDatagram,
         epoll: OwnedFd,
         stop: OwnedFd,
@@ -350,8 +351,8 @@ mod system {
         sleepers: Vec<Arc<Sleeper>>,
     }
 
-    fn address(bell: u64) -> io::Result<SocketAddr> {
-        SocketAddr::from_abstract_name(format!("lockmgr-{bell:016x}"))
+    fn socket_at(address: u64) -> io::Result<SocketAddr> {
+        SocketAddr::from_abstract_name(format!("lockmgr-{address:016x}"))
     }
 
     impl Watcher {
@@ -371,12 +372,12 @@ mod system {
             at_work.as_ref().map(|at_work| &at_work.shared)
         }
 
-        pub(super) fn bell(&self) -> Option<u64> {
-            self.at_work()?.bell
+        pub(super) fn address(&self) -> Option<u64> {
+            self.at_work()?.address
         }
 
         /// Sends ids to a manager. If its socket is full, this tries again for a moment.
-        pub(super) fn send(&self, bell: u64, ids: &[u8]) -> io::Result<()> {
+        pub(super) fn send(&self, address: u64, ids: &[u8]) -> io::Result<()> {
             let at_work = self.at_work.get().and_then(Option::as_ref);
             let unbound = || {
                 let socket = UnixDatagram::unbound().ok()?;
@@ -388,7 +389,7 @@ mod system {
                 None => self.sender.get_or_init(unbound).as_ref(),
             };
             let socket = socket.ok_or(io::ErrorKind::Unsupported)?;
-            let to = address(bell)?;
+            let to = socket_at(address)?;
             for _ in 0..TRIES {
                 match socket.send_to_addr(ids, &to) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::yield_now(),
@@ -483,7 +484,7 @@ mod system {
 
     impl AtWork {
         fn start(sleepers: Arc<Sleepers>) -> io::Result<Self> {
-            let (bell, socket) = bind()?;
+            let (address, socket) = bind()?;
             socket.set_nonblocking(true)?;
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
@@ -492,7 +493,7 @@ mod system {
             let data = epoll::EventData::new_u64(SOCKET);
             epoll::add(&epoll, &socket, data, readable)?;
             let shared = Arc::new(Shared {
-                bell,
+                address,
                 socket,
                 epoll,
                 stop,
@@ -507,12 +508,12 @@ mod system {
         }
     }
 
-    /// Binds a socket to a name that no process has taken. Without a name the socket is never rung.
+    /// Binds a socket to a name that no process has taken. Without a name, no process can ping it.
     fn bind() -> io::Result<(Option<u64>, UnixDatagram)> {
         for _ in 0..3 {
-            let bell = draw_id();
-            if let Ok(socket) = UnixDatagram::bind_addr(&address(bell)?) {
-                return Ok((Some(bell), socket));
+            let address = draw_id();
+            if let Ok(socket) = UnixDatagram::bind_addr(&socket_at(address)?) {
+                return Ok((Some(address), socket));
             }
         }
         Ok((None, UnixDatagram::unbound()?))
@@ -592,7 +593,7 @@ mod system {
             Self
         }
 
-        pub(super) fn bell(&self) -> Option<u64> {
+        pub(super) fn address(&self) -> Option<u64> {
             None
         }
 

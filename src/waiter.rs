@@ -1,7 +1,7 @@
 //! Waits in the queue with one request, from joining the queue to its grant or its end.
 //!
 //! The head of a queue watches the lock's holder and its deadline. Every other request watches the
-//! one right before its own. So one waiter notices each end. No waiter depends on a ring: a waiter
+//! one right before its own. So one waiter notices each end. No waiter depends on a ping: a waiter
 //! looks by itself every second, and more seldom if its watches tell it of every end.
 
 use crate::base::Base;
@@ -31,10 +31,10 @@ const GRACE: Duration = Duration::from_millis(10);
 const BETWEEN_LOOKS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(80)];
 const AT_FIRST: Duration = Duration::from_secs(10);
 
-/// How often a waiter looks if it cannot be rung.
-pub(crate) const UNRUNG: Duration = Duration::from_millis(50);
+/// How often a waiter looks if it cannot be pinged.
+pub(crate) const UNPINGED: Duration = Duration::from_millis(50);
 
-/// How long a waiter sleeps if it is rung, and its watches tell it of every end that it waits for.
+/// How long a waiter sleeps if it is pinged, and its watches tell it of each end that it waits for.
 const WATCHED: Duration = Duration::from_secs(5);
 
 /// How often a request that cannot be judged renews the trust in it.
@@ -155,8 +155,8 @@ impl Waiter {
         self.began.elapsed()
     }
 
-    /// Takes the next step of the wait, until the locks are granted, or none if neither a request
-    /// nor a grant is left. Every other end of the wait takes the request back.
+    /// Takes the next step of the wait, until the locks are granted. The answer is none if neither
+    /// a request nor a grant is left. Every other end of the wait takes the request back.
     pub(crate) fn step(&mut self, woken: Woken) -> Step<Result<Option<Vec<Lock>>>> {
         let waited = match self.step_in_place(woken) {
             Ok(Step::Sleep(sleep)) => return Step::Sleep(sleep),
@@ -219,7 +219,7 @@ impl Waiter {
                 Ok(View::Waiting(outlook)) => outlook,
                 // Another process keeps the store busy: the waiter waits for it too.
                 Ok(View::MyTurn | View::DeadBefore) | Err(Error::StoreBusy { .. }) => Outlook {
-                    next: Some(UNRUNG),
+                    next: Some(UNPINGED),
                     ..Outlook::default()
                 },
                 Err(error) => return Err(error),
@@ -270,8 +270,8 @@ impl Waiter {
         if processes.iter().any(is_foreign) || here.namespaces.net == 0 {
             self.enlisted.watch_file(base.store.path());
         }
-        let longest = match self.request.bell {
-            None => UNRUNG,
+        let longest = match self.request.address {
+            None => UNPINGED,
             Some(_) if outlook.is_head && (!all_watched || outlook.is_behind_job) => {
                 BETWEEN_LOOKS[usize::from(waited >= AT_FIRST)]
             }
@@ -309,7 +309,7 @@ impl Waiter {
                 outlook.watched.extend(before.lease.bound_to);
                 // If that waiter is stopped, it does not leave the queue at its bound by itself.
                 let until = before.until.map(|until| until.time_left(now));
-                outlook.wake_in(until.map(|until| until + UNRUNG));
+                outlook.wake_in(until.map(|until| until + UNPINGED));
                 // The request right behind the head looks after a head whose process is stopped.
                 let theirs = before.claims.list.iter().find(|it| it.name == *name);
                 if let Some(theirs) = theirs
@@ -429,7 +429,7 @@ impl Waiter {
     }
 
     /// Takes over the granted locks. A request that is only trusted was granted a short lease, and
-    /// gets the whole lease now, or none if the locks are gone already.
+    /// gets the whole lease now. Returns none if the locks are gone already.
     fn accept(&self, locks: Vec<Lock>) -> Result<Option<Vec<Lock>>> {
         if self.request.trusted_until.is_none() {
             return Ok(Some(locks));

@@ -94,7 +94,7 @@ impl<'a> WriteTx<'a> {
         &mut self,
     ) -> Result<&mut Table<'a, (&'static str, u64), &'static [u8]>> {
         self.holds()?;
-        Ok(self.holds.get_mut().expect("it was opened just now"))
+        Ok(self.holds.get_mut().expect("the table was opened just now"))
     }
 
     /// Writes the row of a hold beside those of others, or in place of its own.

@@ -88,7 +88,7 @@ impl<B: StorageBackend> InMemory<B> {
             self.file.read(from, &mut bytes[..there as usize])?;
         }
         for (block, bytes) in (first..last).zip(bytes.chunks_exact(BLOCK)) {
-            let copy = || Box::new(bytes.try_into().expect("a block is as long as a block"));
+            let copy = || Box::new(bytes.try_into().expect("a piece is one block long"));
             pages.blocks.entry(block).or_insert_with(copy);
         }
         Ok(())
@@ -96,7 +96,7 @@ impl<B: StorageBackend> InMemory<B> {
 }
 
 impl Pages {
-    /// Returns the begin of a range, if the range is within the file.
+    /// Returns the start of a range, if the range is within the file.
     fn start(&self, offset: u64, len: usize) -> io::Result<usize> {
         let end = offset.checked_add(len as u64);
         if end.is_none_or(|end| end > self.len) {
@@ -112,7 +112,7 @@ impl<B> fmt::Debug for InMemory<B> {
     }
 }
 
-/// Returns the parts of a range that lie in one block each: the block, and the begin and end in it.
+/// Returns the parts of a range that lie in one block each: the block, and the start and end in it.
 fn parts(offset: usize, len: usize) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
     let end = offset + len;
     (offset / BLOCK..end.div_ceil(BLOCK)).map(move |block| {

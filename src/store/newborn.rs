@@ -71,7 +71,7 @@ impl Drop for Newborn {
     }
 }
 
-/// Opens a file without a name, or none if the system or the file system has no such files.
+/// Opens a file without a name. Returns none if the system or the file system has no such files.
 #[cfg(target_os = "linux")]
 fn unnamed(path: &Path) -> io::Result<Option<File>> {
     use rustix::fs::{Mode, OFlags};

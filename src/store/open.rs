@@ -131,8 +131,8 @@ impl Store {
         })
     }
 
-    /// Repairs in memory the last commit of a file that asks for repair, or none if another process
-    /// wrote to the file meanwhile.
+    /// Repairs in memory the last commit of a file that asks for repair. Returns none if another
+    /// process wrote to the file meanwhile.
     fn repair_in_memory(&self, file: &File) -> Result<Option<(Database, Seen)>, Fault> {
         let seen = Seen::of(file.try_clone()?)?;
         let at = self.at("repair");

@@ -34,8 +34,8 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turns {
-    /// Waits for a turn, or none if it does not come within the bound of the present call, or
-    /// within this bound outside of any call.
+    /// Waits for a turn. Returns none if the turn does not come within the bound of the present
+    /// call, or within this bound outside of any call.
     pub(super) fn take(&self, bound: Duration) -> Option<Turn<'_>> {
         let mut queue = self.queue();
         let ticket = queue.next;

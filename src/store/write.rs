@@ -13,7 +13,7 @@ use crate::lock::Lock;
 use crate::name::LockName;
 use crate::queue::Request;
 use crate::record::{self, Named, State};
-use crate::wait::Ring;
+use crate::wait::Ping;
 use redb::{ReadableTableMetadata, Table, WriteTransaction};
 use std::cell::OnceCell;
 use std::collections::HashSet;
@@ -37,7 +37,7 @@ pub(crate) struct WriteTx<'a> {
     /// Whether the changes are committed although the call is refused.
     pub(crate) is_kept: bool,
     /// The requests and guards that the commit concerns.
-    pub(crate) rings: Vec<Ring>,
+    pub(crate) pings: Vec<Ping>,
     pub(super) handle: &'a Handle,
     pub(super) judge: &'a Judge,
     pub(super) at: At<'a>,
@@ -63,7 +63,7 @@ impl<'a> WriteTx<'a> {
             buffer: Vec::with_capacity(128),
             is_changed: false,
             is_kept: false,
-            rings: Vec::new(),
+            pings: Vec::new(),
             handle,
             judge,
             at,
@@ -73,8 +73,8 @@ impl<'a> WriteTx<'a> {
             tx.save_state()?;
             Ok((value, tx.is_changed))
         });
-        // After a panic of redb, dropping its table panics too. A second panic while the first unwinds
-        // would end the process: the tables are dropped one by one.
+        // After a panic of redb, dropping its table panics too. A second panic while the first one
+        // unwinds would end the process: the tables are dropped one by one.
         let Self {
             locks,
             holds,
