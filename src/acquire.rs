@@ -1,4 +1,4 @@
-//! `Acquire`: what can be asked for, and how.
+//! Builds a request: the locks that a caller asks for, and how.
 
 use crate::ask::{Asker, Bind};
 use crate::claim::{Claims, InvalidRequest, Mode};
@@ -18,11 +18,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A request for a set of locks, begun by [`LockManager::acquire`]: all of them or none.
+/// Builds a request for a set of locks, all of them or none. [`LockManager::acquire`] begins it.
 ///
-/// It asks when one of its last four methods is called: [`try_lock`](Self::try_lock) does not wait,
-/// [`try_lock_for`](Self::try_lock_for) and [`try_lock_until`](Self::try_lock_until) wait up to a
-/// bound, [`lock`](Self::lock) waits until the locks are granted.
+/// The request is made when one of its last four methods is called: [`try_lock`](Self::try_lock)
+/// does not wait, [`try_lock_for`](Self::try_lock_for) and [`try_lock_until`](Self::try_lock_until)
+/// wait up to a bound, [`lock`](Self::lock) waits until the locks are granted.
 ///
 /// ```
 /// use std::time::Duration;
@@ -75,8 +75,8 @@ impl fmt::Debug for Acquire {
 pub struct Canceller(Arc<Sleeper>);
 
 impl Canceller {
-    /// Ends the wait with [`Error::Cancelled`], or the next one if it has not begun. A wait that
-    /// was granted in this instant keeps its locks. Does not block.
+    /// Ends the wait with [`Error::Cancelled`], or the next wait if none has begun. A waiter that
+    /// was granted its locks in this instant keeps them. Does not block.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -93,8 +93,8 @@ impl Canceller {
 }
 
 impl LockManager {
-    /// Begins a request for these locks, all of them or none. A name given twice counts once; an
-    /// invalid name is an error of the call that asks.
+    /// Begins a request for these locks, all of them or none. A name given twice counts once. If a
+    /// name is invalid, the call that makes the request fails.
     ///
     /// ```
     /// use lockmgr::Error;
@@ -111,7 +111,7 @@ impl LockManager {
         self.acquire_nothing().exclusive(names)
     }
 
-    /// Begins a request to share these locks, all of them or none; see [`Acquire::shared`].
+    /// Begins a request to share these locks, all of them or none. See [`Acquire::shared`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -125,8 +125,8 @@ impl LockManager {
         self.acquire_nothing().shared(names)
     }
 
-    /// Begins a request for `take` slots of each of these names, which have `of` slots; all of them
-    /// or none; see [`Acquire::slots`].
+    /// Begins a request for `take` slots of each of these names, which have `of` slots: all of them
+    /// or none. See [`Acquire::slots`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -145,9 +145,9 @@ impl LockManager {
         self.acquire_nothing().slots(names, take, of)
     }
 
-    /// Begins a request for `count` of these locks, whichever are free first, the earlier in the list
-    /// before the later. The guard says which. It waits like a request for all of them: while it waits,
-    /// it keeps each from later requests.
+    /// Begins a request for `count` of these locks: those that are free first, and the earlier in
+    /// the list before the later. The guard says which. The request waits like a request for all of
+    /// them: while it waits, no later request gets any of these locks.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -195,7 +195,7 @@ impl Acquire {
         self
     }
 
-    /// Asks for these names too, each alone, as [`LockManager::acquire`] does.
+    /// Asks for these names too, each exclusively, as [`LockManager::acquire`] does.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -208,8 +208,8 @@ impl Acquire {
         self.claim(names, |claims, names| claims.add(names, Mode::Exclusive))
     }
 
-    /// Asks to share these names too, with any number of holders who share them. While an exclusive
-    /// request waits for such a name, later ones that would share it wait behind that.
+    /// Asks to share these names too, with any number of holders that share them. While an
+    /// exclusive request waits for such a name, later requests to share the name wait behind it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -223,9 +223,9 @@ impl Acquire {
         self.claim(names, |claims, names| claims.add(names, Mode::Shared))
     }
 
-    /// Asks for `take` slots of each of these names too. The holders of a name agree on its number of
-    /// slots: a request with another number fails with [`Error::SlotsMismatch`], at the latest when
-    /// its turn comes. Once the name is free, a request may set a new number.
+    /// Asks for `take` slots of each of these names too. The holders of a name agree on its number
+    /// of slots: a request with another number fails with [`Error::SlotsMismatch`], at the latest
+    /// when its turn comes. Once the name is free, a request may set a new number.
     ///
     /// ```
     /// use lockmgr::Error;
@@ -246,8 +246,8 @@ impl Acquire {
         self.claim(names, |claims, names| claims.add(names, mode))
     }
 
-    /// Asks for `count` of these names, as [`LockManager::acquire_any`] does. It stands alone in its
-    /// request.
+    /// Asks for `count` of these names, as [`LockManager::acquire_any`] does. A request with
+    /// `any_of` asks for nothing else.
     ///
     /// ```
     /// use lockmgr::Error;
@@ -261,10 +261,11 @@ impl Acquire {
         self.claim(names, |claims, names| claims.any_of(count, names))
     }
 
-    /// Lets others in if the program lives but hangs: the locks expire after this time unless they
-    /// are renewed. The manager renews them at a third of it, on one thread for all of its guards.
-    /// Zero and [`Timeout::Never`] mean no lease. Default: no lease, so the locks are held until
-    /// the guard is dropped or its process ends; where nobody could prove that end, 60 s.
+    /// Sets a lease: if the program lives but hangs, the locks expire after this time, and other
+    /// holders can have them. The manager renews the locks at a third of the lease, on one thread
+    /// for all of its guards. Zero and [`Timeout::Never`] mean no lease. Default: no lease, so the
+    /// locks are held until the guard is dropped or its process ends. If no other process could
+    /// prove that end, the default is 60 s.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -281,8 +282,8 @@ impl Acquire {
         self
     }
 
-    /// Leaves the renewals of the [`lease`](Self::lease) to the caller, by
-    /// [`LockGuard::renew`]. Default: the manager renews it.
+    /// Leaves the renewals of the [`lease`](Self::lease) to the caller, by [`LockGuard::renew`].
+    /// Default: the manager renews the lease.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -299,7 +300,7 @@ impl Acquire {
         self
     }
 
-    /// Names the holder; see [`GetOptions::locked_by`]. Default: the manager's.
+    /// Names the holder. See [`GetOptions::locked_by`]. Default: the holder of the manager.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -313,8 +314,8 @@ impl Acquire {
         self
     }
 
-    /// Notes a process, for people to read. Default: none; whatever is noted, the locks are bound
-    /// to this process.
+    /// Notes a process, for people to read. The locks stay bound to this process, whichever is
+    /// noted. Default: none.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -328,7 +329,7 @@ impl Acquire {
         self
     }
 
-    /// Says why the locks are held, for people to read; see [`GetOptions::note`]. Default: no note.
+    /// Says why the locks are held, for people to read. See [`GetOptions::note`]. Default: no note.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -343,11 +344,11 @@ impl Acquire {
     }
 
     /// Keeps the names taken until this time has passed since the grant, however the hold ends, the
-    /// end of this process included. The name then keeps a lock with that deadline and a
-    /// [dead token](Lock::is_at_least): [`unlock`](LockManager::unlock) by its name and
-    /// [`reset_locks`](LockManager::reset_locks) remove it, and nothing else. Zero and
-    /// [`Timeout::Never`] are [`Error::InvalidTimeout`](crate::Error::InvalidTimeout).
-    /// Default: the names are free when the hold ends.
+    /// end of this process included. After the hold a lock with that deadline and a [dead
+    /// token](Lock::is_at_least) is left. Only [`unlock`](LockManager::unlock) by its name and
+    /// [`reset_locks`](LockManager::reset_locks) remove that lock. Zero and [`Timeout::Never`] are
+    /// [`Error::InvalidTimeout`](crate::Error::InvalidTimeout). Default: the names are free when
+    /// the hold ends.
     ///
     /// ```
     /// # use lockmgr::Error;
@@ -365,9 +366,9 @@ impl Acquire {
         self
     }
 
-    /// Calls this once for each lock that is found lost: from a thread of its own soon after the lock
-    /// was forced away, or from the thread whose call on the guard finds it. A panic of the call is
-    /// ignored. Default: nobody is called.
+    /// Calls this once for each lock that is found lost: from a thread of its own soon after the
+    /// lock was forced away, or from the thread whose call on the guard finds the loss. If the
+    /// callback panics, the panic is ignored. Default: no callback.
     ///
     /// ```
     /// use std::sync::mpsc;
@@ -386,8 +387,8 @@ impl Acquire {
     }
 
     /// Holds the locks for a job: as long as any process has the
-    /// [descriptor](LockGuard::job_descriptor) that the guard opens for it. A child that inherits
-    /// the descriptor keeps the locks when this process ends. Default: the locks are bound to this
+    /// [descriptor](LockGuard::job_descriptor) that the guard opens. A child that inherits the
+    /// descriptor keeps the locks when this process ends. Default: the locks are bound to this
     /// manager.
     ///
     /// ```
@@ -422,8 +423,9 @@ impl Acquire {
     }
 
     /// Takes the locks if all are free now, and does not wait for them. Like every call that
-    /// writes it may wait for other writers of the store, at most for the
-    /// [`busy_timeout`](crate::Builder::busy_timeout); that the locks are held it says without.
+    /// writes, this call may wait for other writers of the store, at most for the
+    /// [`busy_timeout`](crate::Builder::busy_timeout). If a lock is held, the call says so without
+    /// that wait.
     ///
     /// # Errors
     /// As [`lock`](Self::lock).
@@ -440,9 +442,10 @@ impl Acquire {
         self.ask(Bounded::Never)
     }
 
-    /// Waits for the locks up to this long, first come, first served; zero does not wait. The wait
-    /// ends at its bound with [`Error::Locked`] or [`Error::Reserved`], whatever keeps the store
-    /// busy, or with [`Error::StoreBusy`] if the locks seem free and the store cannot be written.
+    /// Waits for the locks up to this long, first come, first served. Zero does not wait. The wait
+    /// ends at its bound even if other processes keep the store busy: with [`Error::Locked`] or
+    /// [`Error::Reserved`], or with [`Error::StoreBusy`] if the locks seem free and the store
+    /// cannot be written.
     ///
     /// # Errors
     /// As [`lock`](Self::lock).
@@ -463,7 +466,8 @@ impl Acquire {
         self.ask(Bounded::by(bound))
     }
 
-    /// Waits for the locks until this instant; otherwise as [`try_lock_for`](Self::try_lock_for).
+    /// Waits for the locks until this instant, and otherwise acts as
+    /// [`try_lock_for`](Self::try_lock_for).
     ///
     /// # Errors
     /// As [`lock`](Self::lock).
@@ -480,17 +484,17 @@ impl Acquire {
         self.ask(Bounded::by(until.saturating_duration_since(Instant::now())))
     }
 
-    /// Waits until the locks are granted, asleep, first come, first served. A store that others
-    /// keep busy does not end the wait.
+    /// Waits, asleep, until the locks are granted, first come, first served. A store that other
+    /// processes keep busy does not end the wait.
     ///
     /// The guard holds the locks until it is dropped or this process ends.
     ///
     /// # Errors
-    /// [`Error::Locked`] with one of the locks that are held, [`Error::Reserved`] with the request
-    /// that came earlier, [`Error::Cancelled`]; [`Error::InvalidName`], [`Error::InvalidTimeout`];
-    /// those of the store. None of the locks is held then, and no request stays behind. If storage
-    /// fails in the middle of a commit and goes on failing, the manager takes back what was done
-    /// as soon as the storage works again.
+    /// [`Error::Locked`] with one of the locks that are held; [`Error::Reserved`] with the request
+    /// that came earlier; [`Error::Cancelled`]; [`Error::InvalidName`], [`Error::InvalidTimeout`];
+    /// those of the store. On an error the caller holds none of the locks, and no request stays
+    /// behind. If storage fails in the middle of a commit and goes on failing, the manager takes
+    /// back its changes as soon as the storage works again.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -522,7 +526,7 @@ impl Acquire {
         Ok(terms.guard(asker, locks))
     }
 
-    /// Begins to ask, and says how the locks are held once they are granted.
+    /// Begins to ask, and returns how the guard holds the locks once they are granted.
     pub(crate) fn begin(self, bounded: Bounded) -> Result<(Asker, Terms)> {
         let claims = self.claims?;
         let base = &self.manager.0.base;
@@ -553,7 +557,7 @@ impl Acquire {
     }
 }
 
-/// How the locks of a request are held once they are granted.
+/// Says how a guard holds the locks of a request once they are granted.
 pub(crate) struct Terms {
     manager: LockManager,
     keeps_alive: bool,
@@ -561,7 +565,7 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// Holds what was granted.
+    /// Makes the guard of the locks that were granted.
     pub(crate) fn guard(self, asker: Asker, locks: Vec<Lock>) -> LockGuard {
         let base = Arc::clone(&self.manager.0.base);
         let job = match asker.bind {

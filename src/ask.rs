@@ -12,18 +12,19 @@ use crate::queue::{Request, TRUST};
 use crate::store::Store;
 use crate::timeout::{Deadline, Timeout};
 use crate::wait::{LONGEST_SLEEP, Sleeper, Step, Woken};
-use crate::waiter::{Bounded, UNRUNG, Waiter, obstacle_in_sight, take_back};
+use crate::waiter::{Bounded, UNPINGED, Waiter, obstacle_in_sight, take_back};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The lease of locks whose holder's end nobody could prove: renewed as long as it lives.
+/// The lease of locks if no process could prove the end of their holder. The holder renews it as
+/// long as it lives.
 const UNPROVEN: Timeout = Timeout::After(Duration::from_secs(60));
 
-/// Binds the locks of a request.
+/// Names the thing that the locks are bound to.
 pub(crate) enum Bind {
     /// The manager, and a lease if its end cannot be proven and the caller chose none.
     Manager { has_lease: bool },
-    /// A job, whose descriptor is opened when it asks.
+    /// A job, whose descriptor is opened when the request is made.
     Job {
         has_lease: bool,
         beacon: Option<Beacon>,
@@ -58,7 +59,7 @@ impl Bind {
     }
 }
 
-/// Whether every process of the host that shares the store can prove the end of this.
+/// Tells whether every process of the host that shares the store can prove the end of this one.
 fn can_be_proven(binding: &Binding) -> bool {
     let is_process = binding.kind != Bound::Job;
     binding.file.is_some() || is_process && binding.process.is_in_initial_namespace()
@@ -66,7 +67,7 @@ fn can_be_proven(binding: &Binding) -> bool {
 
 /// Asks for locks, and waits for them.
 pub(crate) struct Asker {
-    // Dropped before the manager.
+    // The waiter is dropped before the manager.
     waiter: Option<Waiter>,
     manager: LockManager,
     claims: Claims,
@@ -76,22 +77,23 @@ pub(crate) struct Asker {
     /// Whether the holder wants to be told if the locks are forced away.
     is_told: bool,
     sleeper: Arc<Sleeper>,
-    /// Of the whole wait. A request that another took for over must not begin a new one: a bound
-    /// passes sooner by the clock that counts since boot if the machine was suspended.
+    /// The bound of the whole wait. A request that another process took for over must not begin a
+    /// new bound. If the machine was suspended, a bound passes sooner by the clock that counts
+    /// since boot.
     until: Option<Deadline>,
     began: Instant,
     has_asked: bool,
 }
 
-/// Answers one attempt.
+/// Says how an attempt ended.
 enum Answer {
     Granted(Vec<Lock>),
-    /// With what was in its way then.
+    /// The request joined the queue. Carries the obstacle in its way then.
     Queued(Box<Request>, Error),
 }
 
 impl Asker {
-    /// Begins to ask. The lease is bound at each attempt.
+    /// Begins to ask. Each attempt binds the lease.
     pub(crate) fn new(
         manager: &LockManager,
         claims: Claims,
@@ -116,7 +118,7 @@ impl Asker {
         asker
     }
 
-    /// Asks, and waits if it may.
+    /// Asks, and waits if the bound allows it.
     pub(crate) fn ask(&mut self) -> Result<Vec<Lock>> {
         let mut woken = Woken::Slept;
         loop {
@@ -127,7 +129,7 @@ impl Asker {
         }
     }
 
-    /// Takes the next step. The reason is the answer of its sleeper.
+    /// Takes the next step. The sleeper gives the reason.
     pub(crate) fn step(&mut self, woken: Woken) -> Step<Result<Vec<Lock>>> {
         let answer = match self.step_on(woken) {
             Ok(Step::Sleep(most)) => return Step::Sleep(most),
@@ -150,7 +152,7 @@ impl Asker {
                     Step::Sleep(Duration::ZERO)
                 }
                 Step::Done(waited) => {
-                    Step::Done(waited.map(|locks| locks.expect("neither is none")))
+                    Step::Done(waited.map(|locks| locks.expect("a grant has locks")))
                 }
             });
         }
@@ -192,19 +194,20 @@ impl Asker {
                     return Err(found.ok().flatten().unwrap_or(busy));
                 }
                 // An attempt that did not wait must not be repeated at once.
-                let left = self.left(self.until).min(UNRUNG);
+                let left = self.left(self.until).min(UNPINGED);
                 Ok(Step::Sleep(left.saturating_sub(asked_at.elapsed())))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Makes an attempt. One that may be repeated ends soon, so that the wait can be cancelled.
+    /// Makes an attempt. An attempt that may be repeated ends soon, so that the wait can be
+    /// cancelled.
     fn attempt(&mut self) -> Result<Answer> {
         let (manager, bounded) = (self.manager.clone(), self.bounded);
         let store = &manager.0.base.store;
         let mut attempt = || {
-            // Again each time: the store may be another file by now.
+            // Bind at each attempt: the store may be another file by now.
             self.bind.bind(store, &mut self.lease)?;
             self.enqueue(&self.request()?)
         };
@@ -214,7 +217,7 @@ impl Asker {
         }
     }
 
-    /// The request as it would be queued, without a number.
+    /// Returns the request as it would be queued, without a number.
     fn request(&self) -> Result<Request> {
         let lease = &self.lease;
         let now = self.manager.0.base.now();
@@ -227,19 +230,20 @@ impl Asker {
             lease: lease.clone(),
             asked_at: now.wall,
             until: self.until,
-            // One that does not wait is not in the queue, and needs no trust.
+            // A request that does not wait is not in the queue, and needs no trust.
             trusted_until: match is_proven || !waits {
                 true => None,
                 false => TRUST.deadline(now)?,
             },
-            bell: match waits || self.is_told {
-                true => self.manager.0.base.watcher.bell(),
+            address: match waits || self.is_told {
+                true => self.manager.0.base.watcher.address(),
                 false => None,
             },
         })
     }
 
-    /// How long it may still wait: by the clock that others judge it by, too.
+    /// Returns how long the request may still wait, by the clock by which other processes judge it
+    /// too.
     fn left(&self, until: Option<Deadline>) -> Duration {
         let left = self.bounded.left();
         match until {
@@ -248,7 +252,7 @@ impl Asker {
         }
     }
 
-    /// When others may take the wait for over. A bound past the calendar is none.
+    /// Returns when other processes may take the wait for over. A bound past the calendar is none.
     fn bound(&self, now: Moment) -> Option<Deadline> {
         match self.bounded {
             Bounded::Never | Bounded::Forever => None,
@@ -259,8 +263,8 @@ impl Asker {
         }
     }
 
-    /// Takes the locks if it can, and joins the queue if it may wait. Undoes a failed
-    /// commit, which may have been done anyway.
+    /// Takes the locks if they are free, and joins the queue if the request may wait. If a commit
+    /// fails but may be done, its changes are undone.
     fn enqueue(&self, request: &Request) -> Result<Answer> {
         let mut done = None;
         let result = self.manager.0.base.write("lock in", |tx, now| {

@@ -1,5 +1,5 @@
-//! Keeps the parts that every verb uses: the store, the clock, and the watcher that rings after a
-//! commit.
+//! Holds the parts that every verb works with: the store, the clock, and the watcher that pings
+//! after a commit.
 
 use crate::clock::{Clock, Moment};
 use crate::error::Result;
@@ -14,15 +14,15 @@ use std::time::Duration;
 /// How often a waiter looks at a manual clock.
 const BY_A_MANUAL_CLOCK: Duration = Duration::from_millis(20);
 
-/// The parts of one manager that its verbs, its guards and its keeper share.
+/// Shares the parts of one manager among its verbs, its guards and its keeper.
 #[derive(Debug)]
 pub(crate) struct Base {
-    // Dropped in this order: nobody is rung once the store is closed.
+    // The fields are dropped in this order: once the store is closed, the watcher pings no waiter.
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) store: Store,
     clock: Clock,
     pub(crate) observer: Observer,
-    /// The holder of locks for which nothing else is said.
+    /// The holder of locks for which the options name no other.
     pub(crate) locked_by: Holder,
 }
 
@@ -37,27 +37,27 @@ impl Base {
         }
     }
 
-    /// Runs `body` as one write transaction, and rings whom the commit concerns.
+    /// Runs `body` as one write transaction, and pings the processes that the commit concerns.
     pub(crate) fn write<T>(
         &self,
         action: &'static str,
         body: impl FnOnce(&mut WriteTx<'_>, Moment) -> Result<T>,
     ) -> Result<T> {
-        let mut rings = Vec::new();
+        let mut pings = Vec::new();
         let result = self.store.write(action, |tx| {
             let now = self.now();
             let value = match body(tx, now) {
                 Err(error) => Err(counted(tx, error, now)?),
                 value => value,
             };
-            rings = std::mem::take(&mut tx.rings);
+            pings = std::mem::take(&mut tx.pings);
             match value {
                 Err(error) if !tx.is_kept => Err(error),
                 answer => Ok(answer),
             }
         });
         self.observer.wrote(&result);
-        if !self.watcher.ring(&rings) {
+        if !self.watcher.ping(&pings) {
             self.store.touch();
         }
         result?
@@ -67,7 +67,7 @@ impl Base {
         self.clock.now()
     }
 
-    /// How long a waiter may sleep by its clock: a manual one jumps and wakes nobody.
+    /// Returns how long a waiter may sleep by its clock. A manual clock jumps, and wakes no waiter.
     pub(crate) fn longest_sleep(&self) -> Duration {
         match self.clock.is_manual() {
             true => BY_A_MANUAL_CLOCK,

@@ -1,8 +1,10 @@
-//! Beacons: the kernel's proof that a manager or a job lives, across every namespace and user.
+//! Lights beacons: the kernel's proof that a manager or a job lives, across every namespace and
+//! user.
 //!
 //! A beacon is an exclusive open-file-description lock on one byte of the store's file, far beyond
-//! its end, on a descriptor of its own. The kernel drops it with the last copy of that descriptor.
-//! So it is never unlocked here: closing is enough, and a copy that a child inherited stays valid.
+//! its end, on a descriptor of its own. The kernel drops the lock with the last copy of that
+//! descriptor. So this module never unlocks it: closing is enough, and a copy that a child
+//! inherited stays valid.
 //!
 //! The locks are set through redb's public [`FileBackend`], which needs no `unsafe`. redb keeps its
 //! own locks from 2^62 on.
@@ -18,33 +20,33 @@ use std::ops::Bound::Included;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
-/// The bytes that beacons lie on: as many from here on as an id has values.
+/// The first of the bytes that beacons lie on: there is one for each value of an id.
 const FIRST: u64 = 1 << 61;
 const IDS: u64 = 1 << 60;
 
-/// Draws the id of a manager, a job or a request. A fork has the random state of its parent, so
-/// the process and the time are drawn from too.
+/// Draws the id of a manager, a job or a request. A fork has the random state of its parent, so the
+/// id also depends on the process and the time.
 pub(crate) fn draw_id() -> u64 {
     let now = std::time::SystemTime::now();
     1 + RandomState::new().hash_one((std::process::id(), now)) % (IDS - 1)
 }
 
-/// Sets or asks about the byte of an id.
+/// Returns the byte of an id, to lock it or to ask about it.
 fn byte_of(id: u64) -> u64 {
     FIRST + id % IDS
 }
 
-/// A beacon that this process keeps lit.
+/// Holds a beacon that this process keeps lit.
 #[derive(Debug)]
 pub(crate) struct Beacon {
     pub(crate) file_id: FileId,
-    /// Kept open, and never unlocked.
+    /// The file stays open, and is never unlocked.
     pub(crate) file: File,
 }
 
 impl Beacon {
-    /// Lights a beacon on a descriptor of the store's file that nothing else uses. None if the
-    /// file system has no such locks, or if somebody else holds this byte.
+    /// Lights a beacon on a descriptor of the store's file that nothing else uses. Returns none if
+    /// the file system has no such locks, or if another process holds this byte.
     pub(crate) fn light(id: u64, file: File) -> io::Result<Option<Self>> {
         let file_id = FileId::of(&file.metadata()?);
         let byte = Included(byte_of(id));
@@ -70,15 +72,16 @@ impl FileId {
         }
     }
 
-    /// Whether both are one file. A process that seccomp rules keep from statx(2) knows no birth time,
-    /// and then the inode decides: a beacon keeps its file open, so that its inode is not used again.
+    /// Tells whether both are one file. If seccomp rules keep a process from statx(2), it knows no
+    /// birth time, and then the inode decides: a beacon keeps its file open, so that its inode is
+    /// not used again.
     fn is_same(&self, other: &Self) -> bool {
         let is_known = self.born != 0 && other.born != 0;
         self.inode == other.inode && (self.born == other.born || !is_known)
     }
 }
 
-/// Judges what locks are bound to, from one process and over one open file.
+/// Judges the things that locks are bound to, from one process and over one open file.
 #[derive(Debug)]
 pub(crate) struct Judge {
     /// This process.
@@ -87,12 +90,12 @@ pub(crate) struct Judge {
     manager: u64,
     /// The open file, to ask about beacons, and its identity.
     probe: Option<Arc<(FileBackend, FileId)>>,
-    /// The judgements so far, if each binding is judged once.
+    /// The results found before, if each binding is judged once.
     known: Option<Mutex<HashMap<Binding, Standing>>>,
 }
 
 impl Judge {
-    /// Judges over an open file of which `probe` is a copy.
+    /// Makes a judge over an open file of which `probe` is a copy.
     pub(crate) fn new(here: Process, manager: u64, probe: Option<File>) -> Self {
         let probe = probe.and_then(|file| {
             let id = FileId::of(&file.metadata().ok()?);
@@ -106,9 +109,10 @@ impl Judge {
         }
     }
 
-    /// The same for one write transaction: it judges each binding once. A holder that ends during
-    /// the transaction, when it was planned who is granted what, counts as alive to its end: else
-    /// a newcomer would find its name free, and pass the waiters.
+    /// Returns the judge for one write transaction, which judges each binding once. If a holder
+    /// ends during the transaction, after the plan was made, it counts as alive until the
+    /// transaction ends. Otherwise a newcomer would find the holder's name free, and pass the
+    /// waiters of that name.
     pub(crate) fn for_one_write(&self) -> Self {
         Self {
             here: self.here,
@@ -118,12 +122,12 @@ impl Judge {
         }
     }
 
-    /// The file that it asks about beacons.
+    /// Returns the file on which this judge asks about beacons.
     pub(crate) fn file(&self) -> Option<FileId> {
         self.probe.as_ref().map(|probe| probe.1)
     }
 
-    /// Judges the manager, process or job of a binding.
+    /// Judges the manager, process or job that a lock or a request is bound to.
     pub(crate) fn standing(&self, binding: &Binding) -> Standing {
         if self.is_own(binding) {
             return Standing::Alive;
@@ -142,7 +146,7 @@ impl Judge {
             // A child that was forked off may keep a copy of the descriptor.
             (Some(true), _) if self.here.sees_no(&binding.process) => Standing::Gone,
             (Some(true), _) => Standing::Alive,
-            // Of a job the first process may be gone while others work on.
+            // The first process of a job may be gone while other processes work on.
             (None, Bound::Job) => match self.here.judge(&binding.process) {
                 Standing::Alive => Standing::Alive,
                 Standing::Gone | Standing::Unknown => Standing::Unknown,
@@ -151,12 +155,12 @@ impl Judge {
         }
     }
 
-    /// Whether the process number of a binding is one of this pid namespace.
+    /// Tells whether the process number of a binding is one of this pid namespace.
     pub(crate) fn sees(&self, binding: &Binding) -> bool {
         self.here.namespaces.pid == binding.process.namespaces.pid
     }
 
-    /// Whether something is bound to the manager that asks.
+    /// Tells whether a lock or a request is bound to the manager that asks.
     pub(crate) fn is_own(&self, binding: &Binding) -> bool {
         binding.kind == Bound::Manager && binding.id == self.manager
     }
@@ -165,7 +169,8 @@ impl Judge {
         self.standing(binding) == Standing::Gone
     }
 
-    /// Whether its beacon is lit; none if it has none in this file.
+    /// Tells whether the beacon of a binding is lit. Returns none if the binding has none in this
+    /// file.
     pub(crate) fn is_lit(&self, binding: &Binding) -> Option<bool> {
         let (backend, file_id) = &**self.probe.as_ref()?;
         if !binding.file.is_some_and(|file| file.is_same(file_id)) {
@@ -182,7 +187,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn holder_that_ends_amid_a_write_is_judged_as_before_until_its_end() {
+    fn holder_that_ends_during_a_write_is_judged_as_before_until_its_end() {
         let here = Process::current();
         let judge = Judge::new(here, draw_id(), None);
         let mut holder = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();

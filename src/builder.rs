@@ -1,4 +1,4 @@
-//! How to open a manager.
+//! Says how to open a manager.
 
 use crate::clock::Clock;
 use crate::error::Result;
@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// How to open a [`LockManager`](crate::LockManager).
+/// Collects the options for opening a [`LockManager`](crate::LockManager).
 ///
 /// ```
 /// use lockmgr::LockManager;
@@ -33,7 +33,7 @@ pub struct Builder {
     hook: Option<StorageHook>,
 }
 
-/// More than a century: every bound that is longer is this.
+/// The longest busy timeout, more than a century. A longer bound is cut to it.
 const LONGEST_BUSY_TIMEOUT: Duration = Duration::from_secs(u32::MAX as u64);
 
 impl Builder {
@@ -48,11 +48,12 @@ impl Builder {
         }
     }
 
-    /// Keeps the file to this one manager and its clones, which makes writing about twice as
-    /// fast. Any other opener gets [`Error::StoreBusy`] once its own bound is over. While others
-    /// have the store open, this one gets it, and the error names some holders. Default: any number
-    /// of processes share the file, on Linux, macOS and Windows. On other systems, and on file
-    /// systems without locks of byte ranges, sharing is [`Error::Unsupported`].
+    /// Keeps the file to this one manager and its clones, which makes writing about twice as fast.
+    /// Any other opener gets [`Error::StoreBusy`] once its own bound is over. While other managers
+    /// have the store open, an exclusive opener gets that error too, which names some holders.
+    /// Default: any number of processes share the file, on Linux, macOS and Windows. On other
+    /// systems, and on file systems without locks of byte ranges, sharing is
+    /// [`Error::Unsupported`].
     ///
     /// ```
     /// # use lockmgr::{Error, LockManager};
@@ -72,11 +73,12 @@ impl Builder {
         self
     }
 
-    /// Opens the store for reading alone, which needs no permission to write and creates nothing:
-    /// a missing file is an empty store. Calls that write fail with [`Error::Io`] (permission
-    /// denied). A store that a process left behind when it died is repaired first. Without
-    /// permission to write, its last commit is repaired in memory, which takes as much memory as
-    /// the rows do, and lasts until another process writes to the store. Default: reads and writes.
+    /// Opens the store for reading alone, which needs no permission to write and creates nothing: a
+    /// missing file is an empty store. Calls that write fail with [`Error::Io`] (permission
+    /// denied). If a process died and left the store in need of repair, opening repairs it first.
+    /// Without permission to write, the manager repairs the last commit in memory. That copy takes
+    /// as much memory as the rows do, and lasts until another process writes to the store. Default:
+    /// reads and writes.
     ///
     /// ```
     /// # use lockmgr::{GetOptions, LockManager};
@@ -98,7 +100,7 @@ impl Builder {
         self
     }
 
-    /// Bounds every wait of a call for another process; zero does not wait at all. A call that
+    /// Bounds every wait of a call for another process. Zero does not wait at all. A call that
     /// reaches its bound fails with [`Error::StoreBusy`]. Default: 10 s.
     ///
     /// ```
@@ -117,8 +119,8 @@ impl Builder {
         self
     }
 
-    /// Sets the memory, in bytes, that the store may use to keep pages of the file at hand.
-    /// Default: 16 MiB.
+    /// Sets the memory, in bytes, that the store may use to cache pages of the file. Default: 16
+    /// MiB.
     ///
     /// ```
     /// # use lockmgr::LockManager;
@@ -133,7 +135,7 @@ impl Builder {
         self
     }
 
-    /// Names the holder of the locks this manager creates, by the rule of a [`LockName`].
+    /// Names the holder of the locks that this manager creates, by the rule of a [`LockName`].
     /// Default: the system's hostname.
     ///
     /// ```
@@ -151,7 +153,7 @@ impl Builder {
         self
     }
 
-    /// Sets where the time is read. Default: [`Clock::system`].
+    /// Sets the clock that the manager reads. Default: [`Clock::system`].
     ///
     /// ```
     /// # use lockmgr::{LockManager, ManualClock};
@@ -167,10 +169,10 @@ impl Builder {
         self
     }
 
-    /// Calls this before each call of the store to its file. An error that it answers with is the
-    /// outcome of that call, which is then not made: so tests show what a program does when its
-    /// disk fails, and what reaches the disk. It is called on the thread that works on the store,
-    /// and must neither panic nor use this manager. Default: nothing is called.
+    /// Calls this hook before each call of the store to its file. If the hook returns an error,
+    /// that error is the outcome of the call, and the call is not made: so tests show how a program
+    /// behaves when its disk fails, and which calls reach the disk. The hook runs on the thread
+    /// that works on the store, and must neither panic nor use this manager. Default: no hook.
     ///
     /// ```
     /// use lockmgr::{Error, GetOptions, LockManager, StorageCall};
@@ -206,14 +208,14 @@ impl Builder {
         self
     }
 
-    /// Checks the options, and returns the settings to open with.
+    /// Returns the checked options, as the parts that open a manager.
     pub(crate) fn into_parts(self, path: &Path) -> Result<(Config, Clock, Holder)> {
         let locked_by = match self.locked_by {
             Some(holder) => Holder::new(&holder)?,
             None => Holder::hostname(),
         };
         let config = Config {
-            // The same file, even if the program changes its directory.
+            // The path stays that of the same file, even if the program changes its directory.
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             mode: self.mode,
             busy_timeout: self.busy_timeout,

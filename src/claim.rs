@@ -1,12 +1,12 @@
 //! Defines claims on names, and the rule which claims on one name go together.
 //!
-//! Values and rules. Never looks at a store, a clock or a process.
+//! A claim is a value. This module never looks at a store, a clock or a process.
 
 use crate::name::{LockName, Printable};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-/// How a lock is held or asked for: alone, shared, or by some of a name's slots.
+/// Says how a lock is held or asked for: exclusively, shared, or by some of a name's slots.
 ///
 /// [`Lock::mode`](crate::Lock::mode) says how a lock is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,7 +19,7 @@ pub enum Mode {
     Exclusive,
     /// Any number of holders that share the name.
     Shared,
-    /// As many holders as the name's slots are enough for.
+    /// As many holders as the slots of the name suffice for.
     Slots {
         /// How many slots this holder takes.
         take: u32,
@@ -29,7 +29,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// How many slots it takes; none unless it is by slots.
+    /// Returns how many slots this mode takes, or 0 unless it is by slots.
     pub(crate) fn slots(self) -> u64 {
         match self {
             Self::Slots { take, .. } => take.into(),
@@ -37,7 +37,8 @@ impl Mode {
         }
     }
 
-    /// Whether one may hold so: by at least one slot, and no more than there are.
+    /// Tells whether a lock can be held in this mode: by at least one slot, and by no more than
+    /// there are.
     pub(crate) fn is_possible(self) -> bool {
         match self {
             Self::Slots { take, of } => take > 0 && take <= of,
@@ -57,7 +58,7 @@ impl Mode {
             return refuse("a name of 0 slots holds nobody; give it at least 1".into());
         }
         if take == 0 {
-            return refuse("0 slots hold nothing; take at least 1".into());
+            return refuse("a claim of 0 slots holds nothing; take at least 1".into());
         }
         if take > of {
             return refuse(format!(
@@ -78,15 +79,15 @@ impl fmt::Display for Mode {
     }
 }
 
-/// A request that contradicts itself: a name in two modes or twice by slots, a number of slots or of
-/// names that is 0 or too large, or any of several names beside other claims.
+/// Says how a request contradicts itself: a name in two modes or twice by slots, a number of slots
+/// or of names that is 0 or too large, or any of several names beside other claims.
 ///
 /// [`Error::InvalidRequest`](crate::Error::InvalidRequest) carries it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid request: {0}")]
 pub struct InvalidRequest(String);
 
-/// One name, and how a [`Request`](crate::Request) wants it.
+/// Asks for one name, in the mode that a [`Request`](crate::Request) wants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Claim {
@@ -105,22 +106,22 @@ impl Claim {
         &self.name
     }
 
-    /// Returns how it is asked for.
+    /// Returns the mode that is asked for.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 }
 
-/// All that one request asks for: all of its claims, or some of several exclusive ones.
+/// Holds all claims of one request, which wants all of them, or some of several exclusive ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Claims {
     pub(crate) list: Vec<Claim>,
-    /// How many of them are enough; none if it wants them all.
+    /// How many of the claims are enough, or none if the request wants them all.
     pub(crate) any: Option<u32>,
 }
 
 impl Claims {
-    /// Exclusive claims on these names, which have to differ.
+    /// Makes exclusive claims on these names, which have to differ.
     pub(crate) fn exclusive(names: impl IntoIterator<Item = LockName>) -> Self {
         Self {
             list: names.into_iter().map(Claim::exclusive).collect(),
@@ -136,7 +137,8 @@ impl Claims {
         self.list.iter().map(|claim| &claim.name)
     }
 
-    /// Whether `any`, if given, is from 1 to the number of claims, and all of those are exclusive.
+    /// Tells whether `any`, if given, is from 1 to the number of claims, and all claims are
+    /// exclusive.
     pub(crate) fn is_possible(&self) -> bool {
         let is_alone = |claim: &Claim| claim.mode == Mode::Exclusive;
         self.any.is_none_or(|any| {
@@ -144,7 +146,7 @@ impl Claims {
         })
     }
 
-    /// How many of its claims have to be granted.
+    /// Returns how many of the claims have to be granted.
     pub(crate) fn needed(&self) -> usize {
         match self.any {
             Some(any) => any as usize,
@@ -152,8 +154,8 @@ impl Claims {
         }
     }
 
-    /// Claims these names in that mode too. The same claim again counts once, but for slots, which
-    /// could mean twice as many.
+    /// Claims these names in that mode too. The same claim again counts once, except a claim of
+    /// slots, which could mean twice as many.
     pub(crate) fn add(
         &mut self,
         names: impl IntoIterator<Item = LockName>,
@@ -224,7 +226,7 @@ fn named_twice(name: &LockName, why: &str) -> InvalidRequest {
     InvalidRequest(format!("\"{name}\" is named twice: {why}"))
 }
 
-/// How a name is held by all who live.
+/// Says how all living holders hold a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Holding {
     #[default]
@@ -238,7 +240,7 @@ pub(crate) enum Holding {
 }
 
 impl Holding {
-    /// Whether a hold of that mode goes beside those that are there.
+    /// Tells whether a hold of that mode is allowed beside the present ones.
     pub(crate) fn admits(self, mode: Mode) -> bool {
         match (self, mode) {
             (Self::Free, _) | (Self::Shared, Mode::Shared) => true,
@@ -249,7 +251,7 @@ impl Holding {
         }
     }
 
-    /// Whether it admits nobody.
+    /// Tells whether no further hold is allowed.
     pub(crate) fn is_full(self) -> bool {
         match self {
             Self::Free | Self::Shared => false,
@@ -258,7 +260,7 @@ impl Holding {
         }
     }
 
-    /// The same with one more hold, which it admits.
+    /// Returns the holding with one more hold, which it must admit.
     pub(crate) fn and(self, mode: Mode) -> Self {
         match (self, mode) {
             (_, Mode::Exclusive) => Self::Exclusive,
@@ -307,7 +309,7 @@ mod tests {
             (two_of_four, slots(1, 5), false),
         ] {
             assert_eq!(holding.admits(mode), can, "{mode} beside {holding:?}");
-            // Whom it admits is not beside a full name.
+            // A full name admits no mode.
             assert!(!(can && holding.is_full()));
         }
         assert!(two_of_four.and(slots(2, 4)).is_full());

@@ -1,18 +1,19 @@
-//! Time, as a lease needs it: the wall clock for people, and the clock that counts since boot
+//! Reads time as a lease needs it: the wall clock for people, and the clock that counts since boot
 //! for deadlines, which no step of the wall clock moves.
 //!
-//! Nothing else reads a clock to decide about a lock.
+//! No other module reads a clock to decide about a lock.
 
 use chrono::{DateTime, Utc};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use system::BootClock;
 
-/// The id of a boot, so that readings of two boots are never compared. Zero if it is not known.
+/// Identifies a boot, so that readings of two boots are never compared. Zero if the boot is not
+/// known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct BootId(pub(crate) [u8; 16]);
 
-/// A reading of the clock that counts since boot, suspension included.
+/// Holds a reading of the clock that counts since boot, suspension included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BootTime {
     pub(crate) boot: BootId,
@@ -23,22 +24,22 @@ pub(crate) struct BootTime {
 #[cfg(target_os = "linux")]
 pub(crate) use system::boot_id;
 
-/// One instant on both clocks.
+/// Holds one instant on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
     /// Microseconds since 1970 on the wall clock.
     pub(crate) wall: i64,
-    /// None where the system has no such clock.
+    /// The reading since boot, or none if the system has no such clock.
     pub(crate) boot: Option<BootTime>,
 }
 
-/// Where a [`LockManager`](crate::LockManager) reads the time.
+/// Reads the time for a [`LockManager`](crate::LockManager).
 ///
 /// On Linux a deadline is kept on the clock that counts since boot (`CLOCK_BOOTTIME`), time in
 /// suspension included, so setting, slewing or stepping the wall clock neither frees a lock early
 /// nor holds it longer. After a reboot, and on systems other than Linux, the wall clock decides.
 ///
-/// The default is the system's clocks; tests use a [`ManualClock`].
+/// The default is the system's clocks. Tests use a [`ManualClock`].
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -63,7 +64,7 @@ impl Clock {
         Self(Source::System(BootClock::new()))
     }
 
-    /// Whether it may jump at any time, and wakes nobody.
+    /// Tells whether the clock may jump at any time, and wakes no waiter.
     pub(crate) fn is_manual(&self) -> bool {
         matches!(self.0, Source::Manual(_))
     }
@@ -91,9 +92,10 @@ impl From<ManualClock> for Clock {
     }
 }
 
-/// A clock that moves only when it is told to, for tests of programs that hold leases.
+/// Moves only when it is told to, for tests of programs that hold leases.
 ///
-/// Clones are one clock. A thread that waits for a lock looks at it every 20 ms of real time.
+/// Clones are one clock. A thread that waits for a lock looks at the clock every 20 ms of real
+/// time.
 ///
 /// ```
 /// use lockmgr::{GetOptions, LockManager, ManualClock};
@@ -151,7 +153,7 @@ impl ManualClock {
         })))
     }
 
-    /// Returns what the wall clock shows.
+    /// Returns the time that the wall clock shows.
     ///
     /// ```
     /// # use lockmgr::ManualClock;
@@ -163,7 +165,7 @@ impl ManualClock {
         self.reading().wall
     }
 
-    /// Lets time pass, on both clocks. The wall clock stops at the last instant it can show.
+    /// Lets time pass, on both clocks. The wall clock stops at the last instant that it can show.
     ///
     /// ```
     /// # use lockmgr::ManualClock;
@@ -179,7 +181,7 @@ impl ManualClock {
         reading.wall = later(reading.wall, by);
     }
 
-    /// Sets the wall clock, as an administrator or a time server does; no time passes.
+    /// Sets the wall clock, as an administrator or a time server does. No time passes.
     ///
     /// ```
     /// use lockmgr::{GetOptions, LockManager, ManualClock};
@@ -197,8 +199,8 @@ impl ManualClock {
         self.reading().wall = wall;
     }
 
-    /// Boots the machine again after it was off for this long: the wall clock goes on, the clock
-    /// that counts since boot starts at zero.
+    /// Boots the machine again after it was off for this long: the wall clock goes on, and the
+    /// clock that counts since boot starts at zero.
     ///
     /// ```
     /// use lockmgr::{GetOptions, LockManager, ManualClock};
@@ -227,7 +229,7 @@ impl ManualClock {
     }
 }
 
-/// The wall clock in microseconds since 1970, negative before.
+/// Reads the wall clock in microseconds since 1970, negative before.
 fn wall_micros() -> i64 {
     let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
     match SystemTime::now().duration_since(UNIX_EPOCH) {
@@ -236,8 +238,8 @@ fn wall_micros() -> i64 {
     }
 }
 
-/// Milliseconds on a clock that only goes forward, exact to a few of them and cheap to read: for
-/// what is looked at every so often.
+/// Reads milliseconds on a clock that only goes forward, exact to a few of them and cheap to read,
+/// for checks that are due every so often.
 pub(crate) fn coarse_millis() -> u64 {
     system::coarse_millis()
 }
@@ -259,8 +261,8 @@ mod system {
 
     const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-    /// The id of this boot, and whether the kernel itself says so: a file that was mounted over
-    /// the kernel's, as containers do, lies on another device than its directory.
+    /// Returns the id of this boot, and whether the kernel itself says so. If a file was mounted
+    /// over the kernel's, as containers do, the id lies on another device than its directory.
     pub(crate) fn boot_id() -> Option<(BootId, bool)> {
         let text = fs::read_to_string(BOOT_ID).ok()?;
         let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
@@ -271,18 +273,18 @@ mod system {
         Some((BootId(id.to_be_bytes()), is_genuine))
     }
 
-    /// The boot that the clock counts since: looked up when a clock is made.
+    /// Holds the values that reading the clock since boot needs, looked up when a clock is made.
     #[derive(Clone, Copy, Debug)]
     pub(super) struct BootClock {
         boot: Option<BootId>,
-        /// Microseconds that a time namespace adds to the clock: processes inside and outside
+        /// The microseconds that a time namespace adds to the clock: processes inside and outside
         /// share a store.
         offset: i64,
     }
 
     impl BootClock {
         pub(super) fn new() -> Self {
-            // The file tells of the children's namespace, which may be another.
+            // The file tells of the namespace of the children, which may be another.
             let namespace = |of| fs::read_link(format!("/proc/self/ns/{of}")).ok();
             let is_own = namespace("time") == namespace("time_for_children");
             let offsets = fs::read_to_string("/proc/self/timens_offsets");
@@ -303,7 +305,7 @@ mod system {
         }
     }
 
-    /// From lines of a clock's name, seconds and nanoseconds.
+    /// Reads the offset from lines of a clock's name, seconds and nanoseconds.
     fn offset_in(text: &str) -> Option<i64> {
         let mut fields = text
             .lines()

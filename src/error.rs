@@ -1,4 +1,4 @@
-//! The one error type, and the words it uses for what went wrong.
+//! Defines the one error type, and the texts of its messages.
 
 use crate::claim::InvalidRequest;
 use crate::lock::{Lock, SECONDS};
@@ -10,23 +10,25 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A result of this crate.
+/// Defaults the error type of a result to [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call did not do what was asked.
+/// Says why a call did not do as its caller asked.
 ///
-/// Contention is an answer: [`Locked`](Self::Locked) and [`LockFail`](Self::LockFail) carry the lock
-/// that is in the way, [`Reserved`](Self::Reserved) the request, [`Lost`](Self::Lost) who has it
-/// now; [`LockNotFound`](Self::LockNotFound) says what is not there. The invalid ones name what was
-/// asked, before the store was touched. The others are failures of the store and name its file.
+/// Contention is an answer: [`Locked`](Self::Locked) and [`LockFail`](Self::LockFail) carry the
+/// lock that is in the way, [`Reserved`](Self::Reserved) the request, and [`Lost`](Self::Lost) the
+/// lock that has the name now. [`LockNotFound`](Self::LockNotFound) names the lock that is not
+/// there. The invalid ones name the refused argument, and are found before the store is touched.
+/// The others are failures of the store and name its file.
 ///
-/// After any error the store is as it was before the call, but for free names that were handed to
-/// waiters, and for the rows that [`clean_locks`](crate::LockManager::clean_locks), which takes
-/// several transactions, had removed by then. One case cannot promise that: if storage fails,
-/// damage is met, or another process is stopped, in the middle of a commit ([`Io`](Self::Io),
-/// [`Corrupted`](Self::Corrupted), [`StoreBusy`](Self::StoreBusy)), all of the call may be found
-/// done when the store is next read, or none of it; never a part. What
-/// [`Acquire::lock`](crate::Acquire::lock) may leave behind then, it takes back itself.
+/// After any error the store is as it was before the call, with two exceptions. Free names that
+/// were handed over to waiters stay with them. Rows that
+/// [`clean_locks`](crate::LockManager::clean_locks), which takes several transactions, had removed
+/// by then stay removed. One case cannot promise this: if storage fails, damage is met, or another
+/// process is stopped, in the middle of a commit ([`Io`](Self::Io), [`Corrupted`](Self::Corrupted),
+/// [`StoreBusy`](Self::StoreBusy)), the next reader of the store may find the call done as a whole,
+/// or not at all, and never a part of it. If [`Acquire::lock`](crate::Acquire::lock) leaves locks
+/// or a request behind then, the manager takes them back itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -34,24 +36,24 @@ pub enum Error {
     #[error("cannot lock {}", Held(.0))]
     Locked(Box<Lock>),
 
-    /// `set_lock` with `fail` met an existing lock; nothing was changed. Carries that lock as the
-    /// aborted call saw it: one that an earlier mention of a repeated name had created is gone, and
-    /// bears no token (0).
+    /// `set_lock` with `fail` met an existing lock, and changed nothing. Carries that lock as the
+    /// aborted call saw it. If an earlier mention of a repeated name had created the lock, it is
+    /// gone, and bears no token (0).
     #[error("cannot set the locks: {}; nothing was changed", Held(.0))]
     LockFail(Box<Lock>),
 
-    /// The lock to renew does not exist, or no longer bears the token it was asked for with.
+    /// The lock to renew does not exist, or no longer bears the token that the caller named.
     #[error("cannot renew \"{}\": {}", Printable(name), NotFound(*token))]
     #[non_exhaustive]
     LockNotFound {
-        /// The lock that the caller wanted to renew.
+        /// The name of the lock to renew.
         name: String,
-        /// The token it had to bear, where one was asked for.
+        /// The token that the caller named, if any.
         token: Option<u64>,
     },
 
-    /// Nobody holds the lock, but a request that came earlier waits for it together with others,
-    /// and comes first. Carries that request.
+    /// Nobody holds the lock, but an earlier request waits for it together with others, and comes
+    /// first. Carries that request.
     #[error("cannot lock \"{}\": {} asked for it first", Printable(name.as_str()), Asked(request))]
     #[non_exhaustive]
     Reserved {
@@ -61,8 +63,8 @@ pub enum Error {
         request: Box<Request>,
     },
 
-    /// The holders of the name say another number of slots. Ask with their number, or try again once
-    /// the name is free. No request of this call is left in the queue.
+    /// The holders of the name say another number of slots. Ask with their number, or try again
+    /// once the name is free. No request of this call is left in the queue.
     #[error(
         "cannot take slots of \"{}\": you say that it has {asked}, and its holders say {held}; \
          say {held} too, or try again once it is free",
@@ -72,13 +74,13 @@ pub enum Error {
     SlotsMismatch {
         /// The name that the caller asked for.
         name: LockName,
-        /// How many slots the call said that the name has.
+        /// The number of slots that the call said the name has.
         asked: u32,
-        /// How many its holders said.
+        /// The number of slots that the holders said.
         held: u32,
     },
 
-    /// A guard no longer holds a lock: its lease ran out or was taken away.
+    /// A guard no longer holds a lock: its lease ran out, or the lock was taken away.
     #[error("lost \"{}\" (token {}): {}", Printable(lock.name().as_str()), lock.token(), Now(by.as_deref()))]
     #[non_exhaustive]
     Lost {
@@ -92,11 +94,11 @@ pub enum Error {
     #[error("the wait was cancelled")]
     Cancelled,
 
-    /// There is no such process to bind a lock to, or it cannot be seen from here.
+    /// There is no such process to bind a lock to, or this process cannot see it.
     #[error("cannot bind to process {pid}: there is none, or it cannot be seen from here")]
     #[non_exhaustive]
     NoSuchProcess {
-        /// The value that the caller gave.
+        /// The process number that the caller gave.
         pid: u32,
     },
 
@@ -122,11 +124,11 @@ pub enum Error {
     StoreBusy {
         /// The store's file.
         path: PathBuf,
-        /// The work that failed.
+        /// The work on the file that failed.
         action: &'static str,
-        /// The reason why the call had to wait.
+        /// The reason why the call waited.
         reason: String,
-        /// How long it waited.
+        /// How long the call waited.
         waited: Duration,
     },
 
@@ -136,9 +138,9 @@ pub enum Error {
     Corrupted {
         /// The store's file.
         path: PathBuf,
-        /// The work that failed.
+        /// The work on the file that failed.
         action: &'static str,
-        /// The damage.
+        /// The damage that was found.
         detail: String,
     },
 
@@ -148,11 +150,11 @@ pub enum Error {
     NotAStore {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason why it is none.
         reason: String,
     },
 
-    /// The store was opened before this process was forked off: it belongs to the parent. Open
+    /// The store was opened before this process was forked off, and belongs to the parent. Open
     /// another manager in the child.
     #[error(
         "cannot use {}: process {pid} opened it; open your own after the fork",
@@ -166,13 +168,14 @@ pub enum Error {
         pid: u32,
     },
 
-    /// This system, or the place of this process in it, cannot do what was asked.
+    /// This system, or the place of this process in it, cannot do the work that the caller asked
+    /// for.
     #[error("cannot {what}: {remedy}")]
     #[non_exhaustive]
     Unsupported {
-        /// The request.
+        /// The work that the caller asked for.
         what: String,
-        /// The remedy, and its reason.
+        /// The remedy: another way to ask, and why.
         remedy: String,
     },
 
@@ -182,7 +185,7 @@ pub enum Error {
     Io {
         /// The store's file.
         path: PathBuf,
-        /// The work that failed.
+        /// The work on the file that failed.
         action: &'static str,
         /// The error of the system.
         source: io::Error,
@@ -195,12 +198,12 @@ pub enum Error {
     Bug {
         /// The message of the panic.
         message: String,
-        /// Where it happened: file, line and column.
+        /// The place of the panic: file, line and column.
         place: String,
     },
 }
 
-/// The kind of an [`Error`], under the name that the command's JSON gives it.
+/// Tells the kind of an [`Error`], under the name that the command's JSON gives it.
 ///
 /// ```
 /// use lockmgr::{ErrorKind, GetOptions, LockManager};
@@ -225,7 +228,7 @@ pub enum ErrorKind {
     InvalidTimeout,
     /// The lock exists.
     Locked,
-    /// An earlier request comes first.
+    /// An earlier request for the lock comes first.
     Reserved,
     /// `set_lock` with `fail` met an existing lock.
     LockFail,
@@ -237,13 +240,13 @@ pub enum ErrorKind {
     Lost,
     /// The wait was cancelled.
     Cancelled,
-    /// The system cannot do what was asked for.
+    /// The system cannot do the work that the caller asked for.
     Unsupported,
     /// The manager was opened before a fork.
     Forked,
     /// A hook of the caller, or lockmgr itself, panicked.
     Bug,
-    /// Others kept the store busy.
+    /// Other processes or threads kept the store busy.
     StoreBusy,
     /// The file is damaged.
     Corrupted,
@@ -256,7 +259,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// The name of the kind, as in the command's JSON.
+    /// Returns the name of the kind, as in the command's JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Usage => "Usage",
@@ -288,7 +291,7 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Error {
-    /// The kind of this error, for a program to decide by.
+    /// Returns the kind of this error, for a program to decide by.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Locked(_) => ErrorKind::Locked,
@@ -314,7 +317,7 @@ impl Error {
         }
     }
 
-    /// Whether somebody else holds the lock, or asked for it first.
+    /// Tells whether another holder has the lock, or another request asked for it first.
     pub fn is_contention(&self) -> bool {
         matches!(
             self,
@@ -322,14 +325,14 @@ impl Error {
         )
     }
 
-    /// Whether the same call may succeed later although nobody mends anything: contention, and a
-    /// store that was busy.
+    /// Tells whether the same call may succeed later without a repair: after contention, and if the
+    /// store was busy.
     pub fn is_retryable(&self) -> bool {
         self.is_contention() || matches!(self, Self::StoreBusy { .. })
     }
 }
 
-/// The lock, and how many wait for it.
+/// Writes the lock, and the number of its waiters.
 struct Held<'a>(&'a Lock);
 
 impl fmt::Display for Held<'_> {
@@ -349,7 +352,7 @@ impl fmt::Display for Held<'_> {
     }
 }
 
-/// The holder to be of a request, and since when it waits.
+/// Writes the future holder of a request, and since when the request waits.
 struct Asked<'a>(&'a Request);
 
 impl fmt::Display for Asked<'_> {

@@ -1,9 +1,9 @@
-//! The same without blocking: futures of no particular runtime (feature `async`).
+//! Offers the verbs without blocking, as futures of no particular runtime (feature `async`).
 //!
 //! A future does nothing until it is polled. Its first poll hands the work to one thread of the
-//! manager, which does all that may block and never waits for one task alone. The thread that polls
-//! takes a mutex for an instant, and no more. A future that is dropped returns at once, and the
-//! manager's thread undoes what must not stay.
+//! manager, which makes all calls that may block and never waits for one task alone. The thread
+//! that polls takes a mutex for an instant, and no more. Dropping a future returns at once, and the
+//! manager's thread undoes the changes that must not stay.
 
 use crate::acquire::Acquire;
 use crate::error::{Error, Result};
@@ -24,19 +24,19 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Makes the steps of a task, once it is polled. It ends with the answer.
+/// Makes the steps of a task at the first poll. The steps end with the answer.
 type Begin<T> = Box<dyn FnOnce() -> Result<Steps<T>> + Send>;
 type Steps<T> = Box<dyn FnMut(Woken) -> Step<Result<T>> + Send>;
 
-/// A call that goes on while nobody blocks. Does nothing until it is polled.
+/// Runs a call while no thread of the caller blocks. It does nothing until it is polled.
 ///
-/// Made by the methods whose names end in `_async`. Dropping it returns at once.
+/// The methods whose names end in `_async` return it. Dropping it returns at once.
 #[must_use = "futures do nothing unless they are polled"]
 pub struct Pending<T> {
     manager: LockManager,
     begin: Option<Begin<T>>,
     answer: Arc<Answer<T>>,
-    /// Cancels a wait.
+    /// The sleeper of the wait, through which a drop cancels it.
     sleeper: Arc<Sleeper>,
 }
 
@@ -51,9 +51,9 @@ struct Answer<T>(Mutex<State<T>>);
 
 enum State<T> {
     Open(Option<Waker>),
-    /// An answer, or the panic that ended the work.
+    /// The answer, or the panic that ended the work.
     Done(thread::Result<Result<T>>),
-    /// Nobody polls any more.
+    /// The future was dropped, and no task polls any more.
     Dropped,
 }
 
@@ -74,7 +74,7 @@ impl<T> Answer<T> {
                 drop(state);
                 waker.into_iter().for_each(Waker::wake);
             }
-            // Dropping the answer gives back a grant of this instant.
+            // A grant of this instant is released when the answer is dropped.
             State::Done(_) | State::Dropped => drop(state),
         }
     }
@@ -119,7 +119,7 @@ impl<T: Send + 'static> Pending<T> {
                             Err(error) => return Step::Done(Err(error)),
                         }
                     }
-                    steps.as_mut().expect("it has begun")(woken)
+                    steps.as_mut().expect("the task has begun")(woken)
                 };
                 let step = panic::catch_unwind(AssertUnwindSafe(|| caller.within(go_on)));
                 match step {
@@ -151,7 +151,7 @@ impl<T: Send + 'static> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // In a child that was forked off nobody works on it.
+        // In a child that was forked off, no thread works on the call.
         self.manager.0.base.store.check_fork()?;
         let this = self.get_mut();
         let mut state = this.answer.state();
@@ -182,7 +182,7 @@ impl<T: Send + 'static> Future for Pending<T> {
 impl<T> Drop for Pending<T> {
     fn drop(&mut self) {
         if self.manager.0.base.store.forked_from().is_some() {
-            // Another thread of the parent may have held the mutexes.
+            // Another thread of the parent may have held the mutexes at the fork.
             mem::forget(Arc::clone(&self.answer));
             mem::forget(Arc::clone(&self.sleeper));
             mem::forget(self.manager.clone());
@@ -197,12 +197,11 @@ impl<T> Drop for Pending<T> {
 }
 
 impl LockManager {
-    /// Runs verbs on the manager's thread, so that the thread that polls does not block. Verbs of
-    /// guards too: move the guard in, and return it.
+    /// Runs verbs on the manager's thread, so that the thread that polls does not block. The
+    /// closure may use verbs of guards too: move the guard in, and return it.
     ///
-    /// The thread does one thing after the other: while the work waits, so do all other futures of this
-    /// manager, also one that the work waits for. If the future is dropped before the work began,
-    /// nothing is done. Afterwards the work goes on to its end.
+    /// If the future is dropped before the work begins, the work is not done. If the future is
+    /// dropped later, the work goes on to its end.
     ///
     /// # Errors
     /// Those of the work; [`Error::Io`] if the thread cannot be started.
@@ -229,7 +228,7 @@ impl LockManager {
         Pending::new(self, Arc::default(), move || {
             let mut work = Some(work);
             Ok(Box::new(move |_| {
-                Step::Done(work.take().expect("it is done once")(&manager))
+                Step::Done(work.take().expect("the work is done once")(&manager))
             }))
         })
     }
@@ -342,8 +341,8 @@ fn owned<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Vec<String> {
 }
 
 impl Acquire {
-    /// Takes the locks as [`try_lock`](Self::try_lock) does, without blocking. Dropped, it holds
-    /// nothing: what was granted in that instant is given back.
+    /// Takes the locks as [`try_lock`](Self::try_lock) does, without blocking. If the future is
+    /// dropped, it holds no locks: a grant of that instant is released.
     ///
     /// # Errors
     /// As [`lock`](Self::lock).
@@ -367,8 +366,8 @@ impl Acquire {
     /// Waits for the locks up to this long from its first poll, as
     /// [`try_lock_for`](Self::try_lock_for) does, without blocking.
     ///
-    /// Dropping the future returns at once. The manager's thread removes the request, and gives back
-    /// what was granted in that instant.
+    /// Dropping the future returns at once. The manager's thread removes the request, and releases
+    /// the locks of a grant of that instant.
     ///
     /// # Errors
     /// As [`lock`](Self::lock).
@@ -393,7 +392,7 @@ impl Acquire {
         self.ask_async(move || Bounded::by(bound))
     }
 
-    /// Waits for the locks until this instant; otherwise as
+    /// Waits for the locks until this instant, and otherwise acts as
     /// [`try_lock_for_async`](Self::try_lock_for_async).
     ///
     /// # Errors
@@ -416,12 +415,12 @@ impl Acquire {
         self.ask_async(move || Bounded::by(until.saturating_duration_since(Instant::now())))
     }
 
-    /// Waits until the locks are granted, as [`lock`](Self::lock) does, without blocking. The place
-    /// in the queue is taken at the first poll.
+    /// Waits until the locks are granted, as [`lock`](Self::lock) does, without blocking. The
+    /// request joins the queue at the first poll.
     ///
-    /// Dropping the future returns at once. The manager's thread removes the request, and gives back
-    /// what was granted in that instant. The guard of every `_async` method releases in the
-    /// background when it is dropped; [`LockGuard::release_async`] confirms.
+    /// Dropping the future returns at once. The manager's thread removes the request, and releases
+    /// the locks of a grant of that instant. The guard of every `_async` method releases in the
+    /// background when it is dropped. [`LockGuard::release_async`] confirms the release.
     ///
     /// # Errors
     /// As [`lock`](Self::lock).
@@ -432,7 +431,7 @@ impl Acquire {
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// # runtime.block_on(async {
     /// let guard = manager.acquire(["accounts", "ledger"]).lock_async().await?;
-    /// // … what must not be done twice …
+    /// // … work that must not be done twice …
     /// guard.release_async().await?;
     /// # Ok::<(), lockmgr::Error>(())
     /// # })?;
@@ -449,11 +448,11 @@ impl Acquire {
             let (asker, terms) = self.begin(bounded())?;
             let mut asking = Some((asker, terms));
             Ok(Box::new(move |woken| {
-                let step = asking.as_mut().expect("it is not done").0.step(woken);
+                let step = asking.as_mut().expect("the wait goes on").0.step(woken);
                 match step {
                     Step::Sleep(most) => Step::Sleep(most),
                     Step::Done(answer) => Step::Done(answer.map(|locks| {
-                        let (asker, terms) = asking.take().expect("it is done once");
+                        let (asker, terms) = asking.take().expect("the request is answered once");
                         terms.guard(asker, locks).in_background()
                     })),
                 }
@@ -463,8 +462,8 @@ impl Acquire {
 }
 
 impl LockGuard {
-    /// Releases the locks as [`release`](Self::release) does, without blocking. From here on the
-    /// guard releases in the background, so dropping the future does not block either.
+    /// Releases the locks as [`release`](Self::release) does, without blocking. From this call on
+    /// the guard releases in the background, so dropping the future does not block either.
     ///
     /// # Errors
     /// As [`release`](Self::release).

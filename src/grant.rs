@@ -15,11 +15,11 @@ use crate::process::{Binding, Standing};
 use crate::queue::{Grant, Plan, Request, State, TRUST, View};
 use crate::store::WriteTx;
 use crate::timeout::Timeout;
-use crate::wait::Ring;
+use crate::wait::Ping;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
-/// A write transaction as a plan sees it.
+/// Shows a write transaction to a plan.
 struct Sight<'a, 'b> {
     tx: &'a WriteTx<'b>,
     now: Moment,
@@ -64,7 +64,7 @@ pub(crate) fn plan<'n>(
     Plan::for_names(&sight, names.into_iter().cloned())
 }
 
-/// Writes a plan, and notes whom to ring after the commit.
+/// Writes a plan, and notes which requests to ping after the commit.
 pub(crate) fn apply(tx: &mut WriteTx<'_>, plan: &Plan, now: Moment) -> Result<()> {
     for request in &plan.dropped {
         tx.remove_request(request)?;
@@ -74,8 +74,8 @@ pub(crate) fn apply(tx: &mut WriteTx<'_>, plan: &Plan, now: Moment) -> Result<()
         grant(tx, it, now)?;
     }
     let granted = plan.granted.iter().map(|it| it.request.as_ref());
-    tx.rings
-        .extend(granted.chain(&plan.heads).filter_map(Ring::to));
+    tx.pings
+        .extend(granted.chain(&plan.heads).filter_map(Ping::to));
     Ok(())
 }
 
@@ -89,8 +89,8 @@ pub(crate) fn settle<'n>(
     apply(tx, &plan, now)
 }
 
-/// Removes a request, and settles what it held up. The next request for each name has another one
-/// to watch now.
+/// Removes a request, and settles the names that it held up. The next request for each name has
+/// another one to watch now.
 pub(crate) fn withdraw(tx: &mut WriteTx<'_>, request: &Request, now: Moment) -> Result<()> {
     tx.remove_request(request)?;
     settle(tx, request.claims.names(), now)?;
@@ -100,19 +100,19 @@ pub(crate) fn withdraw(tx: &mut WriteTx<'_>, request: &Request, now: Moment) -> 
     Ok(())
 }
 
-/// Ends a hold: removes its row, or leaves what keeps the name taken, for which the head of the
-/// name waits from now on. The caller settles the name.
+/// Ends a hold: removes its row, or leaves the row that keeps the name taken, for which the head of
+/// the name waits from now on. The caller settles the name.
 pub(crate) fn end(tx: &mut WriteTx<'_>, row: &Lock, now: Moment) -> Result<()> {
     match row.left(now) {
         None if row.mode == Mode::Exclusive => return tx.remove(row),
-        // The head may have waited for this hold, and waits for the next of the name.
+        // The head may have waited for this hold, and now waits for the next hold of the name.
         None => tx.remove(row)?,
         Some(left) => tx.put(&left)?,
     }
     tell_head(tx, &row.name)
 }
 
-/// Rings the head of a name whose lock is bound to something else now, or ends earlier.
+/// Pings the head of a name if the lock is now bound to another thing, or ends earlier.
 pub(crate) fn tell_head(tx: &mut WriteTx<'_>, name: &LockName) -> Result<()> {
     if !tx.is_queue_empty()? {
         tell_first_from(tx, name, 0)?;
@@ -120,16 +120,16 @@ pub(crate) fn tell_head(tx: &mut WriteTx<'_>, name: &LockName) -> Result<()> {
     Ok(())
 }
 
-/// Rings the first request for a name from this number on.
+/// Pings the first request for a name from this number on.
 fn tell_first_from(tx: &mut WriteTx<'_>, name: &LockName, number: u64) -> Result<()> {
     if let Some(next) = tx.head(name, number, &HashSet::new())? {
-        let ring = Ring::to(&tx.wanted(next)?);
-        tx.rings.extend(ring);
+        let ping = Ping::to(&tx.wanted(next)?);
+        tx.pings.extend(ping);
     }
     Ok(())
 }
 
-/// Creates locks that are absent, for a caller or for the request of this id.
+/// Creates absent locks, for a caller or for the request of this id.
 pub(crate) fn create_all(
     tx: &mut WriteTx<'_>,
     lease: &Lease,
@@ -137,7 +137,7 @@ pub(crate) fn create_all(
     by: Option<&Request>,
     now: Moment,
 ) -> Result<Vec<Lock>> {
-    // Before the new rows are there: to read those costs more.
+    // Sweep before the new rows are there, because reading those too costs more.
     tx.sweep(claims.len(), now)?;
     let mut create = |Claim { name, mode }: &Claim| {
         if *mode != Mode::Exclusive {
@@ -145,15 +145,15 @@ pub(crate) fn create_all(
         }
         let mut lock = lease.create(name.clone(), *mode, tx.next_token()?, now)?;
         lock.request = by.map(|request| request.id);
-        lock.bell = by.and_then(|request| request.bell);
+        lock.address = by.and_then(|request| request.address);
         tx.put(&lock)?;
         Ok(lock)
     };
     claims.iter().map(&mut create).collect()
 }
 
-/// A request that is only trusted to live gets its locks for as long as it is trusted: when it
-/// looks it takes the whole lease.
+/// Grants a request its locks. A request that is only trusted to live gets a lease no longer than
+/// the trust. When its waiter looks, it takes the whole lease.
 fn grant(tx: &mut WriteTx<'_>, grant: &Grant, now: Moment) -> Result<()> {
     let Grant {
         request,
@@ -167,7 +167,8 @@ fn grant(tx: &mut WriteTx<'_>, grant: &Grant, now: Moment) -> Result<()> {
             (Timeout::Never, other) | (other, Timeout::Never) => other,
         };
     }
-    // A lease that would now end past the calendar is refused to its caller, when that asks again.
+    // A lease that would now end past the calendar is not granted: its caller gets the error when
+    // it asks again.
     if lease.timeout.deadline(now).is_err() || lease.at_least_from(now).is_err() {
         return Ok(());
     }
@@ -181,7 +182,7 @@ pub(crate) fn drop_dead_before(tx: &mut WriteTx<'_>, request: &Request, now: Mom
     }
     let mut judged = Judged::default();
     for name in request.claims.names() {
-        // One that is dropped may have been all that it waited for.
+        // The request may have waited only for one that is dropped.
         while tx.request(request.number)?.is_some()
             && let Some(number) = tx.before(name, request.number)?
         {
@@ -195,8 +196,8 @@ pub(crate) fn drop_dead_before(tx: &mut WriteTx<'_>, request: &Request, now: Mom
     Ok(())
 }
 
-/// Remembers the judgements of managers and processes: one may have many locks and requests, and to
-/// judge it takes system calls.
+/// Remembers judgements of managers and processes. One manager may have many locks and requests,
+/// and judging it takes system calls.
 #[derive(Default)]
 pub(crate) struct Judged(HashMap<Option<Binding>, Standing>);
 
@@ -211,7 +212,7 @@ impl Judged {
         request.state(now, *standing)
     }
 
-    /// How many of these requests live.
+    /// Counts those of the requests that live.
     pub(crate) fn count(
         &mut self,
         judge: &Judge,
@@ -228,7 +229,7 @@ impl Judged {
     }
 }
 
-/// Returns the claims that a newcomer can have now, or the obstacle.
+/// Returns the claims that a newcomer can have now, or the obstacle in its way.
 ///
 /// # Errors
 /// [`Error::SlotsMismatch`], which no wait mends.
@@ -261,7 +262,7 @@ pub(crate) fn grantable(
     })
 }
 
-/// Why a newcomer cannot have what it claims of this name now, if it cannot.
+/// Returns the obstacle to this claim of a newcomer, if there is one now.
 fn obstacle(tx: &WriteTx<'_>, plan: &Plan, claim: &Claim, now: Moment) -> Result<Option<Error>> {
     if let Some(holder) = tx.in_the_way(claim, now)?.into_iter().next() {
         return match mismatch(claim, &holder) {
@@ -273,7 +274,7 @@ fn obstacle(tx: &WriteTx<'_>, plan: &Plan, claim: &Claim, now: Moment) -> Result
     Ok(first.map(|request| reserved(&claim.name, request)))
 }
 
-/// The answer that a lock is held, with the number of living requests that wait for it.
+/// Adds the number of living requests that wait for the lock to the answer that the lock is held.
 pub(crate) fn counted(tx: &WriteTx<'_>, mut error: Error, now: Moment) -> Result<Error> {
     if let Error::Locked(lock) | Error::LockFail(lock) = &mut error {
         let numbers = tx.wanting(&lock.name)?.into_iter();
@@ -283,8 +284,9 @@ pub(crate) fn counted(tx: &WriteTx<'_>, mut error: Error, now: Moment) -> Result
     Ok(error)
 }
 
-/// Refuses a newcomer. If an earlier request could be granted now, that is done and committed all the
-/// same: the request's own process may be stopped, and would keep the name from everybody.
+/// Refuses a newcomer. If an earlier request could be granted now, this grants it, and the
+/// transaction commits the grant although the call is refused: the request's own process may be
+/// stopped, and would keep the name from everybody.
 pub(crate) fn refuse<T>(tx: &mut WriteTx<'_>, plan: &Plan, error: Error, now: Moment) -> Result<T> {
     if matches!(error, Error::Reserved { .. }) && !plan.granted.is_empty() {
         apply(tx, plan, now)?;

@@ -19,24 +19,25 @@ use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The time that [`LockGuard::renew`] adds to a lease: 120 s, as in django-lockmgr.
+/// How much [`LockGuard::renew`] adds to a lease: 120 s, as in django-lockmgr.
 const RENEWAL: Duration = Duration::from_secs(120);
 
-/// Locks that are held until the guard is dropped or its process ends, begun by
-/// [`LockManager::acquire`](crate::LockManager::acquire).
+/// Holds locks until it is dropped or its process ends.
+/// [`LockManager::acquire`](crate::LockManager::acquire) begins one.
 ///
-/// Dropping the guard releases what it still holds, on unwinding too. The first request that waits
-/// for the names gets them in the same transaction. Like every call that writes, the drop may wait
-/// for other processes, at most for the [`busy_timeout`](crate::Builder::busy_timeout). If the
-/// store refuses the release at that moment, the manager tries again in the background.
-/// [`release`](Self::release) returns the error. A guard touches a lock only while the lock bears the
-/// guard's token, so never a successor's. In a process that was forked off it does nothing.
+/// Dropping the guard releases the locks that it still holds, on unwinding too. The first request
+/// that waits for the names gets them in the same transaction. Like every call that writes, the
+/// drop may wait for other processes, at most for the
+/// [`busy_timeout`](crate::Builder::busy_timeout). If the store refuses the release at that moment,
+/// the manager tries again in the background. [`release`](Self::release) returns the error. A guard
+/// touches a lock only while the lock bears the token that the guard was given, so a guard never
+/// touches a successor's lock. A guard does nothing in a process that was forked off.
 ///
 /// A lock can be lost while the guard lives: its lease ran out and another holder had the lock, or
-/// somebody forced it away by its name. Then the [`on_lost`](crate::Acquire::on_lost) callback is
-/// told, [`is_held`](Self::is_held) says false, and every later call that changes something fails
-/// with [`Error::Lost`]. A process that was paused cannot know in time: let what the lock protects
-/// check the [token](Self::token).
+/// an administrator forced it away by its name. Then the manager calls
+/// [`on_lost`](crate::Acquire::on_lost), [`is_held`](Self::is_held) says false, and every later
+/// call that changes something fails with [`Error::Lost`]. A process that was paused cannot know of
+/// a loss in time: let the resource that the lock protects check the [token](Self::token).
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -53,9 +54,9 @@ const RENEWAL: Duration = Duration::from_secs(120);
 pub struct LockGuard {
     manager: LockManager,
     held: Arc<Held>,
-    /// Of the first name, as it was granted.
+    /// The token of the first name, as it was granted.
     token: u64,
-    /// Whether dropping it must not block.
+    /// Whether dropping the guard must not block.
     is_in_background: bool,
 }
 
@@ -71,13 +72,13 @@ impl LockGuard {
         guard.extend(locks);
         let held = &guard.held;
         if held.is_told() || held.renewal().is_some() {
-            // Without a thread the lease ends, and others may have the locks: as documented.
+            // Without a keeper thread the lease ends, and others may get the locks, as documented.
             let _ = guard.manager.0.keeper.keep(held);
         }
         guard
     }
 
-    /// From here on a drop releases in the background.
+    /// Makes a later drop release the locks in the background.
     #[cfg(feature = "async")]
     pub(crate) fn in_background(mut self) -> Self {
         self.is_in_background = true;
@@ -89,7 +90,7 @@ impl LockGuard {
         &self.manager
     }
 
-    /// Holds more locks. The keeper is told if they are forced away.
+    /// Adds locks to the guard. The keeper is told if they are forced away.
     fn extend(&self, locks: Vec<Lock>) {
         if self.held.is_told() {
             let keeper = &self.manager.0.keeper;
@@ -104,9 +105,9 @@ impl LockGuard {
         }
     }
 
-    /// Releases whatever is held, in the background if the store refuses now.
+    /// Releases all held locks, in the background if the store refuses now.
     fn let_go(&self, has_waited: bool) {
-        // Finds out what was lost, and tells of it.
+        // This finds the losses, and tells of them.
         if self.is_in_background {
             let held = Arc::clone(&self.held);
             if !held.locks().is_empty() {
@@ -130,11 +131,11 @@ impl LockGuard {
     }
 
     /// Adds a lock, under the same lease, and waits until it is granted. A guard that holds locks
-    /// while it waits for more can wait for ever: ask for all at once if possible.
+    /// while it waits for more can wait for ever: ask for all locks at once if possible.
     ///
     /// # Errors
     /// As [`Acquire::lock`](crate::Acquire::lock); [`Error::Locked`] for a lock that this guard
-    /// holds; [`Error::Lost`]. The guard then holds what it held.
+    /// holds; [`Error::Lost`]. On an error the guard holds the same locks as before.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -168,7 +169,7 @@ impl LockGuard {
 
     fn add(&mut self, name: &str, bounded: Bounded) -> Result<()> {
         self.check_fork()?;
-        // It may have lost them with its file, unseen.
+        // The guard may have lost its locks with the file, unseen.
         self.held.look_and_check()?;
         let name = LockName::new(name)?;
         if let Some(lock) = self.held.find(name.as_str()) {
@@ -185,14 +186,14 @@ impl LockGuard {
         Ok(())
     }
 
-    /// Shares from now on what it held alone, without letting an exclusive request in between.
-    /// Requests that wait to share the names get them in the same transaction. The tokens stay. Slots
+    /// Turns the exclusive locks into shared ones, and lets no exclusive request in between: the
+    /// waiters that ask to share the names get them in the same transaction. The tokens stay. Slots
     /// stay as they are. A lease that ran out begins again if no other holder had the lock since.
     ///
     /// # Errors
-    /// [`Error::Lost`] if a lock was lost. If this call finds the loss, the others are shared; if it was
-    /// known before, nothing changes. Those of the store, and then all are as they were, or all shared
-    /// if that failed in the middle of its commit.
+    /// [`Error::Lost`] if a lock was lost: if this call finds the loss, the other locks are shared;
+    /// if the loss was known before, nothing changes; those of the store, and then all locks are as
+    /// they were, or all are shared if the store failed in the middle of its commit.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -210,7 +211,7 @@ impl LockGuard {
         self.held.change("share locks in", |tx, mut row, now| {
             if row.mode == Mode::Exclusive {
                 if row.is_expired(now) {
-                    // Nobody had it since: it is renewed, as by a late renewal.
+                    // No other holder had the lock since, so this renews it as a late renewal does.
                     row = row.renewed(timeout, now)?;
                 }
                 row.mode = Mode::Shared;
@@ -222,11 +223,11 @@ impl LockGuard {
         self.held.check()
     }
 
-    /// Gives back one of the locks, and says whether the guard still held it.
+    /// Releases one of the locks, and says whether the guard still held it.
     ///
     /// # Errors
-    /// [`Error::Lost`] if any was lost; those of the store, and then the lock is still held, or
-    /// given back if that failed in the middle of its commit.
+    /// [`Error::Lost`] if any lock was lost; those of the store, and then the guard still holds the
+    /// lock, or has released it if the store failed in the middle of its commit.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -248,11 +249,12 @@ impl LockGuard {
     }
 
     /// Adds 120 s to every lease. A lease that ran out begins again if no other holder had the lock
-    /// since. Without a lease it only looks whether the locks are still held.
+    /// since. Without a lease the call only checks that the guard still holds the locks.
     ///
     /// # Errors
-    /// [`Error::Lost`] if a lock was lost; the others are renewed. Those of the store, and then the
-    /// leases are as they were, or all renewed if that failed in the middle of its commit.
+    /// [`Error::Lost`] if a lock was lost, and then the others are renewed; those of the store, and
+    /// then the leases are as they were, or all are renewed if the store failed in the middle of
+    /// its commit.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -267,8 +269,8 @@ impl LockGuard {
         self.renew_by(RENEWAL)
     }
 
-    /// Adds so much to every lease, or ends all leases with [`Timeout::Never`]; otherwise as
-    /// [`renew`](Self::renew).
+    /// Adds this time to every lease, or ends all leases with [`Timeout::Never`], and otherwise
+    /// acts as [`renew`](Self::renew).
     ///
     /// # Errors
     /// As [`renew`](Self::renew); [`Error::InvalidTimeout`], also for zero: a computed time of zero
@@ -303,8 +305,8 @@ impl LockGuard {
         self.held.check()
     }
 
-    /// Returns the fencing token of a guard of one name; of several names, that of the first. It
-    /// stays what it was when the lock was granted.
+    /// Returns the fencing token of the lock, or of the first lock if the guard holds several. The
+    /// token stays as it was when the lock was granted.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -317,8 +319,8 @@ impl LockGuard {
         self.token
     }
 
-    /// Returns the names it holds with their fencing tokens, as far as it knows: without a look at
-    /// the store.
+    /// Returns the names that the guard holds with their fencing tokens, as the guard knows them,
+    /// without a look at the store.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -332,7 +334,8 @@ impl LockGuard {
         self.known().iter().map(named).collect()
     }
 
-    /// Returns the locks that it holds, as far as it knows: without a look at the store.
+    /// Returns the locks that the guard holds, as the guard knows them, without a look at the
+    /// store.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -345,8 +348,8 @@ impl LockGuard {
         self.known()
     }
 
-    /// Returns the first deadline of its leases as far as it knows, by the wall clock; none without
-    /// a lease.
+    /// Returns the earliest deadline of the leases that the guard knows, by the wall clock, or none
+    /// without a lease.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -363,8 +366,8 @@ impl LockGuard {
         deadlines.map(|deadline| instant(deadline.wall)).min()
     }
 
-    /// Returns the time until then by the clock that decides, as far as this guard knows; none
-    /// without a lease.
+    /// Returns the time until the earliest deadline that the guard knows, by the clock that
+    /// decides, or none without a lease.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -380,7 +383,7 @@ impl LockGuard {
         locks.iter().filter_map(|lock| lock.time_left(now)).min()
     }
 
-    /// Tells whether all the locks are still this guard's. Reads the store.
+    /// Tells whether the guard still holds all of its locks. Reads the store.
     ///
     /// # Errors
     /// Those of the store.
@@ -399,12 +402,13 @@ impl LockGuard {
         self.held.look()
     }
 
-    /// Releases the locks, in one transaction, and returns the error that dropping the guard has
-    /// to swallow.
+    /// Releases the locks, in one transaction, and returns the error that dropping the guard would
+    /// swallow.
     ///
     /// # Errors
-    /// [`Error::Lost`] if a lock was lost before; those of the store. If the store
-    /// refused, the manager tries again in the background, until it is done or this process ends.
+    /// [`Error::Lost`] if a lock was lost before; those of the store. If the store refused the
+    /// release, the manager tries again in the background, until the locks are released or this
+    /// process ends.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -418,19 +422,20 @@ impl LockGuard {
         self.check_fork()?;
         let released = self.held.release(|_| true);
         if released.is_err() {
-            // It has waited its bound: the drop must not wait as long again.
+            // The call has waited its bound: the drop must not wait as long again.
             self.let_go(true);
         }
         released?;
         self.held.check()
     }
 
-    /// Ends the guard and leaves the locks to their leases: nothing renews or releases them any
-    /// more, and they outlive this process. Without a lease they stay until somebody unlocks them.
-    /// Returns them.
+    /// Ends the guard and leaves the locks to their leases: no thread renews or releases them any
+    /// more, and they outlive this process. Without a lease they stay until a caller unlocks them.
+    /// Returns the locks.
     ///
     /// # Errors
-    /// [`Error::Lost`] if a lock was lost; those of the store. The guard then releases the locks.
+    /// [`Error::Lost`] if a lock was lost; those of the store. On an error the guard releases the
+    /// locks.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -444,12 +449,13 @@ impl LockGuard {
         self.bind(None)
     }
 
-    /// Ends the guard and leaves the locks to their leases and to a process: they go when it
-    /// ends. Returns them.
+    /// Ends the guard and leaves the locks to their leases and to a process: when that process
+    /// ends, the locks are released. Returns the locks.
     ///
     /// # Errors
-    /// [`Error::NoSuchProcess`]; [`Error::Unsupported`] without a lease, if nobody outside this pid
-    /// namespace could prove that the process ended; otherwise as [`detach`](Self::detach).
+    /// [`Error::NoSuchProcess`]; [`Error::Unsupported`] if the locks have no lease and no process
+    /// outside this pid namespace could prove that the process ended; otherwise as
+    /// [`detach`](Self::detach).
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -466,7 +472,7 @@ impl LockGuard {
     }
 
     /// Fails as [`detach_to`](Self::detach_to) would because of that process. Changes nothing: a
-    /// program that has to announce the locks first asks before.
+    /// program that has to announce the locks before it detaches them checks first.
     ///
     /// # Errors
     /// [`Error::NoSuchProcess`] and [`Error::Unsupported`], as [`detach_to`](Self::detach_to).
@@ -501,7 +507,7 @@ impl LockGuard {
         self.held.check()?;
         let rebind = |tx: &mut WriteTx<'_>, mut row: Lock, _: Moment| {
             row.bound_to = binding;
-            row.bell = None;
+            row.address = None;
             tx.put(&row)?;
             tell_head(tx, &row.name)?;
             Ok(Fate::Held(row))
@@ -511,9 +517,9 @@ impl LockGuard {
         Ok(self.held.leave())
     }
 
-    /// Returns the descriptor of a [job](crate::Acquire::job): its locks are held as long as any
-    /// process has it open. It is closed on exec unless the caller changes that. None if the guard
-    /// is not a job's, or if the system knows no such descriptors.
+    /// Returns the descriptor of a [job](crate::Acquire::job): the job holds the locks as long as
+    /// any process has the descriptor open. The kernel closes it on exec unless the caller changes
+    /// that flag. None if the guard is not a job's, or if the system knows no such descriptors.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -529,12 +535,12 @@ impl LockGuard {
     }
 
     /// Ends the guard of a [job](crate::Acquire::job): closes this process's copy of the descriptor
-    /// and leaves the locks to the job. Releases them if no other process has a copy, and says
-    /// whether it did. The locks of a guard without a job are released.
+    /// and leaves the locks to the job. If no other process has a copy, the call releases the locks
+    /// and returns true. The locks of a guard without a job are released.
     ///
     /// # Errors
-    /// [`Error::Lost`] if a lock was lost; those of the store. The locks then go with the job, and
-    /// the first waiter finds that out.
+    /// [`Error::Lost`] if a lock was lost; those of the store. On an error of the store the locks
+    /// end with the job, and the first waiter finds that out.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -555,8 +561,8 @@ impl LockGuard {
         self.held.check().map(|()| all_free)
     }
 
-    /// The locks as far as it knows. A child that was forked off may know of none: another thread of
-    /// its parent may have held the mutex.
+    /// Returns the locks that the guard knows. A child that was forked off may know of none,
+    /// because another thread of its parent may have held the mutex at the fork.
     fn known(&self) -> Vec<Lock> {
         match self.is_inherited() {
             true => self.held.try_locks().unwrap_or_default(),
@@ -564,13 +570,13 @@ impl LockGuard {
         }
     }
 
-    /// Fails in a child that was forked off. First of all: another thread of its parent may have
-    /// held the guard's mutexes.
+    /// Fails in a child that was forked off. Callers check this before all else, because another
+    /// thread of the parent may have held the guard's mutexes at the fork.
     fn check_fork(&self) -> Result<()> {
         self.manager.0.base.store.check_fork()
     }
 
-    /// Whether this process was forked off by the guard's: then the locks are its parent's.
+    /// Tells whether this process was forked off by the guard's process, to which the locks belong.
     fn is_inherited(&self) -> bool {
         self.manager.0.base.store.forked_from().is_some()
     }
@@ -579,7 +585,7 @@ impl LockGuard {
 impl Drop for LockGuard {
     fn drop(&mut self) {
         match self.is_inherited() {
-            // Another thread of the parent may have held its mutexes.
+            // Another thread of the parent may have held the mutexes of the guard at the fork.
             true => std::mem::forget((Arc::clone(&self.held), self.manager.clone())),
             false => self.let_go(false),
         }

@@ -1,8 +1,8 @@
-//! The guide: how to hold locks safely, where to come from, and what to type.
+//! Teaches how to hold locks safely, how to come from other tools, and how to type commands.
 //!
 //! Each chapter is a module below. The command has the same text: `lockmgr help topics` lists the
-//! chapters, `lockmgr help recipes` prints one, and `lockmgr man DIRECTORY` writes `lockmgr-guide(7)`
-//! and `lockmgr-recipes(7)`.
+//! chapters, `lockmgr help recipes` prints one, and `lockmgr man DIRECTORY` writes
+//! `lockmgr-guide(7)` and `lockmgr-recipes(7)`.
 //!
 //! | to learn | read |
 //! |---|---|
@@ -15,7 +15,7 @@
 //! | what a token is for | [`fencing`] |
 //! | how to hold locks in async code | [`futures`] |
 //! | how to test a program that holds leases | [`testing`] |
-//! | what holds, how, and what does not | [`limits`] |
+//! | which promises hold, how, and which do not | [`limits`] |
 //! | each error and exit status, its cause and its remedy | [`errors`] |
 //! | what to write instead of flock, django-lockmgr, sem, or a table in SQLite | [`flock`], [`django_lockmgr`], [`sem`], [`sqlite`] |
 //! | recipes for cron, systemd, scripts | [`recipes`] |

@@ -1,6 +1,8 @@
-//! Keeps the locks of a guard, and notes each loss: shared by the guard and the keeper's thread.
+//! Holds the locks of a guard, and notes what becomes of them. The guard and the keeper's thread
+//! share it.
 //!
-//! Touches a lock only while that bears the token it was given, so never a successor's.
+//! It touches a lock only while the lock bears the token that the guard was given, so it never
+//! touches a successor's lock.
 
 use crate::base::Base;
 use crate::beacon::Beacon;
@@ -21,36 +23,36 @@ use std::time::Duration;
 
 pub(crate) type OnLost = Arc<dyn Fn(&Lock) + Send + Sync>;
 
-/// Carries the state that a guard and its keeper share.
+/// Shares the state of a guard with its keeper.
 pub(crate) struct Held {
     pub(crate) base: Arc<Base>,
     pub(crate) lease: Lease,
     keeps_alive: bool,
     on_lost: Option<OnLost>,
-    /// The beacon of a job, until the job is left to itself.
+    /// The beacon of a job, until the guard leaves the locks to the job.
     job: Mutex<Option<Beacon>>,
     state: Mutex<State>,
-    /// Held by the thread that works on the store for this guard, one after the other. Other
-    /// threads can ask meanwhile what the guard knows.
+    /// The mutex of the thread that works on the store for this guard. Meanwhile other threads can
+    /// ask for the state of the guard.
     work: Mutex<()>,
 }
 
-/// Records the locks, as far as the guard knows.
+/// Holds the state of a guard: its locks, and the losses that it knows.
 #[derive(Debug, Default)]
 struct State {
     locks: Vec<Lock>,
     /// The first lock that was found lost, and its holder then.
     lost: Option<(Lock, Option<Lock>)>,
-    /// The tokens of those whose release failed. It may be done anyway: then they are gone,
-    /// and not lost.
+    /// The tokens of the locks whose release failed. The release may be done anyway: then these
+    /// locks are gone, and not lost.
     released: Vec<u64>,
 }
 
-/// Tells the fate of a lock that was held.
+/// Names the fate of a lock that was held.
 pub(crate) enum Fate {
     Held(Lock),
     Released,
-    /// Its holder now, if it has one.
+    /// The lock was lost. Carries its holder now, if it has one.
     Lost(Option<Lock>),
 }
 
@@ -82,17 +84,17 @@ impl Held {
         }
     }
 
-    /// Holds more locks.
+    /// Adds locks to the guard.
     pub(crate) fn extend(&self, locks: Vec<Lock>) {
         self.state().locks.extend(locks);
     }
 
-    /// Whether somebody wants to know of a loss.
+    /// Tells whether the guard has a callback for a loss.
     pub(crate) fn is_told(&self) -> bool {
         self.on_lost.is_some()
     }
 
-    /// The lease that the keeper renews.
+    /// Returns the lease that the keeper renews.
     pub(crate) fn renewal(&self) -> Option<Duration> {
         match self.lease.timeout {
             Timeout::After(lease) if self.keeps_alive => Some(lease),
@@ -108,12 +110,12 @@ impl Held {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The locks that it holds, as far as it knows.
+    /// Returns the locks that the guard holds, as it knows them.
     pub(crate) fn locks(&self) -> Vec<Lock> {
         self.state().locks.clone()
     }
 
-    /// The same, without waiting for another thread.
+    /// Returns the same, without waiting for another thread.
     pub(crate) fn try_locks(&self) -> Option<Vec<Lock>> {
         let state = self.state.try_lock().ok()?;
         Some(state.locks.clone())
@@ -124,15 +126,15 @@ impl Held {
         state.locks.iter().find(|lock| lock.name == *name).cloned()
     }
 
-    /// Finds out, or decides, what becomes of the locks; notes it, and tells of those lost.
+    /// Finds or decides the fates of the locks, notes them, and calls back for lost ones.
     pub(crate) fn update(&self, work: impl FnOnce(&[Lock]) -> Result<Vec<Fate>>) -> Result<()> {
         let lost = self.update_silently(work)?;
-        // The call may be of the guard's owner, and drop it.
+        // The callback may be the owner of the guard, and drop it.
         self.tell(&lost);
         Ok(())
     }
 
-    /// The same, and leaves the telling to the caller.
+    /// Does the same, and leaves the callback to the caller.
     fn update_silently(
         &self,
         work: impl FnOnce(&[Lock]) -> Result<Vec<Fate>>,
@@ -143,7 +145,7 @@ impl Held {
         Ok(self.note(locks, fates))
     }
 
-    /// Notes what became of locks that are still held, and returns those that were lost.
+    /// Notes the fates of locks that are still held, and returns the lost ones.
     fn note(&self, locks: Vec<Lock>, fates: Vec<Fate>) -> Vec<Lock> {
         let keys = locks.into_iter().map(|lock| (lock.name, lock.token));
         let mut fates: HashMap<(LockName, u64), Fate> = keys.zip(fates).collect();
@@ -163,7 +165,7 @@ impl Held {
             |lock| match fates.remove(&(lock.name.clone(), lock.token)) {
                 None => true,
                 Some(Fate::Held(mut now)) => {
-                    // A guard holds locks of what lives.
+                    // A guard holds locks of living things only.
                     now.is_alive = now.bound_to.map(|_| true);
                     renewed += usize::from(lock.deadline != now.deadline);
                     // A lock that was renewed was not released.
@@ -197,8 +199,8 @@ impl Held {
         lost
     }
 
-    /// Calls back for each lost lock. A panic of the call is its own: it ends neither the renewals
-    /// nor the program.
+    /// Calls back for each lost lock. A panic of the callback ends neither the renewals nor the
+    /// program.
     pub(crate) fn tell(&self, lost: &[Lock]) {
         if let Some(call) = &self.on_lost {
             for lock in lost {
@@ -207,15 +209,15 @@ impl Held {
         }
     }
 
-    /// Looks whether all the locks are still there, notes those that were lost, and tells of them.
+    /// Looks whether all the locks are still there, notes the lost ones, and calls back for them.
     pub(crate) fn look(&self) -> Result<bool> {
         let (is_held, lost) = self.look_silently()?;
         self.tell(&lost);
         Ok(is_held)
     }
 
-    /// Looks, and fails if a lock was lost, also if another thread of this guard has found that at the
-    /// same time and has yet to note it.
+    /// Looks, and fails if a lock was lost. It also fails if another thread of this guard has found
+    /// a loss at the same time and has not noted it yet.
     pub(crate) fn look_and_check(&self) -> Result<()> {
         if !self.look()? && self.check().is_ok() {
             drop(self.work());
@@ -224,8 +226,8 @@ impl Held {
         self.check()
     }
 
-    /// Looks whether all the locks are still there, and leaves the telling to the caller. While
-    /// another thread writes for this guard nothing is noted: its write finds out by itself.
+    /// Looks whether all the locks are still there, and leaves the callback to the caller. While
+    /// another thread writes for this guard, this notes nothing: that write finds losses by itself.
     pub(crate) fn look_silently(&self) -> Result<(bool, Vec<Lock>)> {
         let working = self.work.try_lock();
         let is_alone = !matches!(working, Err(TryLockError::WouldBlock));
@@ -243,7 +245,7 @@ impl Held {
             for lock in &locks {
                 fates.push(match tx.same_hold(lock)? {
                     Some(row) => {
-                        // A lease that ran out may yet be renewed.
+                        // A lease that ran out may still be renewed.
                         is_held &= !row.is_expired(now) || released.contains(&lock.token);
                         Fate::Held(lock.clone())
                     }
@@ -273,7 +275,7 @@ impl Held {
         }
     }
 
-    /// Decides in one transaction about every lock that still bears its token; the others are lost.
+    /// Decides in one transaction about every lock that still bears its token. The others are lost.
     pub(crate) fn change(
         &self,
         action: &'static str,
@@ -293,14 +295,14 @@ impl Held {
         })
     }
 
-    /// Releases those of the locks that are chosen, in one transaction.
+    /// Releases the chosen locks, in one transaction.
     pub(crate) fn release(&self, is_chosen: impl Fn(&Lock) -> bool) -> Result<()> {
         let lost = self.release_silently(is_chosen)?;
         self.tell(&lost);
         Ok(())
     }
 
-    /// The same, and leaves the telling of those that were lost to the caller.
+    /// Does the same, and leaves the callback for lost locks to the caller.
     pub(crate) fn release_silently(&self, is_chosen: impl Fn(&Lock) -> bool) -> Result<Vec<Lock>> {
         self.update_silently(|locks| {
             let is_mine = |lock: &&Lock| is_chosen(lock);
@@ -310,7 +312,7 @@ impl Held {
             }
             let removed = remove(&self.base, &chosen);
             let removed = removed.inspect_err(|error| {
-                // A store that was busy did not begin to.
+                // If the store was busy, the write did not begin.
                 if !matches!(error, Error::StoreBusy { .. }) {
                     let tokens = chosen.iter().map(|lock| lock.token);
                     self.state().released.extend(tokens);
@@ -339,8 +341,9 @@ impl Held {
         job.take().is_some()
     }
 
-    /// Leaves the locks to their job: removes those that no other process of it holds, and says
-    /// whether those were all. A row that is missing by now was free, and another took it.
+    /// Leaves the locks to their job: removes those that no other process of the job holds, and
+    /// says whether these were all. If a row is missing by now, its lock was free and another
+    /// holder took it.
     pub(crate) fn leave_to_job(&self) -> Result<bool> {
         let mut all_free = true;
         self.update(|locks| {
@@ -369,7 +372,7 @@ impl Held {
         Ok(all_free)
     }
 
-    /// Ends the guard without a release, and returns what it held.
+    /// Ends the guard without a release, and returns its locks.
     pub(crate) fn leave(&self) -> Vec<Lock> {
         let locks = std::mem::take(&mut self.state().locks);
         self.strike(locks.iter().filter_map(|lock| lock.request));
@@ -384,13 +387,14 @@ impl Held {
     }
 }
 
-/// The holder that may have taken the place of a hold that is gone, and none that was beside it.
+/// Returns the holder that may have taken the name after a hold that is gone. It is never one that
+/// held the name beside it.
 fn successor(tx: &impl Rows, lock: &Lock, now: Moment) -> Result<Option<Lock>> {
     let by = tx.first(&lock.name, now)?;
     Ok(by.filter(|by| by.mode != lock.mode || by.mode == Mode::Exclusive || by.token > lock.token))
 }
 
-/// Removes locks as long as they bear their tokens, and says of each whether it did.
+/// Removes locks if they bear their tokens, and says for each whether it was removed.
 pub(crate) fn remove(base: &Base, locks: &[Lock]) -> Result<Vec<bool>> {
     base.write("release locks in", |tx, now| {
         let mut removed = Vec::with_capacity(locks.len());
@@ -408,13 +412,13 @@ pub(crate) fn remove(base: &Base, locks: &[Lock]) -> Result<Vec<bool>> {
     })
 }
 
-/// Locks that were found lost, and whose they were.
+/// Lists the locks that were found lost, with the guards that held them.
 pub(crate) type Losses = Vec<(Arc<Held>, Vec<Lock>)>;
 
-/// Renews the leases of guards of one manager, in one transaction. A guard without a lease only
-/// looks. A renewal comes first, also a late one: the lock is lost if another had it since, or if
-/// nobody can find that out before another may have it. Returns the losses, and whether the
-/// renewal was done.
+/// Renews the leases of guards of one manager, in one transaction. For a guard without a lease this
+/// only looks. A renewal is tried first, also a late one: the lock is lost if another holder had it
+/// since, or if this process cannot know that before another holder may have it. Returns the
+/// losses, and whether the renewal was done.
 pub(crate) fn renew_all(guards: &[Arc<Held>]) -> (Losses, bool) {
     let mut losses = Losses::new();
     let (leased, others): (Vec<_>, Vec<_>) =
@@ -435,7 +439,7 @@ pub(crate) fn renew_all(guards: &[Arc<Held>]) -> (Losses, bool) {
             for lock in locks {
                 fates.push(match tx.same_hold(lock)? {
                     Some(row) => {
-                        // Past the calendar it stays as it is.
+                        // If the new deadline is past the calendar, the lease stays as it is.
                         let row = row.renewed(held.lease.timeout, now).unwrap_or(row);
                         tx.put(&row)?;
                         Fate::Held(row)

@@ -1,6 +1,6 @@
 //! Reads the holds of a name from the rows of a transaction.
 //!
-//! An exclusive hold is the row of the name. Each shared hold, or hold of slots, has a row of its own,
+//! An exclusive hold is the row of the name. Each shared hold, or hold of slots, has its own row,
 //! keyed by name and token, and the row of the name sums them up.
 
 use crate::beacon::Judge;
@@ -12,19 +12,19 @@ use crate::name::LockName;
 use crate::record::Named;
 use std::ops::ControlFlow;
 
-/// Which holds are seen first.
+/// Says which holds are seen first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     OldestFirst,
     NewestFirst,
 }
 
-/// The rows of locks.
+/// Shows the rows of locks.
 pub(crate) trait Rows {
-    /// The row of that name.
+    /// Returns the row of that name.
     fn named(&self, name: &LockName) -> Result<Option<Named>>;
 
-    /// The row of the hold of that token, one of several of that name.
+    /// Returns the row of the hold of that token, one of several of that name.
     fn one_of_several(&self, name: &LockName, token: u64) -> Result<Option<Lock>>;
 
     /// Shows the rows of the several holds of that name, living or not, until `see` breaks.
@@ -35,7 +35,7 @@ pub(crate) trait Rows {
         see: &mut dyn FnMut(Lock) -> ControlFlow<()>,
     ) -> Result<()>;
 
-    /// Judges what locks are bound to.
+    /// Returns the judge of the things that locks are bound to.
     fn judge(&self) -> &Judge;
 
     /// Shows the living holds of that name, the oldest first, until `see` breaks.
@@ -62,7 +62,7 @@ pub(crate) trait Rows {
         }
     }
 
-    /// The living holds of that name, the oldest first.
+    /// Returns the living holds of that name, the oldest first.
     fn living(&self, name: &LockName, now: Moment) -> Result<Vec<Lock>> {
         let mut living = Vec::new();
         self.see_living(name, now, |lock| {
@@ -72,7 +72,7 @@ pub(crate) trait Rows {
         Ok(living)
     }
 
-    /// The first living hold of that name.
+    /// Returns the first living hold of that name.
     fn first(&self, name: &LockName, now: Moment) -> Result<Option<Lock>> {
         let mut first = None;
         self.see_living(name, now, |lock| {
@@ -82,7 +82,7 @@ pub(crate) trait Rows {
         Ok(first)
     }
 
-    /// The row of the hold of that name and token, living or not.
+    /// Returns the row of the hold of that name and token, living or not.
     fn hold(&self, name: &LockName, token: u64) -> Result<Option<Lock>> {
         match self.named(name)? {
             None => Ok(None),
@@ -91,13 +91,14 @@ pub(crate) trait Rows {
         }
     }
 
-    /// The row of this hold as it is now, living or not; none if it has ended.
+    /// Returns the row of this hold as it is now, living or not, or none if the hold has ended.
     fn same_hold(&self, lock: &Lock) -> Result<Option<Lock>> {
         let row = self.hold(&lock.name, lock.token)?;
         Ok(row.filter(|row| row.is_same_hold(lock)))
     }
 
-    /// The row of what the request of this id got of that name, living or not.
+    /// Returns the row of the hold that the request of this id was granted of that name, living or
+    /// not.
     fn granted(&self, name: &LockName, request: u64) -> Result<Option<Lock>> {
         let is_it = |lock: &Lock| lock.request == Some(request);
         match self.named(name)? {
@@ -105,7 +106,7 @@ pub(crate) trait Rows {
             Some(Named::Alone(lock)) => Ok(Some(lock).filter(is_it)),
             Some(Named::Summary(_)) => {
                 let mut found = None;
-                // It is asked for right after the grant.
+                // A waiter asks for the row right after the grant, so the row is among the newest.
                 self.several(name, Order::NewestFirst, &mut |row| {
                     found = Some(row).filter(is_it);
                     match found {
@@ -118,22 +119,22 @@ pub(crate) trait Rows {
         }
     }
 
-    /// Sums up the living holds of that name.
+    /// Returns how the living holders hold that name.
     fn holding(&self, name: &LockName, now: Moment) -> Result<Holding> {
         let mut holding = Holding::Free;
         self.see_living(name, now, |lock| {
             holding = holding.and(lock.mode);
             match holding {
                 Holding::Slots { .. } => ControlFlow::Continue(()),
-                // The others are no news.
+                // The other holds add nothing.
                 _ => ControlFlow::Break(()),
             }
         })?;
         Ok(holding)
     }
 
-    /// The living holds to wait for before this claim can be granted: all holds of the same slots,
-    /// otherwise the oldest hold. Empty if the claim is admitted.
+    /// Returns the living holds that a waiter waits for before this claim can be granted: all holds
+    /// of the same slots, otherwise the oldest hold. Empty if the claim is admitted.
     fn in_the_way(&self, claim: &Claim, now: Moment) -> Result<Vec<Lock>> {
         let summary = match self.named(&claim.name)? {
             None => return Ok(Vec::new()),
@@ -158,7 +159,7 @@ pub(crate) trait Rows {
     }
 }
 
-/// The refusal of a claim that counts the slots of a name in another way than its holder.
+/// Returns the refusal of a claim that counts the slots of a name in another way than its holder.
 pub(crate) fn mismatch(claim: &Claim, holder: &Lock) -> Option<Error> {
     match (claim.mode, holder.mode) {
         (Mode::Slots { of: asked, .. }, Mode::Slots { of: held, .. }) if asked != held => {

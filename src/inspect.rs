@@ -1,4 +1,4 @@
-//! Shows people who look after a store more than its locks.
+//! Reports the contents of a store beyond its locks, for people who look after it.
 
 use crate::error::Result;
 use crate::grant::Judged;
@@ -7,7 +7,7 @@ use crate::lock::Lock;
 use crate::manager::LockManager;
 use crate::queue::State;
 
-/// Reports what [`LockManager::inspect`] found in a store.
+/// Reports the contents of a store. [`LockManager::inspect`] returns it.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Report {
@@ -20,7 +20,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns the version of the store's format; none if there is no store yet.
+    /// Returns the version of the store's format, or none if there is no store yet.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -35,7 +35,7 @@ impl Report {
         self.format
     }
 
-    /// Returns how many locks there are.
+    /// Returns how many live locks there are.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -65,8 +65,8 @@ impl Report {
         self.expired
     }
 
-    /// Returns the locks that are absent because what they were bound to is gone, and whose rows
-    /// are still on the disk.
+    /// Returns the locks that are absent because the thing that they were bound to is gone, and
+    /// whose rows are still on the disk.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -104,11 +104,12 @@ impl Report {
 }
 
 impl LockManager {
-    /// Reads every row, checks it, and counts what is there. It writes nothing and delays nobody;
-    /// it takes as long as reading the whole store.
+    /// Reads every row, checks it, and counts the rows. The call writes nothing and delays no other
+    /// call. It takes as long as reading the whole store.
     ///
-    /// It checks the checksum of each row, their count and sum, and that the index of the queue
-    /// knows every request. Pages of the file that hold no rows are not checked.
+    /// The call checks the checksum of each row, the count and the sum of the rows, and that the
+    /// index of the queue knows every request. It does not check pages of the file that hold no
+    /// rows.
     ///
     /// # Errors
     /// [`Error::Corrupted`](crate::Error::Corrupted) if something is damaged or missing; those of
@@ -140,7 +141,7 @@ impl LockManager {
             let mut judged = Judged::default();
             for request in tx.requests()? {
                 for name in request.claims.names() {
-                    // Fails if the index misses the request.
+                    // This fails if the index misses the request.
                     tx.before(name, request.number())?;
                 }
                 match judged.state(tx.judge(), &request, now) {

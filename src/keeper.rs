@@ -1,7 +1,8 @@
-//! Keeping: one thread of a manager renews the leases of its guards, looks after guards whose locks
-//! were forced away, and repeats in the background what a busy store refused.
+//! Keeps the leases of a manager on one thread.
 //!
-//! It sleeps until something is due. It renews all leases that are due in one transaction.
+//! The thread renews the leases of the guards, looks after guards whose locks were forced away, and
+//! repeats in the background the work that a busy store refused. It sleeps until something is due.
+//! It renews all leases that are due in one transaction.
 
 use crate::base::Base;
 use crate::error::{Error, Result};
@@ -13,11 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How soon what was refused is tried again, at first and at last.
+/// How soon refused work is tried again, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a guard that nothing else is due for looks whether it lost a lock. A ring says so
+/// How often a guard for which nothing else is due looks whether it lost a lock. A ping says so
 /// sooner, except from another network namespace.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
@@ -27,10 +28,10 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// How long the thread sleeps when nothing is due.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
-/// Returns the locks that it found lost.
+/// Does one task, and returns the locks that it found lost.
 type Work = Box<dyn Fn(&Base) -> Result<Losses> + Send>;
 
-/// The thread that keeps the leases of one manager.
+/// Keeps the leases of one manager, on a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
@@ -53,13 +54,13 @@ struct Duties {
     is_on_its_own: bool,
 }
 
-/// A guard that is looked after.
+/// Holds a guard that the thread looks after.
 struct Kept {
     held: Weak<Held>,
     due: Instant,
 }
 
-/// A piece of work that the thread tries until it is done. It keeps the store open.
+/// Holds work that is tried until it is done. A task keeps the store open.
 struct Task {
     base: Arc<Base>,
     work: Work,
@@ -76,7 +77,7 @@ impl std::fmt::Debug for Duties {
     }
 }
 
-/// Whether an error may pass by itself.
+/// Tells whether an error may pass by itself.
 pub(crate) fn is_passing(error: &Error) -> bool {
     !matches!(error, Error::Forked { .. })
 }
@@ -104,18 +105,18 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tells the thread of locks that were forced away, by this sleeper's call.
+    /// Returns the sleeper through which a ping tells the thread of locks that were forced away.
     pub(crate) fn sleeper(&self) -> &Arc<Sleeper> {
         &self.shared.sleeper
     }
 
-    /// Does something in the background, again and again until that is no longer refused. Without
-    /// a thread it stays undone until the process ends.
+    /// Repeats work in the background until the store no longer refuses it. If the thread cannot
+    /// start, the work stays undone until the process ends.
     pub(crate) fn retry(&self, base: &Arc<Base>, work: Work) {
         self.begin(base, work, FIRST_PAUSE);
     }
 
-    /// Does that for the first time. The caller must not block, nor does the end of the manager.
+    /// Does work in the background, for the first time at once.
     pub(crate) fn soon(&self, base: &Arc<Base>, work: Work) {
         self.shared.duties().is_on_its_own = true;
         self.begin(base, work, Duration::ZERO);
@@ -128,7 +129,7 @@ impl Keeper {
             due: Instant::now() + after,
             pause: FIRST_PAUSE,
         });
-        // Without a thread it waits for the next that asks for one.
+        // If the thread cannot start, the task waits for the next call that starts one.
         let _ = self.start();
         self.shared.sleeper.poke();
     }
@@ -146,7 +147,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // The thread was not forked along, and another may have held its mutex then.
+        // The thread was not forked along, and may have held its mutex at the fork.
         if self.origin.elsewhere().is_some() {
             return;
         }
@@ -156,26 +157,27 @@ impl Drop for Keeper {
             duties.is_on_its_own || !duties.tasks.is_empty()
         };
         self.shared.sleeper.poke();
-        // With tasks left the thread goes on alone, until they are done or the process ends.
+        // If tasks are left, the thread goes on alone, until they are done or the process ends.
         let thread = self
             .thread
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         let is_here = |it: &JoinHandle<()>| it.thread().id() == thread::current().id();
-        // Nor if a callback, on that very thread, drops the last manager.
+        // If a callback drops the last manager on that very thread, the thread cannot join itself.
         if let Some(thread) = thread.take().filter(|it| !goes_on && !is_here(it)) {
             let _ = thread.join();
         }
     }
 }
 
-/// How long until a guard needs its keeper.
+/// Returns how long it is until a guard needs its keeper.
 fn interval(held: &Held) -> Duration {
     let third = held.renewal().map(|lease| lease / 3);
     third.map_or(BETWEEN_LOOKS, |third| third.max(SHORTEST))
 }
 
-/// Calls back for lost locks, on a thread of its own: a call may take its time, or drop the guard.
+/// Calls back for lost locks, on a thread of its own: a callback may take its time, or drop the
+/// guard.
 fn tell(mut losses: Losses) {
     losses.retain(|(held, lost)| held.is_told() && !lost.is_empty());
     if losses.is_empty() {
@@ -183,7 +185,7 @@ fn tell(mut losses: Losses) {
     }
     let tell_all = move || losses.iter().for_each(|(held, lost)| held.tell(lost));
     let builder = thread::Builder::new().name("lockmgr-lost".into());
-    // Without a thread the guard's next call says so.
+    // Without a thread, the next call on the guard reports the loss.
     let _ = builder.spawn(tell_all);
 }
 
@@ -210,25 +212,25 @@ impl Shared {
         }
     }
 
-    /// Renews the leases that are due. After a ring, looks at all guards.
-    fn keep(&self, is_rung: bool) {
+    /// Renews the leases that are due. After a ping, looks at all guards.
+    fn keep(&self, is_pinged: bool) {
         let now = Instant::now();
         let mut due = Vec::new();
-        let mut rung = Vec::new();
+        let mut pinged = Vec::new();
         self.duties().guards.retain(|kept| {
             let Some(held) = kept.held.upgrade() else {
                 return false;
             };
             if kept.due <= now {
                 due.push(held);
-            } else if is_rung && held.is_told() {
-                rung.push(held);
+            } else if is_pinged && held.is_told() {
+                pinged.push(held);
             }
             true
         });
-        // If the store cannot be read, the renewal finds out.
+        // If the store cannot be read, the renewal finds that out.
         let mut losses = Losses::new();
-        for held in &rung {
+        for held in &pinged {
             let lost = held.look_silently().map_or(Vec::new(), |(_, lost)| lost);
             losses.push((Arc::clone(held), lost));
         }
@@ -249,8 +251,9 @@ impl Shared {
                     };
             }
         }
-        // A guard may be dropped by now, and its manager with it: not with the duties locked.
-        drop((due, rung));
+        // This may drop the last handle of a guard, and its manager with it, so the duties must not
+        // be locked.
+        drop((due, pinged));
     }
 
     fn work(&self) {
@@ -273,7 +276,7 @@ impl Shared {
                 Err(_) => {}
                 Ok(losses) => tell(losses),
             }
-            // Leases do not wait for many tasks.
+            // Due leases come before the remaining tasks.
             if renewal.is_some_and(|at| at <= Instant::now()) {
                 break;
             }

@@ -1,14 +1,14 @@
-//! Named leases for one host, in one [redb](https://docs.rs/redb) file: no server, any number of
-//! threads and processes, sets of locks taken in one transaction, fencing tokens.
+//! Keeps named leases for one host in one [redb](https://docs.rs/redb) file: no server, any number
+//! of threads and processes, sets of locks taken in one transaction, fencing tokens.
 //!
 //! A lock is a lease: a name, a holder, a deadline and a token. A [`LockManager`] is a handle to
-//! the file that holds them, and its methods are the verbs. Each is one transaction, and what it
-//! returned is on the disk.
+//! the file that holds the locks, and its methods are the verbs. Each verb is one transaction, and
+//! its result is on the disk when it returns.
 //!
 //! # Many locks at once
 //!
-//! [`set_lock`](LockManager::set_lock) creates what is absent and renews what exists, all names or
-//! none. With [`fail`](SetOptions::fail) it takes them only where all are free.
+//! [`set_lock`](LockManager::set_lock) creates absent locks and renews existing ones, all names or
+//! none. With [`fail`](SetOptions::fail) it takes the locks only if all are free.
 //!
 //! ```
 //! use lockmgr::{Error, LockManager, SetOptions, Status};
@@ -31,9 +31,10 @@
 //!
 //! # One lock, held
 //!
-//! [`get_lock`](LockManager::get_lock) takes one lock. Its holder keeps the [`Lock`] and renews and
-//! releases by it: both act only while the stored lock still bears its token, so nobody renews or
-//! releases a successor's. By name alone they act on any holder's lock, for administrators.
+//! [`get_lock`](LockManager::get_lock) takes one lock. Its holder keeps the [`Lock`], and renews
+//! and releases by it. Both calls act only while the stored lock still bears the holder's token, so
+//! a holder never renews or releases a successor's lock. By name alone they act on any holder's
+//! lock, for administrators.
 //!
 //! ```
 //! use lockmgr::{GetOptions, LockManager, RenewOptions};
@@ -53,15 +54,15 @@
 //! # Ok::<(), lockmgr::Error>(())
 //! ```
 //!
-//! A holder may sleep through its deadline and not know. Where that matters, send the
-//! [token](Lock::token) along with each write to what the lock protects, and let that refuse every
-//! token smaller than the largest it has seen.
+//! A holder may sleep through its deadline and not know. If that matters, send the
+//! [token](Lock::token) along with each write to the resource that the lock protects, and let the
+//! resource refuse every token smaller than the largest it has seen.
 //!
 //! # Many locks, held and waited for
 //!
-//! [`acquire`](LockManager::acquire) asks for a set of locks, all or none, and can wait for it, first
-//! come, first served. The [`LockGuard`] holds them until it is dropped or its process ends. The
-//! [`guide`] says how to hold locks safely, and what to write instead of `flock`.
+//! [`acquire`](LockManager::acquire) asks for a set of locks, all or none, and can wait for them,
+//! first come, first served. The [`LockGuard`] holds the locks until it is dropped or its process
+//! ends. The [`guide`] says how to hold locks safely, and how to replace `flock`.
 //!
 //! ```
 //! use lockmgr::LockManager;
@@ -77,9 +78,9 @@
 //!
 //! # Errors that are answers
 //!
-//! That somebody else holds a lock is no failure, and the answer says who: [`Error::Locked`] and
-//! [`Error::LockFail`] carry the lock. The failures are the store's, and name its file. After any
-//! error the store is as it was, with few exceptions, which [`Error`] names.
+//! If another holder has a lock, that is no failure, and the answer names the holder:
+//! [`Error::Locked`] and [`Error::LockFail`] carry the lock. The failures are the store's, and name
+//! its file. After any error the store is as it was, with few exceptions, which [`Error`] names.
 //!
 //! ```
 //! use lockmgr::{Error, GetOptions, LockManager};
@@ -99,8 +100,8 @@
 //! # Deadlines and clocks
 //!
 //! A lock expires once its deadline has come, and is then absent for every call. On Linux the
-//! deadline counts on the clock since boot, so setting the wall clock moves it in neither
-//! direction; [`locked_until`](Lock::locked_until) is for people and for other boots. Tests turn a
+//! deadline counts on the clock since boot, so setting the wall clock moves the deadline in neither
+//! direction. [`locked_until`](Lock::locked_until) is for people and for other boots. Tests turn a
 //! [`ManualClock`] instead of sleeping.
 //!
 //! ```
@@ -122,12 +123,12 @@
 //!
 //! # Many processes
 //!
-//! Any number of managers, in any number of processes, may have the file open; clones and threads
-//! share one. Writers take turns and wait for each other, first come, first served, for at most the
-//! [`busy_timeout`](Builder::busy_timeout); readers see the last committed state. A process killed
-//! at any instant costs the others no more than a repair. An application that is alone may ask for
-//! the [`exclusive`](Builder::exclusive) mode, which is faster; one that only looks, for the
-//! [`read_only`](Builder::read_only) one.
+//! Any number of managers, in any number of processes, may have the file open. Clones and threads
+//! share one manager. Writers take turns and wait for each other, first come, first served, for at
+//! most the [`busy_timeout`](Builder::busy_timeout). Readers see the last committed state. A
+//! process killed at any instant costs the others no more than a repair. An application that is
+//! alone may ask for the [`exclusive`](Builder::exclusive) mode, which is faster. An application
+//! that only reads may ask for the [`read_only`](Builder::read_only) mode.
 //!
 //! ```
 //! use lockmgr::{GetOptions, LockManager};
@@ -147,8 +148,8 @@
 //! # Async
 //!
 //! With the feature `async`, the methods that may block have siblings that are futures of no
-//! particular runtime. One thread of the manager does what blocks. A future that is dropped leaves
-//! neither a lock nor a request.
+//! particular runtime. One thread of the manager makes the blocking calls. A future that is dropped
+//! leaves neither a lock nor a request.
 //!
 //! ```
 //! # #[cfg(feature = "async")]
@@ -165,7 +166,7 @@
 //! # }
 //! ```
 //!
-//! `open`, the methods of a guard, and those that read may block: for a moment, or up to the
+//! `open`, the methods of a guard, and the methods that read may block: for a moment, or up to the
 //! [`busy_timeout`](Builder::busy_timeout) if other processes keep the store busy.
 //!
 //! # Observing

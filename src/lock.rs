@@ -1,7 +1,7 @@
-//! Defines a lock, and when it is there: rules over values.
+//! Defines a lock, and the rules that say when a lock is there.
 //!
-//! Never reads a clock or a file: the caller brings the moment, and the judge of what a lock is
-//! bound to.
+//! These rules never read a clock or a file. The caller brings the moment, and the judge of the
+//! thing that a lock is bound to.
 
 use crate::beacon::Judge;
 use crate::claim::Mode;
@@ -13,13 +13,13 @@ use chrono::{DateTime, Utc};
 use std::fmt;
 use std::time::Duration;
 
-/// How long a lock is there.
+/// Says how long a lock is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Term {
-    /// Without one it never expires.
+    /// The deadline. Without one the lock never expires.
     pub(crate) deadline: Option<Deadline>,
     pub(crate) bound_to: Option<Binding>,
-    /// Until when the name stays taken, however the hold ends.
+    /// The instant until which the name stays taken, however the hold ends.
     pub(crate) at_least: Option<AtLeast>,
 }
 
@@ -38,8 +38,8 @@ impl AtLeast {
 }
 
 impl Term {
-    /// Whether the lock is there: not expired, and not bound to what is gone; or taken for longer
-    /// than it was held.
+    /// Tells whether the lock is there: it has not expired and the thing that it is bound to is not
+    /// gone, or its name stays taken for longer than it was held.
     pub(crate) fn is_live(self, now: Moment, judge: &Judge) -> bool {
         self.is_kept(now)
             || !self.is_expired(now) && !self.bound_to.is_some_and(|it| judge.is_gone(&it))
@@ -49,8 +49,9 @@ impl Term {
         self.at_least.is_some_and(|it| !it.is_over(now))
     }
 
-    /// Whether the row may be removed. The expired row of a living guard stays until another
-    /// holder is granted the name: so a guard knows whether anybody had its lock meanwhile.
+    /// Tells whether the row may be removed. The expired row of a living guard stays until another
+    /// holder is granted the name, so that the guard knows whether another holder had its lock
+    /// meanwhile.
     pub(crate) fn is_removable(
         self,
         now: Moment,
@@ -75,8 +76,8 @@ impl Term {
     }
 }
 
-/// Names the process, manager or job that a [`Lock`] is bound to. As soon as that is provably gone,
-/// the lock is absent, whatever its deadline.
+/// Names the thing that a [`Lock`] is bound to: as soon as that thing is provably gone, the lock is
+/// absent, whatever its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BoundTo {
     kind: Bound,
@@ -100,8 +101,8 @@ impl BoundTo {
         self.kind
     }
 
-    /// Returns the process: the one that was named, or the one that asked for the lock. Unless it
-    /// [is here](Self::is_here), this number means another process, or none.
+    /// Returns the process: the one that the options named, or the one that asked for the lock.
+    /// Unless it [is here](Self::is_here), this number means another process, or none.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -129,7 +130,8 @@ impl BoundTo {
         self.is_here
     }
 
-    /// Tells whether it lived when the lock was read; none if that cannot be judged from here.
+    /// Tells whether the process or job lived when the lock was read. Returns none if this process
+    /// cannot judge it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -144,15 +146,15 @@ impl BoundTo {
     }
 }
 
-/// A named lease: a holder, a deadline, a fencing token.
+/// Describes a named lease: a holder, a deadline, a fencing token.
 ///
-/// A lock is a value, the state that a call saw; it does not follow the store. A holder keeps
-/// it, and renews and releases the lock by passing it to
-/// [`renew_lock`](crate::LockManager::renew_lock) and [`unlock`](crate::LockManager::unlock),
-/// which act only while the stored lock still bears this token.
+/// A lock is a value, the state that a call saw: it does not follow the store. A holder keeps the
+/// lock, and passes it to [`renew_lock`](crate::LockManager::renew_lock) and
+/// [`unlock`](crate::LockManager::unlock), which act only while the stored lock still bears this
+/// token.
 ///
-/// Two locks are equal if they agree in all that their holder owns. How many wait for a lock, and
-/// whether the process that it is bound to lives, is not compared.
+/// Two locks are equal if they agree in all that their holder owns. The number of waiters, and
+/// whether the process that the lock is bound to lives, are not compared.
 #[derive(Clone, Debug)]
 pub struct Lock {
     pub(crate) name: LockName,
@@ -165,17 +167,18 @@ pub struct Lock {
     pub(crate) updated_at: i64,
     pub(crate) token: u64,
     pub(crate) mode: Mode,
-    /// Why it is held.
+    /// The note of its holder: why the lock is held.
     pub(crate) note: Option<Note>,
-    /// Until when the name stays taken, however the hold ends.
+    /// The instant until which the name stays taken, however the hold ends.
     pub(crate) at_least: Option<AtLeast>,
-    /// The process, manager or job that it cannot outlive.
+    /// The thing whose end ends the hold.
     pub(crate) bound_to: Option<Binding>,
-    /// The id of the request that a guard got it by.
+    /// The id of the request by which a guard got the lock.
     pub(crate) request: Option<u64>,
-    /// Where its holder can be told that it was forced away.
-    pub(crate) bell: Option<u64>,
-    /// How many requests wait for it, and what is known of what it is bound to: as it was read.
+    /// The address at which its holder is told that the lock was forced away.
+    pub(crate) address: Option<u64>,
+    /// The number of requests that wait for the lock, and the state of the thing that it is bound
+    /// to: as the lock was read.
     pub(crate) waiting: usize,
     pub(crate) is_alive: Option<bool>,
     /// Whether the number of that process is one of this pid namespace.
@@ -197,7 +200,7 @@ impl PartialEq for Lock {
 impl Eq for Lock {}
 
 impl Lock {
-    /// Returns what is locked.
+    /// Returns the name that is locked.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -223,7 +226,7 @@ impl Lock {
         &self.locked_by
     }
 
-    /// Returns the process noted with it, for people to read; it frees nothing.
+    /// Returns the process noted with the lock, for people to read. Its end does not free the lock.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -236,11 +239,13 @@ impl Lock {
         self.process_id
     }
 
-    /// Returns the deadline on the wall clock, to the microsecond; none where it never expires.
+    /// Returns the deadline on the wall clock, to the microsecond, or none if the lock never
+    /// expires.
     ///
-    /// This is for people and for other boots: on the boot that set it, the clock that counts
-    /// since boot decides (see [`Clock`](crate::Clock)). The time left by that clock is
-    /// [`LockManager::time_left`](crate::LockManager::time_left).
+    /// This deadline is for people and for other boots. On the boot that set it, the clock that
+    /// counts since boot decides (see [`Clock`](crate::Clock)), and
+    /// [`LockManager::time_left`](crate::LockManager::time_left) returns the time left by that
+    /// clock.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -253,7 +258,7 @@ impl Lock {
         self.deadline.map(|deadline| instant(deadline.wall))
     }
 
-    /// Returns when it was created, by the wall clock.
+    /// Returns when the lock was created, by the wall clock.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -266,7 +271,7 @@ impl Lock {
         instant(self.created_at)
     }
 
-    /// Returns when it was last created or renewed, by the wall clock.
+    /// Returns when the lock was last created or renewed, by the wall clock.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -279,7 +284,7 @@ impl Lock {
         instant(self.updated_at)
     }
 
-    /// Returns the fencing token: larger than every token the store issued before.
+    /// Returns the fencing token, which is larger than every token that the store issued before.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -294,7 +299,8 @@ impl Lock {
         self.token
     }
 
-    /// Tells whether this token holds the lock: the lock bears it, and the hold has not ended.
+    /// Tells whether this token holds the lock: the lock bears the token, and the hold has not
+    /// ended.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -308,7 +314,7 @@ impl Lock {
         self.token == token && !self.is_at_least()
     }
 
-    /// Returns how it is held: alone, shared, or by some of the name's slots.
+    /// Returns how the lock is held: exclusively, shared, or by some of the name's slots.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -337,9 +343,9 @@ impl Lock {
         self.note.as_ref()
     }
 
-    /// Tells whether the hold has ended, and the name stays taken because its holder asked for it
-    /// [at least](crate::Acquire::at_least) until the deadline. The lock is bound to nothing then,
-    /// and its token is dead: by the token nobody renews or removes it.
+    /// Tells whether the hold has ended and the name stays taken until the deadline, because its
+    /// holder asked for the name [at least](crate::Acquire::at_least) that long. Then the lock is
+    /// bound to nothing, and its token is dead: no call renews or removes the lock by the token.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -356,8 +362,8 @@ impl Lock {
         self.at_least.is_some_and(|it| it.is_left)
     }
 
-    /// Returns until when the name stays taken, however the hold ends, by the wall clock; none if
-    /// the holder did not ask for that.
+    /// Returns the instant until which the name stays taken, however the hold ends, by the wall
+    /// clock, or none if the holder did not ask for such a time.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -372,7 +378,8 @@ impl Lock {
         self.at_least.map(|it| instant(it.until.wall))
     }
 
-    /// Returns what the lock is bound to: it goes as soon as that is gone, whatever its deadline.
+    /// Returns the thing that the lock is bound to: as soon as it is gone, the lock is absent,
+    /// whatever its deadline.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -404,7 +411,7 @@ impl Lock {
         self.waiting
     }
 
-    /// How long its row keeps the name.
+    /// Returns how long the row of the lock keeps the name.
     pub(crate) fn term(&self) -> Term {
         Term {
             deadline: self.deadline,
@@ -413,8 +420,8 @@ impl Lock {
         }
     }
 
-    /// The lock as a caller sees it: if it expired, or if what it is bound to is gone, what is left
-    /// of it.
+    /// Returns the lock as a caller sees it. If the lock expired, or the thing that it is bound to
+    /// is gone, returns the rest of it.
     pub(crate) fn if_live(mut self, now: Moment, judge: &Judge) -> Option<Self> {
         let standing = self.bound_to.map(|binding| judge.standing(&binding));
         if self.is_expired(now) || standing == Some(Standing::Gone) {
@@ -437,19 +444,20 @@ impl Lock {
             }),
             bound_to: None,
             request: None,
-            bell: None,
+            address: None,
             is_alive: None,
             ..self.clone()
         })
     }
 
-    /// Whether both are one hold: tokens begin again in a new file, and the ids of requests do not.
+    /// Tells whether both are one hold. Tokens begin again in a new file, and the ids of requests
+    /// do not.
     pub(crate) fn is_same_hold(&self, other: &Self) -> bool {
         let is_ended = self.is_at_least() || other.is_at_least();
         self.token == other.token && self.request == other.request && !is_ended
     }
 
-    /// Whether the lease has run out: from the deadline's instant on.
+    /// Tells whether the lease has expired: from the deadline's instant on.
     pub(crate) fn is_expired(&self, now: Moment) -> bool {
         self.deadline.is_some_and(|deadline| deadline.is_over(now))
     }
@@ -458,7 +466,7 @@ impl Lock {
         Some(self.deadline?.time_left(now))
     }
 
-    /// The lock renewed to expire `timeout` from now, never earlier than it would have.
+    /// Returns the lock renewed to expire `timeout` from now, never earlier than it would have.
     pub(crate) fn renewed(&self, timeout: Timeout, now: Moment) -> Result<Self, InvalidTimeout> {
         let deadline = match (self.deadline, timeout.deadline(now)?) {
             (Some(old), Some(new)) if old.micros_left(now) < new.micros_left(now) => Some(new),
@@ -468,12 +476,12 @@ impl Lock {
         Ok(self.with_deadline(deadline, now))
     }
 
-    /// The lock renewed to expire `timeout` from now, even if that is earlier.
+    /// Returns the lock renewed to expire `timeout` from now, even if that is earlier.
     pub(crate) fn shortened(&self, timeout: Timeout, now: Moment) -> Result<Self, InvalidTimeout> {
         Ok(self.with_deadline(timeout.deadline(now)?, now))
     }
 
-    /// The lock renewed to expire `timeout` after its present deadline.
+    /// Returns the lock renewed to expire `timeout` after its present deadline.
     pub(crate) fn extended(&self, timeout: Timeout, now: Moment) -> Result<Self, InvalidTimeout> {
         let deadline = match (self.deadline, timeout) {
             (Some(old), Timeout::After(timeout)) if !timeout.is_zero() => {
@@ -493,7 +501,7 @@ impl Lock {
     }
 }
 
-/// The properties of a lock that is not created yet.
+/// Holds the properties of a lock that is not created yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) timeout: Timeout,
@@ -526,7 +534,7 @@ impl Lease {
             at_least: self.at_least_from(now)?,
             bound_to: self.bound_to,
             request: None,
-            bell: None,
+            address: None,
             waiting: 0,
             is_alive: self.bound_to.is_some().then_some(true),
             is_here: true,
@@ -535,7 +543,7 @@ impl Lease {
 }
 
 impl Lease {
-    /// Until when the name stays taken if the lock is granted now.
+    /// Returns the instant until which the name stays taken if the lock is granted now.
     pub(crate) fn at_least_from(&self, now: Moment) -> Result<Option<AtLeast>, InvalidTimeout> {
         let until = match self.at_least {
             Some(at_least) => at_least.deadline(now)?,
@@ -546,10 +554,10 @@ impl Lease {
     }
 }
 
-/// How messages write an instant.
+/// The format in which messages write an instant.
 pub(crate) const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
 
-/// Names the holder, since when and until when, in words that cannot steer a terminal.
+/// Writes the holder, the start and the deadline, in text that cannot steer a terminal.
 ///
 /// ```
 /// use lockmgr::{GetOptions, LockManager, ManualClock};
@@ -595,11 +603,11 @@ impl fmt::Display for Lock {
 }
 
 /// Names a lock for [`renew_lock`](crate::LockManager::renew_lock) and
-/// [`unlock`](crate::LockManager::unlock): by name alone, an administrator's verb that acts on
-/// any holder, or with a token, a holder's verb that acts only while the stored lock still
-/// bears it.
+/// [`unlock`](crate::LockManager::unlock). By name alone it is for an administrator's call, which
+/// acts on any holder's lock. With a token it is for a holder's call, which acts only while the
+/// stored lock still bears that token.
 ///
-/// A `&str` or a `&LockName` is a name alone; a `&Lock` brings its token.
+/// A `&str` or a `&LockName` is a name alone. A `&Lock` brings its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockRef<'a> {
     pub(crate) name: &'a str,
@@ -620,7 +628,7 @@ impl<'a> LockRef<'a> {
         Self { name, token: None }
     }
 
-    /// Names a lock only while it bears this token.
+    /// Names a lock only while the lock bears this token.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -735,7 +743,7 @@ mod tests {
             at_least: None,
             bound_to: None,
             request: None,
-            bell: None,
+            address: None,
             waiting: 0,
             is_alive: None,
             is_here: true,

@@ -1,5 +1,6 @@
-//! The verbs, each a few lines over the store: one verb, one transaction, one reading of the
-//! clock.
+//! Offers the verbs of the library, each a few lines over the store.
+//!
+//! A verb runs one transaction and reads the clock once.
 
 use crate::base::Base;
 use crate::builder::Builder;
@@ -21,7 +22,7 @@ use crate::set::{
     decide_renewal,
 };
 use crate::store::{CLEANED_AT_A_TIME, MUCH, ReadTx, Store, WriteTx};
-use crate::wait::Ring;
+use crate::wait::Ping;
 #[cfg(feature = "async")]
 use crate::worker::Worker;
 use std::collections::{HashMap, HashSet};
@@ -31,19 +32,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// The locks of one store.
+/// Manages the locks of one store.
 ///
-/// A manager is a handle: clones and threads share it, and any number of processes open managers
-/// of their own on the same file. It may be kept open as long as the program runs; closing it, by
-/// dropping the last clone, neither releases nor changes a lock.
+/// A manager is a handle: clones and threads share it, and any number of processes open managers of
+/// their own on the same file. A program may keep a manager open as long as it runs. Dropping the
+/// last clone closes the manager, and neither releases nor changes a lock.
 ///
-/// Calls that write wait for each other, and for writers in other processes, first come, first
+/// Calls that write wait for each other and for writers in other processes, first come, first
 /// served, and at most for the [`busy_timeout`](Builder::busy_timeout). Every change is on the disk
 /// when its call returns. Calls that read see the last committed state and do not wait for a write
-/// to end. They wait while another process writes the header of the file: for microseconds at the
-/// start and at the end of its transaction, for a sync when it opens the store. If that process is
-/// stopped just then, or has the store exclusively, a read fails with [`Error::StoreBusy`] at its
-/// bound.
+/// to end. A reader waits only while another process writes the header of the file: for
+/// microseconds at the start and at the end of a transaction, for a sync when that process opens
+/// the store. If that process is stopped just then, or has the store exclusively, a read fails with
+/// [`Error::StoreBusy`] at its bound.
 ///
 /// ```
 /// use lockmgr::{LockManager, SetOptions};
@@ -60,26 +61,26 @@ pub struct LockManager(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    // Dropped first: it works on the store.
+    // The worker is dropped first, because it works on the store.
     #[cfg(feature = "async")]
     pub(crate) worker: Worker,
     pub(crate) keeper: Keeper,
     pub(crate) base: Arc<Base>,
 }
 
-/// How long undoing waits for others before it goes on in the background.
+/// How long undoing waits for other writers before it goes on in the background.
 const SOON: Duration = Duration::from_millis(10);
 
-/// How long a long cleaning leaves the store to others, every time it does.
-const BREATH: Duration = Duration::from_micros(100);
+/// How long a long cleaning leaves the store to other writers after each of its transactions.
+const YIELD: Duration = Duration::from_micros(100);
 
-/// Commits in a row that cut nothing off the file, and the last that is tried: the first ones may
-/// only free what the end of the file still held.
+/// How many commits in a row may cut nothing off the file before cleaning stops. The first of them
+/// may only free pages that the end of the file still held.
 const MOST_FRUITLESS: usize = 3;
 
 impl Builder {
-    /// Opens the store in this file, and creates it where it is missing: whole, or not at all.
-    /// A store that a killed process left behind is repaired on the way.
+    /// Opens the store in this file, or creates the file whole if it is missing. If a killed
+    /// process left the store in need of repair, this call repairs it.
     ///
     /// # Errors
     /// [`Error::InvalidName`] for the holder; [`Error::NotAStore`] for a file of something else;
@@ -106,7 +107,7 @@ impl Builder {
 }
 
 impl LockManager {
-    /// Opens the store in this file with the defaults, and creates it where it is missing; see
+    /// Opens the store in this file with the defaults, or creates the file if it is missing. See
     /// [`Builder::open`].
     ///
     /// # Errors
@@ -124,7 +125,7 @@ impl LockManager {
         Self::builder().open(path)
     }
 
-    /// Begins a manager that differs from the defaults.
+    /// Begins a [`Builder`], to open a manager that differs from the defaults.
     ///
     /// ```
     /// # use lockmgr::LockManager;
@@ -140,23 +141,24 @@ impl LockManager {
 
     /// Creates, renews or skips every one of the locks, in one transaction.
     ///
-    /// The names are taken in their order, and each sees what the earlier ones did: a name given
-    /// twice meets the lock that its first mention created. An absent lock is created, an
-    /// existing one renewed, as far as the [options](SetOptions) say so; with
-    /// [`fail`](SetOptions::fail) an existing one aborts the transaction. A free name that an
-    /// earlier request waits for, together with others, is not created but skipped.
+    /// The call takes the names in their order, and each name sees the changes of the earlier ones:
+    /// a name given twice meets the lock that its first mention created. The call creates an absent
+    /// lock and renews an existing one, unless the [options](SetOptions) say otherwise. With
+    /// [`fail`](SetOptions::fail) an existing lock aborts the transaction. If an earlier request
+    /// waits for a free name together with others, the call skips that name.
     ///
-    /// A name that is shared or held by slots is skipped: `set_lock` renews exclusive locks alone.
+    /// The call also skips a name that is shared or held by slots: `set_lock` renews exclusive
+    /// locks alone.
     ///
-    /// A renewal never shortens a lease, keeps a lock that never expires, and changes nothing but
-    /// its deadline and [`updated_at`](Lock::updated_at). A call that changes nothing writes
+    /// A renewal never shortens a lease. It keeps a lock that never expires, and changes nothing
+    /// but the deadline and [`updated_at`](Lock::updated_at). A call that changes nothing writes
     /// nothing.
     ///
     /// # Errors
-    /// [`Error::LockFail`] with the lock that exists, [`Error::Reserved`] with the request that comes
-    /// first; [`Error::InvalidName`], [`Error::InvalidTimeout`] and [`Error::NoSuchProcess`] before
-    /// anything was looked at; those of the store. Nothing has changed then, but for a failure
-    /// during the commit ([`Error`]).
+    /// [`Error::LockFail`] with the lock that exists; [`Error::Reserved`] with the request that
+    /// comes first; [`Error::InvalidName`], [`Error::InvalidTimeout`] and [`Error::NoSuchProcess`]
+    /// before the store is touched; those of the store. On an error nothing has changed, except
+    /// perhaps after a failure during the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::{SetOptions, Status};
@@ -206,10 +208,11 @@ impl LockManager {
     /// Creates the lock, exclusive unless the options say otherwise.
     ///
     /// # Errors
-    /// [`Error::InvalidRequest`] and [`Error::SlotsMismatch`] for its slots; [`Error::Locked`] with the lock where it exists, [`Error::Reserved`] with the request that waits for it
-    /// and comes first; [`Error::InvalidName`], [`Error::InvalidTimeout`] and
-    /// [`Error::NoSuchProcess`]; those of the store. Nothing has changed then, but for a failure
-    /// during the commit ([`Error`]).
+    /// [`Error::Locked`] with the lock if it exists; [`Error::Reserved`] with the request that
+    /// waits for the lock and comes first; [`Error::InvalidRequest`] and [`Error::SlotsMismatch`]
+    /// for its slots; [`Error::InvalidName`], [`Error::InvalidTimeout`] and
+    /// [`Error::NoSuchProcess`]; those of the store. On an error nothing has changed, except
+    /// perhaps after a failure during the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::{Error, GetOptions};
@@ -248,20 +251,20 @@ impl LockManager {
         got
     }
 
-    /// Renews a lock: to the timeout from now, never earlier than it would have expired.
+    /// Renews a lock: to the timeout from now, and never to an earlier deadline than it had.
     ///
-    /// By name it renews every hold of the name, of any holder, and returns the first: an
-    /// administrator's verb. By [`Lock`], or a
-    /// [`LockRef`] with a token, it renews only while the stored lock bears that token: nobody
-    /// renews a successor's lock by mistake.
+    /// By name, the call renews every hold of the name, of any holder, and returns the first: an
+    /// administrator's verb. By [`Lock`], or by a [`LockRef`] with a token, the call renews only
+    /// while the stored lock bears that token, so a caller never renews a successor's lock by
+    /// mistake.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if several hold the name, and the options bind it, shorten it or add time:
-    /// then name one hold by its token. [`Error::LockNotFound`] where there is no such lock; with
-    /// [`create`](RenewOptions::create) instead [`Error::Locked`] where another token holds it, or
-    /// [`Error::Reserved`] where somebody waits for it and comes first.
-    /// [`Error::InvalidName`] and [`Error::InvalidTimeout`]; those of the store. Nothing has
-    /// changed then, but for a failure during the commit ([`Error`]).
+    /// [`Error::Unsupported`] if several hold the name and the options bind the lock, shorten it or
+    /// add time (name one hold by its token); [`Error::LockNotFound`] if there is no such lock;
+    /// with [`create`](RenewOptions::create), instead, [`Error::Locked`] if another token holds the
+    /// name, or [`Error::Reserved`] if an earlier request waits for it; [`Error::InvalidName`] and
+    /// [`Error::InvalidTimeout`]; those of the store. On an error nothing has changed, except
+    /// perhaps after a failure during the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::{Error, GetOptions, RenewOptions};
@@ -290,7 +293,8 @@ impl LockManager {
             let plan = plan(tx, [&name], now)?;
             let mut meant = meant(tx, &name, of, now)?;
             if meant.iter().any(|lock| !lock.is_at_least()) {
-                // A name that only stays taken is not renewed beside living holds.
+                // A renewal must not prolong the rest of a hold that has ended while others hold
+                // the name.
                 meant.retain(|lock| !lock.is_at_least());
             }
             if meant.len() > 1 && renewal.means_one_hold() {
@@ -298,7 +302,7 @@ impl LockManager {
             }
             let mut first = None;
             for present in or_none(meant) {
-                // By its token it is another's, if it is not its own.
+                // The caller named a token: any other hold belongs to another holder.
                 let present = match present {
                     None if of.token.is_some() => tx.first(&name, now)?,
                     present => present,
@@ -338,16 +342,17 @@ impl LockManager {
         written
     }
 
-    /// Removes a lock, and says whether it was there. The first waiter gets it in the same
+    /// Removes a lock, and says whether it was there. The first waiter gets the lock in the same
     /// transaction.
     ///
-    /// By name it releases every hold of the name, of any holder: an administrator's verb. By [`Lock`], or a
-    /// [`LockRef`] with a token, it acts only while the stored lock bears that token, and
-    /// otherwise returns false: nobody releases a successor's lock by mistake.
+    /// By name, the call releases every hold of the name, of any holder: an administrator's verb.
+    /// By [`Lock`], or by a [`LockRef`] with a token, the call acts only while the stored lock
+    /// bears that token and otherwise returns false, so a caller never releases a successor's lock
+    /// by mistake.
     ///
     /// # Errors
-    /// [`Error::InvalidName`]; those of the store. Nothing has changed then, but for a failure
-    /// during the commit ([`Error`]).
+    /// [`Error::InvalidName`]; those of the store. On an error nothing has changed, except perhaps
+    /// after a failure during the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::GetOptions;
@@ -363,7 +368,7 @@ impl LockManager {
         Ok(removed.contains(&true))
     }
 
-    /// Removes any number of locks in one transaction, and says of each whether it was there.
+    /// Removes any number of locks in one transaction, and says for each whether it was there.
     ///
     /// # Errors
     /// As [`unlock`](Self::unlock).
@@ -383,12 +388,12 @@ impl LockManager {
         self.unlock_all_if(locks, |_| true)
     }
 
-    /// Removes any number of locks in one transaction, if `may` allows it for every one that is
-    /// there, and says of each whether it was there. The holder of a lock that is taken by its name
-    /// is told: its guard finds the lock lost at once.
+    /// Removes any number of locks in one transaction, if `may` allows it for every lock that is
+    /// there, and says for each whether it was there. If a lock is removed by its name, its holder
+    /// is told: the guard finds the lock lost at once.
     ///
     /// # Errors
-    /// [`Error::Locked`] with the first lock that `may` refuses, and then nothing was removed;
+    /// [`Error::Locked`] with the first lock that `may` refuses, and then no lock was removed;
     /// otherwise as [`unlock`](Self::unlock).
     ///
     /// ```
@@ -397,7 +402,7 @@ impl LockManager {
     /// # let manager = lockmgr::LockManager::open(dir.path().join("locks.redb"))?;
     /// manager.get_lock("a", GetOptions::new())?;
     /// let _guard = manager.acquire(["b"]).lock()?;
-    /// // Spares what a living guard holds.
+    /// // Leaves the locks of living guards.
     /// let refused = manager.unlock_all_if(["a", "b"], |lock| lock.bound_to().is_none());
     /// assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == "b"));
     /// assert!(manager.is_locked("a")?);
@@ -433,7 +438,7 @@ impl LockManager {
             let mut removed = Vec::with_capacity(names.len());
             let mut free = HashSet::new();
             for ((of, name), holds) in locks.iter().zip(&names).zip(present) {
-                // Named twice, it is what the first left.
+                // A name given twice: the first mention has left these holds.
                 let holds = match free.contains(name) {
                     true => meant(tx, name, *of, now)?,
                     false => holds,
@@ -444,7 +449,7 @@ impl LockManager {
                         Some(_) => end(tx, &lock, now)?,
                         None => tx.remove(&lock)?,
                     }
-                    tx.rings.extend(holder_of(&lock));
+                    tx.pings.extend(holder_of(&lock));
                     free.insert(name);
                 }
             }
@@ -452,7 +457,7 @@ impl LockManager {
             Ok(removed)
         });
         if let Some(panic) = panicked {
-            // The caller's own.
+            // The panic comes from the caller's own closure.
             panic::resume_unwind(panic);
         }
         let count = removed.as_ref().map_or(0, |removed| {
@@ -485,7 +490,7 @@ impl LockManager {
         })
     }
 
-    /// Returns the lock, where it exists; of [several](Self::holders) holds the first. Reads only.
+    /// Returns the lock if it exists, and the first of [several holds](Self::holders). Reads only.
     ///
     /// # Errors
     /// [`Error::InvalidName`]; those of the store.
@@ -511,8 +516,8 @@ impl LockManager {
         })
     }
 
-    /// Returns all holds of that name: one, unless it is [shared](crate::Acquire::shared) or held by
-    /// [slots](crate::Acquire::slots), in the order of their tokens. Reads only.
+    /// Returns all holds of that name, in the order of their tokens. There is one, unless the name
+    /// is [shared](crate::Acquire::shared) or held by [slots](crate::Acquire::slots). Reads only.
     ///
     /// # Errors
     /// [`Error::InvalidName`]; those of the store.
@@ -543,7 +548,7 @@ impl LockManager {
         })
     }
 
-    /// Lists the locks whose names begin with `prefix` (all, where it is empty), sorted by the
+    /// Lists the locks whose names begin with `prefix` (all locks if it is empty), sorted by the
     /// bytes of their names, as of one instant. Reads only.
     ///
     /// # Errors
@@ -581,8 +586,8 @@ impl LockManager {
         })
     }
 
-    /// Lists the requests that wait for a lock whose name begins with `prefix` (for any, where it is empty),
-    /// in the order of arrival, as of one instant. Reads only.
+    /// Lists the requests that wait for a lock whose name begins with `prefix` (all requests if it
+    /// is empty), in the order of arrival, as of one instant. Reads only.
     ///
     /// # Errors
     /// Those of the store.
@@ -617,19 +622,20 @@ impl LockManager {
         })
     }
 
-    /// Removes the rows of locks that expired, or whose process is gone, and says how many there
+    /// Removes the rows of locks that expired or whose process is gone, and returns how many there
     /// were. The first waiter for such a lock gets it in the same transaction.
     ///
-    /// Nothing depends on it: an expired lock is absent for every call, and calls that create
-    /// locks remove what they find expired on the way. It reclaims space at once.
+    /// No other call depends on cleaning: an expired lock is absent for every call, and calls that
+    /// create locks remove expired rows on the way. Cleaning reclaims the space at once.
     ///
-    /// Of many rows it removes some in each of several transactions, so that other calls get their
-    /// turn between them, and then makes the file smaller in several steps, as far as its end is
-    /// free; what is left of that goes when the last process closes the store.
+    /// If there are many rows, the call removes them in several transactions, so that other calls
+    /// get their turn between two of them. Then it makes the file smaller, in several steps, as
+    /// long as the end of the file is free. The last process that closes the store cuts off the
+    /// rest.
     ///
     /// # Errors
-    /// Those of the store. [`Error::StoreBusy`] where all its waits together came to the
-    /// [`busy_timeout`](crate::Builder::busy_timeout). The rows that it had removed by then stay removed.
+    /// Those of the store. [`Error::StoreBusy`] if all waits of the call together reached the
+    /// [`busy_timeout`](crate::Builder::busy_timeout). Rows that were removed by then stay removed.
     ///
     /// ```
     /// use lockmgr::{LockManager, ManualClock, SetOptions};
@@ -658,11 +664,12 @@ impl LockManager {
                 next = cleaned.next;
                 removed += cleaned.count;
                 if next.is_some() {
-                    // The kernel wakes the waiting writers, and the first of them has the store.
-                    thread::sleep(BREATH);
+                    // The kernel wakes the waiting writers, and the first of them gets the store.
+                    thread::sleep(YIELD);
                 }
             }
-            // Fewer rows leave little behind; and what fails here is done at closing.
+            // Fewer rows leave little space to cut off. If a step fails here, closing the store
+            // does it.
             let mut fruitless = 0;
             while removed > CLEANED_AT_A_TIME && fruitless < MOST_FRUITLESS {
                 match store.cut_off("clean") {
@@ -670,18 +677,19 @@ impl LockManager {
                     Ok(cut) if cut > MUCH => fruitless = 0,
                     _ => break,
                 }
-                thread::sleep(BREATH);
+                thread::sleep(YIELD);
             }
             self.0.base.observer.cleaned(removed);
             Ok(removed)
         })
     }
 
-    /// Removes every lock of every holder, and says how many there were. The tokens go on from
-    /// where they were. The first waiter for a lock gets it in the same transaction.
+    /// Removes every lock of every holder, and returns how many there were. The tokens go on from
+    /// the last one. The first waiter for a lock gets it in the same transaction.
     ///
     /// # Errors
-    /// Those of the store. Nothing has changed then, but for a failure during the commit ([`Error`]).
+    /// Those of the store. On an error nothing has changed, except perhaps after a failure during
+    /// the commit ([`Error`]).
     ///
     /// ```
     /// use lockmgr::{GetOptions, SetOptions};
@@ -695,7 +703,7 @@ impl LockManager {
     pub fn reset_locks(&self) -> Result<usize> {
         let removed = self.0.base.write("reset", |tx, now| {
             let removed = tx.remove_all(now)?;
-            tx.rings.extend(removed.iter().filter_map(holder_of));
+            tx.pings.extend(removed.iter().filter_map(holder_of));
             settle(tx, removed.iter().map(|lock| &lock.name), now)?;
             Ok(removed.len())
         })?;
@@ -703,7 +711,8 @@ impl LockManager {
         Ok(removed)
     }
 
-    /// Returns what this manager and its clones did since it was opened. Reads no file.
+    /// Returns counts of the calls that this manager and its clones made since it was opened. Reads
+    /// no file.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -716,8 +725,8 @@ impl LockManager {
         self.0.base.observer.stats()
     }
 
-    /// Returns how long the lock still has as it was read, by the clock that decides when it
-    /// expires: zero once it has expired, none where it never does.
+    /// Returns how long the lock, as it was read, still has by the clock that decides when it
+    /// expires: zero if it has expired, none if it never expires.
     ///
     /// ```
     /// use lockmgr::{GetOptions, LockManager, ManualClock};
@@ -735,8 +744,8 @@ impl LockManager {
         lock.time_left(self.0.base.now())
     }
 
-    /// Undoes what must not stay: now, unless the call has waited its bound, and else in the
-    /// background.
+    /// Undoes changes that must not stay: at once if the call has not waited its bound yet, and
+    /// otherwise in the background.
     pub(crate) fn undo(
         &self,
         has_waited: bool,
@@ -751,8 +760,8 @@ impl LockManager {
     }
 }
 
-/// Finds what a call with `fail` would meet, before anything is written: a lock that exists, or that
-/// an earlier mention of the same name would create, or an earlier request.
+/// Finds the obstacle that a call with `fail` would meet, before anything is written: a lock that
+/// exists, a lock that an earlier mention of the same name would create, or an earlier request.
 fn first_met(
     tx: &WriteTx<'_>,
     plan: &Plan,
@@ -781,7 +790,7 @@ fn first_met(
     Ok(None)
 }
 
-/// The living holds that are meant by a name, or by its token.
+/// Finds the living holds that are meant by a name, or by its token.
 fn meant(tx: &WriteTx<'_>, name: &LockName, of: LockRef<'_>, now: Moment) -> Result<Vec<Lock>> {
     let Some(token) = of.token else {
         return tx.living(name, now);
@@ -791,7 +800,7 @@ fn meant(tx: &WriteTx<'_>, name: &LockName, of: LockRef<'_>, now: Moment) -> Res
     Ok(hold.into_iter().filter(|lock| of.names(lock)).collect())
 }
 
-/// Each of them, or none once.
+/// Returns each of the holds, or one none if there are no holds.
 fn or_none(holds: Vec<Lock>) -> Vec<Option<Lock>> {
     match holds.is_empty() {
         true => vec![None],
@@ -809,22 +818,23 @@ fn several_holds(name: &LockName, holds: usize) -> Error {
     }
 }
 
-/// How many living requests wait for that name.
+/// Counts the living requests that wait for that name.
 fn waiting(tx: &ReadTx<'_>, name: &LockName, now: Moment) -> Result<usize> {
     let numbers = tx.wanting(name)?.into_iter();
     let requests = numbers.map(|number| tx.request(number));
     Judged::default().count(tx.judge(), requests, now)
 }
 
-/// Where the holder of a lock is told that it was forced away, if it wants to know.
-fn holder_of(lock: &Lock) -> Option<Ring> {
-    Some(Ring {
-        bell: lock.bell?,
+/// Finds the ping that tells the holder of a lock that it was forced away, if the holder has one.
+fn holder_of(lock: &Lock) -> Option<Ping> {
+    Some(Ping {
+        address: lock.address?,
         id: lock.request?,
     })
 }
 
-/// Does with a name what was asked for, after all before it. The number says how many are left.
+/// Does with one name as the request says, after all names before it. The number says how many are
+/// left.
 fn set_one(
     tx: &mut WriteTx<'_>,
     plan: &Plan,
@@ -846,7 +856,7 @@ fn set_one(
                     result.skipped(name, None);
                     return Ok(());
                 }
-                // Before the new rows are there: to read those costs more.
+                // Sweep before the new rows are there, because reading those too costs more.
                 if result.counts().created == 0 {
                     tx.sweep(left, now)?;
                 }

@@ -1,4 +1,5 @@
-//! The names of locks and of their holders: checked once, and shown so that they steer no terminal.
+//! Checks the names of locks and of their holders once, and shows them so that they steer no
+//! terminal.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 /// The longest name or holder, in bytes of UTF-8.
 const MAX_NAME: usize = 255;
 
-/// A name or a holder that breaks the rule: 1 to 255 bytes of UTF-8, no control characters.
+/// Carries a name or a holder that breaks the rule: 1 to 255 bytes of UTF-8, no control characters.
 ///
 /// [`Error::InvalidName`](crate::Error::InvalidName) carries it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +51,7 @@ impl InvalidName {
     }
 }
 
-/// Whether all of it is printable ASCII, as most names are: looked at without decoding them.
+/// Tells whether all of the text is printable ASCII, as most names are, without decoding it.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
@@ -65,7 +66,7 @@ macro_rules! name {
             /// Checks the rule: 1 to 255 bytes of UTF-8, no control characters.
             ///
             /// # Errors
-            /// [`InvalidName`], with the text and what to change about it.
+            /// [`InvalidName`], with the text and the remedy.
             ///
             /// ```
             #[doc = concat!("use lockmgr::", stringify!($type), ";")]
@@ -78,7 +79,7 @@ macro_rules! name {
                 Ok(Self(text.into()))
             }
 
-            /// Checks the rule, and keeps nothing.
+            /// Checks the rule, and keeps no text.
             pub(crate) fn check(text: &str) -> Result<(), InvalidName> {
                 InvalidName::check($role, text)
             }
@@ -133,24 +134,24 @@ macro_rules! name {
 }
 
 name! {
-    /// The name of a lock, unique in its store: 1 to 255 bytes of UTF-8 without control
-    /// characters, checked once, here. Names sort by their bytes.
+    /// Names a lock, uniquely in its store: 1 to 255 bytes of UTF-8 without control characters,
+    /// checked once, here. Names sort by their bytes.
     LockName, "lock name"
 }
 
 name! {
-    /// The holder of a lock (a host, an application, a node), by the same rule as a name.
+    /// Names the holder of a lock (a host, an application, a node), by the same rule as a name.
     Holder, "holder"
 }
 
 name! {
-    /// Why a lock is held, for people to read. The same rule as for names: 1 to 255 bytes of UTF-8,
-    /// no control characters.
+    /// Says why a lock is held, for people to read. A note has the same rule as a name: 1 to 255
+    /// bytes of UTF-8, no control characters.
     Note, "note"
 }
 
 impl Holder {
-    /// The system's hostname, with what a holder must not have replaced.
+    /// Returns the system's hostname, with replacements for characters that a holder must not have.
     pub(crate) fn hostname() -> Self {
         Self::of_host(&gethostname::gethostname().to_string_lossy())
     }
@@ -171,9 +172,9 @@ impl Holder {
     }
 }
 
-/// Shows text from outside so that it cannot steer a terminal, nor hide anything from a reader:
-/// control characters, bidirectional overrides and characters without a shape appear as their Rust
-/// escapes. Marks that combine with a letter and joined emoji are shown as they are.
+/// Shows text from outside so that the text cannot steer a terminal, nor hide anything from a
+/// reader. Control characters, bidirectional overrides and characters without a shape appear as
+/// their Rust escapes. Marks that combine with a letter and joined emoji are shown as they are.
 ///
 /// ```
 /// assert_eq!(lockmgr::Printable("a\u{1b}[2Jb\u{202e}é").to_string(), r"a\u{1b}[2Jb\u{202e}é");
@@ -208,16 +209,16 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// Makes one emoji of several.
+/// Joins several emoji into one.
 const JOINER: char = '\u{200d}';
 
-/// Says that what precedes is meant as an emoji.
+/// Turns the preceding character into an emoji.
 const EMOJI_STYLE: char = '\u{fe0f}';
 
-/// Draws a key around what precedes.
+/// Draws a key around the preceding character.
 const KEYCAP: char = '\u{20e3}';
 
-/// Whether it is an emoji, or one of its parts.
+/// Tells whether the character is an emoji, or a part of one.
 fn is_of_emoji(c: char) -> bool {
     matches!(c, '\u{a9}' | '\u{ae}' | '\u{203c}' | '\u{2049}' | '\u{2122}' | '\u{2139}'
         | '\u{2190}'..='\u{21ff}' | '\u{2300}'..='\u{27bf}' | '\u{2900}'..='\u{2bff}'
@@ -225,13 +226,13 @@ fn is_of_emoji(c: char) -> bool {
         | EMOJI_STYLE)
 }
 
-/// Whether a reader sees it. A mark needs a character to combine with.
+/// Tells whether a reader sees the character. A mark needs a character to combine with.
 fn is_visible(last: Option<char>, c: char) -> bool {
-    // Letters and marks without a shape.
+    // These are letters and marks without a shape.
     let is_blank = matches!(c, '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
         | '\u{180b}'..='\u{180f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}'
         | '\u{e0100}'..='\u{e01ef}');
-    // Of a whole text, marks are escaped at its beginning alone.
+    // Rust escapes a mark only at the beginning of a whole text.
     let combines = || String::from_iter(['x', c]).escape_debug().count() == 2;
     match last {
         _ if is_blank => false,
@@ -270,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_and_emoji_are_shown_and_what_has_no_shape_is_escaped() {
+    fn marks_and_emoji_are_shown_and_shapeless_characters_are_escaped() {
         for shown in [
             "naïve",
             "nai\u{308}ve",

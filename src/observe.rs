@@ -1,6 +1,8 @@
-//! Counts what one manager does, and tells `tracing` of it (feature `tracing`).
+//! Counts the calls of one manager and their outcomes, and sends them to `tracing` (feature
+//! `tracing`).
 //!
-//! Looks on, and changes nothing. Counting costs an atomic addition a call, so it has no switch.
+//! An observer changes nothing. Counting costs an atomic addition a call, so there is no switch for
+//! it.
 
 use crate::claim::Claims;
 use crate::error::{Error, Result};
@@ -8,8 +10,8 @@ use crate::lock::Lock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counts what one manager and its clones did since it was opened, as
-/// [`LockManager::stats`](crate::LockManager::stats) tells it. A number never goes down.
+/// Counts the calls of one manager and its clones and their outcomes, since the manager was opened.
+/// [`LockManager::stats`](crate::LockManager::stats) returns the counts. A number never goes down.
 ///
 /// Other processes, and other managers of this one, count for themselves.
 ///
@@ -35,26 +37,25 @@ pub struct Stats {
     pub released: u64,
     /// Locks of guards that were found lost.
     pub lost: u64,
-    /// Calls that ended because a lock was held or somebody came first.
+    /// Calls that ended because a lock was held or an earlier request came first.
     pub refused: u64,
     /// Requests that joined the queue.
     pub queued: u64,
     /// Waits that were cancelled, those of dropped futures among them.
     pub cancelled: u64,
-    /// How long all requests of the queue waited together, up to their grant or their end.
+    /// How long all requests of the queue waited in total, up to their grant or their end.
     pub waited: Duration,
     /// The longest of these waits.
     pub longest_wait: Duration,
     /// Write transactions that were committed or found nothing to change.
     pub writes: u64,
-    /// Attempts to write that found the store busy for as long as they might take. A wait makes
-    /// many.
+    /// Attempts to write that found the store busy up to their bound. One wait makes many attempts.
     pub busy: u64,
     /// Expired and dead locks, and dead requests, that `clean_locks` removed.
     pub cleaned: u64,
 }
 
-/// The counters behind [`Stats`]; times in nanoseconds.
+/// Holds the counters behind [`Stats`]. Times are in nanoseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
     granted: AtomicU64,
@@ -75,7 +76,7 @@ fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
-/// Tells of what happened, if somebody listens.
+/// Sends an event if there is a subscriber for it.
 macro_rules! tell {
     ($level:ident, $($event:tt)*) => {
         #[cfg(feature = "tracing")]
@@ -102,14 +103,14 @@ impl Observer {
         }
     }
 
-    /// A request joined the queue, with that in its way.
+    /// Notes that a request joined the queue, with the obstacle in its way.
     pub(crate) fn queued(&self, claims: &Claims, in_the_way: &Error) {
         add(&self.queued, 1);
         let _ = (claims, in_the_way);
         tell!(DEBUG, names = ?claims.names().collect::<Vec<_>>(), %in_the_way, "waiting");
     }
 
-    /// A request was answered, after a wait if it was queued.
+    /// Notes that a request was answered, after a wait if it was queued.
     pub(crate) fn answered(&self, answer: Result<&[Lock], &Error>, waited: Option<Duration>) {
         if let Some(waited) = waited {
             let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
@@ -128,7 +129,7 @@ impl Observer {
         }
     }
 
-    /// A call failed.
+    /// Notes that a call failed.
     pub(crate) fn failed(&self, error: &Error) {
         match error {
             Error::Cancelled => add(&self.cancelled, 1),
@@ -169,7 +170,7 @@ impl Observer {
         tell!(DEBUG, count, "cleaned");
     }
 
-    /// A write transaction ended.
+    /// Notes that a write transaction ended.
     pub(crate) fn wrote<T>(&self, result: &Result<T>) {
         match result {
             Ok(_) => add(&self.writes, 1),
@@ -182,7 +183,7 @@ impl Observer {
     }
 }
 
-/// The span of the caller, for work that another thread does for it.
+/// Holds the span of the caller, for the work that another thread does for the caller.
 #[cfg(feature = "async")]
 #[derive(Clone, Debug)]
 pub(crate) struct Caller(#[cfg(feature = "tracing")] tracing::Span);

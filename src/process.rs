@@ -1,15 +1,16 @@
-//! A process, told apart from every other that ever had its number, and the proof that it is gone.
+//! Tells a process apart from every other that ever had its number, and proves that it is gone.
 //!
 //! Only proof counts: a process that cannot be judged from here counts as alive.
 
 use crate::clock::BootId;
 use std::fmt;
 
-/// The identity of a process. A part that could not be read is zero, and proves nothing.
+/// Identifies a process. A part that could not be read is zero, and proves nothing.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
-    /// Start, in the kernel's clock ticks since boot, as the time namespace counts them.
+    /// The start of the process, in the kernel's clock ticks since boot, as the time namespace
+    /// counts them.
     pub(crate) started: u64,
     pub(crate) boot: BootId,
     /// Whether the kernel itself named the boot: containers may mount a file over its id.
@@ -17,7 +18,7 @@ pub(crate) struct Process {
     pub(crate) namespaces: Namespaces,
 }
 
-/// The inodes of the namespaces that decide what one process can tell of another.
+/// Holds the inodes of the namespaces that decide how much one process can tell of another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Namespaces {
     pub(crate) pid: u32,
@@ -25,45 +26,45 @@ pub(crate) struct Namespaces {
     pub(crate) net: u32,
 }
 
-/// Says whether a process lives, as seen from here.
+/// Says whether another process lives, if this process can prove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     Alive,
-    /// Provably.
+    /// The process is provably gone.
     Gone,
-    /// It lives, or died, where this process cannot look.
+    /// The process lives, or died, where this process cannot look.
     Unknown,
 }
 
-/// Names the process, manager or job that a lock or a request cannot outlive.
+/// Names the thing whose end ends a lock or a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Binding {
     pub(crate) kind: Bound,
-    /// The process that asked, or that was named.
+    /// The process that asked, or that the options named.
     pub(crate) process: Process,
-    /// The id of the manager or the job; zero for a process.
+    /// The id of the manager or the job, or zero for a process.
     pub(crate) id: u64,
     /// The file in which a beacon with this id proves that the manager or the job lives.
     pub(crate) file: Option<FileId>,
 }
 
-/// The kind of thing that a lock is bound to.
+/// Says which kind of thing a lock is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Bound {
     /// A manager of some program: the lock is a guard's.
     Manager,
-    /// A process that was named.
+    /// A process that the options named.
     Process,
     /// A job: every process that inherited a descriptor from `lockmgr run`.
     Job,
 }
 
-/// The identity of a file, whatever its name and its mounts.
+/// Identifies a file, whatever its name and its mounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileId {
     pub(crate) inode: u64,
-    /// Nanoseconds since 1970; zero if the file system does not tell.
+    /// The birth in nanoseconds since 1970, or zero if the file system does not tell.
     pub(crate) born: i64,
 }
 
@@ -83,16 +84,16 @@ impl Process {
         system::judge(self, other)
     }
 
-    /// Whether there is provably no process of the other's number any more. It costs less than a
-    /// judgement, and does not tell a later process of that number apart.
+    /// Tells whether there is provably no process of the other's number any more. This costs less
+    /// than a judgement, and does not tell a later process of that number apart.
     pub(crate) fn sees_no(&self, other: &Self) -> bool {
         system::sees_no(self, other)
     }
 
-    /// Whether the end of a process named from here can be proven by every process of the host
-    /// that sees the initial namespace, and after a reboot.
+    /// Tells whether every process of the host that sees the initial namespace can prove the end of
+    /// a process named from here, also after a reboot.
     pub(crate) fn is_in_initial_namespace(&self) -> bool {
-        /// `PROC_PID_INIT_INO` of the kernel's `include/linux/proc_ns.h`.
+        /// The kernel's `PROC_PID_INIT_INO`, in `include/linux/proc_ns.h`.
         const INITIAL: u32 = 0xEFFF_FFFC;
         self.namespaces.pid == INITIAL
     }
@@ -104,13 +105,13 @@ impl fmt::Debug for Process {
     }
 }
 
-/// The process that opened something which no child that it forks off may use.
+/// Identifies the process that opened a thing which no child that it forks off may use.
 ///
 /// A child has another number than its parent, except as the first process of a pid namespace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin {
     pid: u32,
-    /// Of process 1, and zero for all others.
+    /// The pid namespace of process 1, and zero for all others.
     namespace: u32,
 }
 
@@ -121,7 +122,7 @@ impl Origin {
         Self { pid, namespace }
     }
 
-    /// The number of the process that opened it, if this is another process.
+    /// Returns the number of the process that opened the thing, if this is another process.
     pub(crate) fn elsewhere(&self) -> Option<u32> {
         let pid = std::process::id();
         let is_here = pid == self.pid && (pid != 1 || system::pid_namespace() == self.namespace);
@@ -162,7 +163,7 @@ mod system {
         namespace("pid")
     }
 
-    /// The number in `pid:[4026531836]`.
+    /// Reads the number in `pid:[4026531836]`.
     fn namespace(kind: &str) -> u32 {
         let number = || {
             let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
@@ -172,13 +173,14 @@ mod system {
         number().unwrap_or_default()
     }
 
-    /// Field 22 of /proc/PID/stat. The second, the program's name, may hold anything, even `)`.
+    /// Reads field 22 of /proc/PID/stat. The second field, the program's name, may hold anything,
+    /// even `)`.
     fn start_in(stat: &str) -> Option<u64> {
         let after_name = stat.rsplit_once(')')?.1;
         after_name.split_ascii_whitespace().nth(19)?.parse().ok()
     }
 
-    /// The start of a process, if /proc numbers processes as this process does.
+    /// Reads the start of a process, if /proc numbers processes as this process does.
     fn start_of(pid: u32) -> Option<u64> {
         let own = fs::read_link("/proc/self").ok()?;
         let is_proc_ours = own.to_str() == Some(&std::process::id().to_string());
@@ -202,7 +204,7 @@ mod system {
         if is_other_boot && process.is_boot_genuine && here.is_boot_genuine {
             return Standing::Gone;
         }
-        // A number is told in the pid namespace, a start in the time namespace.
+        // A number is counted in the pid namespace, a start in the time namespace.
         let seen_in = |it: &Process| (it.namespaces.pid, it.namespaces.time);
         if here.namespaces.pid == 0 || seen_in(here) != seen_in(process) {
             return Standing::Unknown;
@@ -210,7 +212,8 @@ mod system {
         let Some(pid) = pid(process) else {
             return Standing::Unknown;
         };
-        // Opened before the start is read: then both are of one process, or it has ended.
+        // Open the pidfd before reading the start: then both are of one process, or the process has
+        // ended.
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Some(pidfd),
             Err(Errno::SRCH) => return Standing::Gone,
@@ -220,7 +223,7 @@ mod system {
         match start_of(process.pid) {
             Some(started) if process.started != 0 && !is_same(started) => Standing::Gone,
             _ if pidfd.as_ref().is_some_and(has_ended) => Standing::Gone,
-            // Where the boot ids differ a process of an earlier boot may only seem to be there.
+            // If the boot ids differ, a process of an earlier boot may only seem to be there.
             Some(started) if is_same(started) && !is_other_boot => Standing::Alive,
             _ => Standing::Unknown,
         }
@@ -237,8 +240,8 @@ mod system {
         }
     }
 
-    /// A descriptor that polls readable once the process has ended; none if that cannot be seen
-    /// from here.
+    /// Returns a descriptor that polls readable once the process has ended, or none if this process
+    /// cannot see that.
     pub(crate) fn pidfd(here: &Process, process: &Process) -> Option<OwnedFd> {
         if here.namespaces.pid != process.namespaces.pid {
             return None;
@@ -251,7 +254,8 @@ mod system {
         Pid::from_raw(i32::try_from(process.pid).ok()?)
     }
 
-    /// A zombie has ended too: nobody waited for it yet.
+    /// Tells whether the process has ended. A zombie has ended too: its parent has not waited for
+    /// it yet.
     fn has_ended(pidfd: &OwnedFd) -> bool {
         let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
         let at_once = Timespec {

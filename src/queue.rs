@@ -1,13 +1,13 @@
 //! Decides which waiting requests are granted next: pure, over locks and requests.
 //!
-//! A request is a list of claims on names, and gets all of them or none; or it wants some of several
-//! names. It is granted when the holders of its names admit it and it is the head of each: the
-//! earliest living request that wants the name. So nobody starves, and requests for overlapping sets
-//! cannot wait for each other in a circle, because a request waits only for earlier ones. Nor does
-//! one that could be granted pass an earlier one that cannot: shared newcomers wait behind an
-//! exclusive request.
+//! A request is a list of claims on names, and gets all of them or none. A request for any of
+//! several names gets as many as it wants, or none. A request is granted when the holders of its
+//! names admit it and it is the head of each name: the earliest living request that wants the name.
+//! So no request starves. Requests for overlapping sets cannot wait for each other in a circle,
+//! because a request waits only for earlier ones. A request that could be granted does not pass an
+//! earlier one that cannot: shared newcomers wait behind an exclusive request.
 //!
-//! Only the names that a transaction frees or wants are looked at, and only heads are judged. One
+//! A plan looks only at the names that a transaction frees or wants, and judges only heads. One
 //! example, with three requests over two names:
 //!
 //! ```text
@@ -20,7 +20,7 @@
 //! 3 waits although b is free: 2 is the head of b. The transaction that releases a looks at a: its
 //! head, 1, is the head of all its names and is granted. 2 is the head of a now, and is told. When
 //! 1 releases a, 2 is the head of both and is granted, and 3 becomes the head of b. If 2 dies
-//! first, 3, which watches the request before its own, drops 2 and is granted b.
+//! first, then 3, which watches the request before its own, drops 2 and is granted b.
 
 use crate::claim::{Claim, Claims, Holding, Mode};
 use crate::clock::Moment;
@@ -35,34 +35,34 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How long a request is trusted to wait that nothing can prove alive or gone. It renews its trust
-/// at a third. Dead, it delays others for no longer.
+/// How long a request is trusted to wait if no process can prove it alive or gone. A waiter renews
+/// its trust at a third of this time. A dead request delays others for no longer.
 pub(crate) const TRUST: Timeout = Timeout::After(Duration::from_secs(30));
 
-/// A request that waits for locks: its holder to be, its names, its time of arrival.
+/// Describes a request that waits for locks: its future holder, its names, its time of arrival.
 ///
 /// [`LockManager::requests`](crate::LockManager::requests) lists them in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// In the order of arrival.
+    /// The number of the request, in the order of arrival.
     pub(crate) number: u64,
-    /// Which one it is, drawn at random: numbers begin again in a new file, and go on in a copy of
-    /// the file as in the file itself.
+    /// The id of the request, drawn at random. Numbers begin again in a new file, and they go on in
+    /// a copy of the file as in the file itself.
     pub(crate) id: u64,
     pub(crate) claims: Claims,
     pub(crate) lease: Lease,
     /// Microseconds since 1970.
     pub(crate) asked_at: i64,
-    /// When the wait ends without a grant.
+    /// The instant at which the wait ends without a grant.
     pub(crate) until: Option<Deadline>,
-    /// Until when it counts as alive if that cannot be judged.
+    /// The instant until which the request counts as alive if its process cannot be judged.
     pub(crate) trusted_until: Option<Deadline>,
-    /// Where its process can be told of a grant.
-    pub(crate) bell: Option<u64>,
+    /// The address at which its process is told of a grant.
+    pub(crate) address: Option<u64>,
 }
 
 impl Request {
-    /// Returns the names it waits for: all of them or none, unless it waits for
+    /// Returns the names that the request waits for: all of them or none, unless it waits for
     /// [any](Self::any) of them.
     ///
     /// ```
@@ -88,17 +88,17 @@ impl Request {
         self.claims.names().collect()
     }
 
-    /// Returns the names it waits for, and how it wants to hold each.
+    /// Returns the names that the request waits for, and how it wants to hold each.
     pub fn claims(&self) -> &[Claim] {
         &self.claims.list
     }
 
-    /// Returns how many of its names are enough for it; none if it wants them all.
+    /// Returns how many of its names are enough for the request, or none if it wants them all.
     pub fn any(&self) -> Option<u32> {
         self.claims.any
     }
 
-    /// Returns its number: later requests have larger ones.
+    /// Returns the number of the request: later requests have larger numbers.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -123,7 +123,7 @@ impl Request {
         self.number
     }
 
-    /// Returns the holder that the locks are going to have.
+    /// Returns the future holder of the locks.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -148,7 +148,7 @@ impl Request {
         &self.lease.locked_by
     }
 
-    /// Returns the process that asks, as far as that is known.
+    /// Returns the process that asks, if that is known.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -175,7 +175,7 @@ impl Request {
         bound_to.map(|it| it.process.pid).or(self.lease.process_id)
     }
 
-    /// Returns why it asks, in its own words.
+    /// Returns the note of the request: why it asks, in its own words.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -200,7 +200,7 @@ impl Request {
         self.lease.note.as_ref()
     }
 
-    /// Returns when it arrived, by the wall clock.
+    /// Returns when the request arrived, by the wall clock.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -225,7 +225,8 @@ impl Request {
         instant(self.asked_at)
     }
 
-    /// Returns until when it waits, by the wall clock; none where it waits until it is granted.
+    /// Returns until when the request waits, by the wall clock, or none if it waits until it is
+    /// granted.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -250,12 +251,12 @@ impl Request {
         self.until.map(|until| instant(until.wall))
     }
 
-    /// Whether it waited as long as it was told to.
+    /// Tells whether the bound of the wait has passed.
     pub(crate) fn is_over(&self, now: Moment) -> bool {
         self.until.is_some_and(|until| until.is_over(now))
     }
 
-    /// Judges the request, given the judgement of its binding.
+    /// Returns the state of the request, given the standing of the thing that it is bound to.
     pub(crate) fn state(&self, now: Moment, standing: Standing) -> State {
         if self.is_over(now) {
             return State::Dead;
@@ -294,17 +295,18 @@ impl serde::Serialize for Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Living,
-    /// It cannot be judged, and said lately that it waits.
+    /// The request cannot be judged, and its waiter renewed its trust lately.
     Trusted,
-    /// It ended, waited for as long as it was told to, or can no longer be trusted.
+    /// The request ended, reached its bound, or is no longer trusted.
     Dead,
 }
 
-/// Answers the questions of a plan.
+/// Shows a plan the requests and holds that it is made from.
 pub(crate) trait View {
     type Error;
 
-    /// The number of the earliest request that wants this name, from a number on and without some.
+    /// Returns the number of the earliest request that wants this name, from a number on and
+    /// without some.
     fn head(
         &self,
         name: &LockName,
@@ -312,37 +314,37 @@ pub(crate) trait View {
         without: &HashSet<u64>,
     ) -> Result<Option<u64>, Self::Error>;
     fn request(&self, number: u64) -> Result<Request, Self::Error>;
-    /// Sums up the living holds of the name.
+    /// Returns how the living holders hold the name.
     fn holding(&self, name: &LockName) -> Result<Holding, Self::Error>;
     fn state(&self, request: &Request) -> State;
 }
 
-/// A request that gets its locks.
+/// Names a request that gets its locks.
 #[derive(Debug)]
 pub(crate) struct Grant {
     pub(crate) request: Rc<Request>,
-    /// The claims that it gets: all, or as many as are enough.
+    /// The claims that are granted: all claims of the request, or as many as are enough.
     pub(crate) claims: Vec<Claim>,
-    /// The judgement of it.
+    /// The state of the request.
     pub(crate) state: State,
 }
 
-/// Says what to grant and to drop for some names, from the queue as it is.
+/// Lists the grants and removals that follow for some names from the present queue.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// Dead requests, to be removed.
+    /// The dead requests to remove.
     pub(crate) dropped: Vec<Request>,
-    /// Requests that get their names now, in their order for each name.
+    /// The requests that get their names now, in their order for each name.
     pub(crate) granted: Vec<Grant>,
-    /// The living head of each name that it still waits for, although others could be admitted.
+    /// The living head of each name that it still waits for, although the name could admit others.
     pub(crate) reserved: HashMap<LockName, Rc<Request>>,
-    /// Requests that became the head of a name: each has another lock to watch now.
+    /// The requests that became the head of a name: each has another lock to watch now.
     pub(crate) heads: Vec<Request>,
-    /// Numbers of the dropped and the granted.
+    /// The numbers of the dropped and the granted requests.
     gone: HashSet<u64>,
     /// The last request that got each name, and how that is held since.
     taken: HashMap<LockName, (Rc<Request>, Holding)>,
-    /// Living requests that were found not to be granted, as long as nothing changed since.
+    /// The living requests that cannot be granted, as long as nothing has changed since.
     blocked: HashMap<u64, Rc<Request>>,
     /// For each name a number below which all requests are gone.
     from: HashMap<LockName, u64>,
@@ -360,11 +362,11 @@ impl Plan {
             let Some(number) = plan.head(view, &name)? else {
                 continue;
             };
-            // Nothing is granted of a full name, so its head is not judged.
+            // A full name grants nothing, so its head is not judged.
             if plan.holding(view, &name)?.is_full() {
                 continue;
             }
-            // A set of many names is looked at once, and not once for each of them.
+            // A set of many names is judged once, and not once for each of them.
             if let Some(request) = plan.blocked.get(&number) {
                 plan.reserved.insert(name, Rc::clone(request));
                 continue;
@@ -389,7 +391,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// How a name is held once what was planned is done.
+    /// Returns how a name is held once the plan is done.
     fn holding<V: View>(&self, view: &V, name: &LockName) -> Result<Holding, V::Error> {
         match self.taken.get(name) {
             Some((_, holding)) => Ok(*holding),
@@ -404,9 +406,9 @@ impl Plan {
         Ok(head)
     }
 
-    /// Returns the claims that a living request can get now: none unless it is the head of enough of
-    /// its names, and admitted. Other names that are not full, and held up by an earlier request, are looked at too:
-    /// that one may be dead.
+    /// Returns the claims that a living request can get now: none unless the request is the head of
+    /// enough of its names, and admitted. If an earlier request holds up other names that are not
+    /// full, those names are looked at too, because the earlier request may be dead.
     fn grantable<V: View>(
         &mut self,
         view: &V,
@@ -453,7 +455,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Takes a request out of the picture: what it held up is open again.
+    /// Forgets a request, and looks again at the names that it held up.
     fn forget(&mut self, request: &Request, work: &mut BTreeSet<LockName>) {
         self.gone.insert(request.number);
         self.blocked.clear();
@@ -463,7 +465,7 @@ impl Plan {
         }
     }
 
-    /// Finds those that come after the requests that are granted or dropped.
+    /// Finds the requests that come after those that are granted or dropped.
     fn find_heads<V: View>(&mut self, view: &V) -> Result<(), V::Error> {
         let granted = self.granted.iter();
         let gone = granted.map(|grant| grant.request.as_ref());
@@ -481,8 +483,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Returns the request that comes before a newcomer for this name in this mode, and that the
-    /// holders of the name admit.
+    /// Returns the request that comes before a newcomer with this mode for this name, if the
+    /// earlier holders of the name admit that request.
     pub(crate) fn first_for(&self, name: &LockName, mode: Mode) -> Option<&Request> {
         let taken = self.taken.get(name);
         let taken = taken.filter(|(_, holding)| !holding.admits(mode));
@@ -544,11 +546,11 @@ mod tests {
             asked_at: 0,
             until: None,
             trusted_until: None,
-            bell: None,
+            address: None,
         }
     }
 
-    /// A queue in memory, with its index, and the holds.
+    /// Models a queue in memory, with its index and the holds.
     #[derive(Clone, Debug, Default)]
     struct World {
         requests: Vec<Request>,
@@ -589,7 +591,7 @@ mod tests {
             self.wants.retain(|(_, wanting)| *wanting != number);
         }
 
-        /// The rule by counting, for one more hold.
+        /// Applies the rule by counting, for one more hold.
         fn fits(&self, claim: &Claim) -> bool {
             let held = || self.held.iter().filter(|held| held.name == claim.name);
             match claim.mode {
@@ -679,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn request_for_a_set_waits_for_the_rest_and_keeps_what_is_free() {
+    fn request_for_a_set_waits_for_the_rest_and_keeps_the_free_names() {
         let world = World::of_names(&[&[1, 2], &[2]], &[1], &[]);
         let plan = world.plan(&[2]);
         assert_eq!(granted(&plan), []);
@@ -705,7 +707,7 @@ mod tests {
 
     #[test]
     fn dead_head_of_another_free_name_is_found() {
-        // 1 wants both; the name 2 is free, and a dead request is its head.
+        // 1 wants both. The name 2 is free, and a dead request is its head.
         let world = World::of_names(&[&[2], &[1, 2]], &[], &[0]);
         let plan = world.plan(&[1]);
         assert_eq!(dropped(&plan), [0]);
@@ -729,26 +731,26 @@ mod tests {
     }
 
     #[test]
-    fn plan_judges_no_holder_if_nothing_is_free() {
+    fn head_of_a_full_name_is_not_judged() {
         let world = World::of_names(&[&[1], &[1]], &[1], &[]);
         assert_eq!(granted(&world.plan(&[1])), []);
         assert!(world.judged.borrow().is_empty());
     }
 
     #[test]
-    fn those_who_share_are_granted_together_up_to_the_first_who_does_not() {
+    fn shared_requests_are_granted_together_up_to_the_first_exclusive_one() {
         let shared = claims(&[(1, Mode::Shared)]);
         let wanted = [shared.clone(), shared.clone(), exclusive(&[1]), shared];
         let world = World::new(&wanted, &[(1, Mode::Shared)], &[]);
         let plan = world.plan(&[1]);
         assert_eq!(granted(&plan), [0, 1]);
         assert_eq!(heads(&plan), [2]);
-        // A newcomer who shares does not pass the one who waits.
+        // A newcomer that shares does not pass the exclusive waiter.
         assert_eq!(plan.first_for(&name(1), Mode::Shared).unwrap().number, 2);
     }
 
     #[test]
-    fn newcomer_who_shares_goes_beside_those_who_were_just_granted() {
+    fn shared_newcomer_is_admitted_beside_a_shared_grant_of_the_same_plan() {
         let shared = claims(&[(1, Mode::Shared)]);
         let plan = World::new(&[shared], &[], &[]).plan(&[1]);
         assert!(plan.first_for(&name(1), Mode::Shared).is_none());
@@ -756,7 +758,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_granted_as_far_as_they_suffice_and_nobody_smaller_passes() {
+    fn slots_are_granted_while_they_suffice_and_no_smaller_request_passes() {
         let take = |take| claims(&[(1, slots(take, 4))]);
         let wanted = [take(1), take(3), take(1)];
         let plan = World::new(&wanted, &[(1, slots(1, 4))], &[]).plan(&[1]);
@@ -773,13 +775,13 @@ mod tests {
         let plan = World::new(&wanted, &held[1..], &[]).plan(&[1]);
         assert_eq!(granted(&plan), [0]);
         assert_eq!(plan.granted[0].claims, exclusive(&[1, 3]).list);
-        // The next request may have the slots that this one leaves.
+        // The next request can have the names that this one does not take.
         let plan = World::new(&wanted, &[], &[]).plan(&[1, 2]);
         assert_eq!(granted(&plan), [0, 1]);
     }
 
-    /// The rule of this module word by word: looks at every request. Which of those that can be
-    /// granted comes next is drawn, and must not matter.
+    /// Applies the rule of this module literally: looks at every request. The next of those that
+    /// can be granted is drawn, because the order must not matter.
     fn full_scan(world: &mut World, mut draw: usize) {
         let dead = std::mem::take(&mut world.dead);
         for number in &dead {
@@ -815,7 +817,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Ask(Claims),
-        /// One hold of each of these names.
+        /// Releases one hold of each of these names.
         Release(Vec<u8>),
         Die(prop::sample::Index),
         GiveUp(prop::sample::Index),
@@ -853,8 +855,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1_000, ..ProptestConfig::default() })]
 
-        /// After each step the index gives the locks and the queue that the full scan gives,
-        /// whatever the order.
+        /// After each step the index gives the same locks and the same queue as the full scan, in
+        /// any order.
         #[test]
         fn plan_by_index_equals_the_full_scan(steps in steps(), draw: usize) {
             let mut world = World::default();
@@ -880,7 +882,7 @@ mod tests {
                         let _ = at;
                         continue;
                     }
-                    // Its follower notices and settles its names.
+                    // The follower of the dead request notices its end, and settles its names.
                     Step::Die(at) => {
                         let request = at.get(&world.requests).clone();
                         world.dead.insert(request.number);
@@ -897,7 +899,7 @@ mod tests {
                 let plan = Plan::for_names(&world, names).unwrap();
                 world.apply(&plan);
                 full_scan(&mut expected, draw);
-                // A dead request that nobody waits behind may stay for a while.
+                // A dead request with no waiter behind it may stay for a while.
                 let mut left = world.clone();
                 full_scan(&mut left, draw);
                 let held = |world: &World| {

@@ -1,7 +1,9 @@
-//! Rows to bytes and back. The store's file outlives every release, so the layout has a version,
-//! and a checksum over name and row: redb checks its pages when it repairs, not when it reads.
+//! Turns rows into bytes and back. The store's file outlives every release, so the layout has a
+//! version, and a checksum over name and row: redb checks its pages when it repairs, not when it
+//! reads.
 //!
-//! Must never panic, whatever the bytes, nor read a row back as anything but what was written.
+//! This module must never panic, whatever the bytes, and must never read a row back as anything but
+//! the written row.
 
 use crate::claim::{Claim, Claims, Mode};
 use crate::clock::{BootId, BootTime};
@@ -15,44 +17,44 @@ use std::time::Duration;
 /// The version of the rows of locks and of requests.
 const ROW: u8 = 1;
 
-/// The kind byte in the row of a name that is shared or held by slots.
+/// The version byte in the row of a name that is shared or held by slots.
 const SUMMARY: u8 = 2;
 
-/// Where that stands: behind the checksum.
+/// The place of the version byte, behind the checksum.
 const VERSION_AT: usize = 4;
 
-/// Why bytes are no row.
+/// Says why bytes are no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadRow(pub(crate) &'static str);
 
-/// Holds the decoded row of a name.
+/// Holds the content of the row of a name.
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly every name is held by one alone, and none is kept for long"
 )]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
-    /// It is held by one alone. This is that hold.
+    /// One holder holds the name alone. Carries that hold.
     Alone(Lock),
-    /// It is shared or held by slots. Each hold has a row of its own.
+    /// The name is shared or held by slots. Each hold has a row of its own.
     Summary(Summary),
 }
 
-/// The rows of the holds of a name that is shared or held by slots, living or not.
+/// Sums up the rows of the holds of a name that is shared or held by slots, living or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
-    /// The number of slots; none if it is shared.
+    /// The number of slots of the name, or none if it is shared.
     pub(crate) of: Option<u32>,
-    /// How many rows there are.
+    /// The number of rows.
     pub(crate) count: u64,
-    /// How many slots they take.
+    /// The number of slots that the rows take.
     pub(crate) taken: u64,
-    /// The last token that housekeeping looked at; 0 at the beginning of a round.
+    /// The last token that housekeeping looked at, or 0 at the beginning of a round.
     pub(crate) swept_to: u64,
 }
 
 impl Summary {
-    /// Of no rows yet, and for holds of that mode.
+    /// Sums up no rows yet, for holds of that mode.
     pub(crate) fn new(mode: Mode) -> Self {
         Self {
             of: slots_of(mode),
@@ -60,7 +62,7 @@ impl Summary {
         }
     }
 
-    /// Whether its holds are of that mode too.
+    /// Tells whether the holds of the name are of that mode too.
     pub(crate) fn is_of(&self, mode: Mode) -> bool {
         mode != Mode::Exclusive && self.of == slots_of(mode)
     }
@@ -73,8 +75,8 @@ fn slots_of(mode: Mode) -> Option<u32> {
     }
 }
 
-/// The layout: checksum of name and rest (4 bytes), 2 (1), number of slots, rows (8), slots taken
-/// (8), last token looked at (8).
+/// Writes a summary. The layout: checksum of name and rest (4 bytes), 2 (1), number of slots, rows
+/// (8), slots taken (8), last token looked at (8).
 pub(crate) fn encode_summary(name: &LockName, summary: &Summary) -> Vec<u8> {
     let mut row = Row::new(Vec::with_capacity(40));
     row.put(&[SUMMARY]);
@@ -85,7 +87,8 @@ pub(crate) fn encode_summary(name: &LockName, summary: &Summary) -> Vec<u8> {
     row.sealed(name.as_str().as_bytes())
 }
 
-/// Whether a row is that of a name that is shared or held by slots, without looking at its checksum.
+/// Tells whether a row is that of a name that is shared or held by slots, without looking at its
+/// checksum.
 pub(crate) fn is_summary(row: &[u8]) -> bool {
     row.get(VERSION_AT) == Some(&SUMMARY)
 }
@@ -114,7 +117,7 @@ pub(crate) fn decode_summary(name: &str, row: &[u8]) -> Result<Summary, BadRow> 
     Ok(summary)
 }
 
-/// Reads the row of one of several holds of that name, and checks that it is the one of that token.
+/// Reads the row of one of several holds of that name, and checks that its token is this one.
 pub(crate) fn decode_hold(name: &str, token: u64, row: &[u8]) -> Result<Lock, BadRow> {
     let lock = decode_named(name, row)?;
     if lock.token != token || lock.mode == Mode::Exclusive {
@@ -123,13 +126,13 @@ pub(crate) fn decode_hold(name: &str, token: u64, row: &[u8]) -> Result<Lock, Ba
     Ok(lock)
 }
 
-/// The layout, little endian: checksum of name and rest (4 bytes), version (1), token (8),
-/// created (8), updated (8), mode, deadline, process id, binding, at least (deadline, and 1 if the
-/// hold has ended), request, bell, note (behind its length), then the holder to the end. A field
-/// that may be missing is a byte, 0 or 1, and in the second case its content. A mode is a byte, 0 exclusive, 1
-/// shared, 2 by slots, and in the last case how many it takes and of how many (4 each).
+/// Writes a lock. The layout, little endian: checksum of name and rest (4 bytes), version (1),
+/// token (8), created (8), updated (8), mode, deadline, process id, binding, at least (deadline,
+/// and 1 if the hold has ended), request, address, note (behind its length), then the holder to the
+/// end. A field that may be missing is a byte, 0 or 1, and after a 1 its content. A mode is a byte,
+/// 0 exclusive, 1 shared, 2 by slots, and after a 2 how many it takes and of how many (4 each).
 ///
-/// Writes into the buffer of a row that is no longer needed.
+/// The row goes into the buffer of a row that is no longer needed.
 pub(crate) fn encode(lock: &Lock, buffer: Vec<u8>) -> Vec<u8> {
     let mut row = Row::new(buffer);
     row.put(&[ROW]);
@@ -142,7 +145,7 @@ pub(crate) fn encode(lock: &Lock, buffer: Vec<u8>) -> Vec<u8> {
     row.put_binding(lock.bound_to);
     row.put_at_least(lock.at_least);
     row.put_id(lock.request);
-    row.put_id(lock.bell);
+    row.put_id(lock.address);
     row.put_note(lock.note.as_ref());
     row.put(lock.locked_by.as_str().as_bytes());
     row.sealed(lock.name.as_str().as_bytes())
@@ -163,7 +166,7 @@ pub(crate) fn decode(name: &LockName, row: &[u8]) -> Result<Lock, BadRow> {
         bound_to: rest.binding()?,
         at_least: rest.at_least()?,
         request: rest.id()?,
-        bell: rest.id()?,
+        address: rest.id()?,
         note: rest.note()?,
         locked_by: holder(rest.0)?,
         waiting: 0,
@@ -172,7 +175,7 @@ pub(crate) fn decode(name: &LockName, row: &[u8]) -> Result<Lock, BadRow> {
     })
 }
 
-/// Reads a row whose name is still to be checked.
+/// Reads a row whose name is not checked yet.
 pub(crate) fn decode_named(name: &str, row: &[u8]) -> Result<Lock, BadRow> {
     let name = LockName::new(name).map_err(|_| BadRow("a lock's name is invalid"))?;
     decode(&name, row)
@@ -184,7 +187,8 @@ pub(crate) fn term(name: &str, row: &[u8]) -> Result<Term, BadRow> {
     glance(row)
 }
 
-/// Reads that without looking at the checksum: enough to leave a row as it is, not to act on it.
+/// Reads the term without looking at the checksum: enough to leave a row as it is, and not enough
+/// to change it.
 pub(crate) fn glance(row: &[u8]) -> Result<Term, BadRow> {
     let mut rest = Fields(row);
     let [_, _, _, _] = rest.take()?;
@@ -201,10 +205,10 @@ pub(crate) fn glance(row: &[u8]) -> Result<Term, BadRow> {
     })
 }
 
-/// The layout: checksum of number and rest (4 bytes), version (1), id (8), asked (8), lease in
-/// microseconds, 0 for ever (8), process id, binding, until when it waits, until when it is
-/// trusted, bell, at least in microseconds, note, how many names are enough, then the holder and the
-/// claims, texts behind their lengths (1), each claim a mode and a name.
+/// Writes a request. The layout: checksum of number and rest (4 bytes), version (1), id (8), asked
+/// (8), lease in microseconds, 0 for ever (8), process id, binding, until when it waits, until when
+/// it is trusted, address, at least (in microseconds), note, how many names are enough, then the
+/// holder and the claims, texts behind their lengths (1), each claim a mode and a name.
 pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     let lease = &request.lease;
     let mut row = Row::new(Vec::with_capacity(128 + 16 * request.claims.list.len()));
@@ -216,7 +220,7 @@ pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     row.put_binding(lease.bound_to);
     row.put_deadline(request.until);
     row.put_deadline(request.trusted_until);
-    row.put_id(request.bell);
+    row.put_id(request.address);
     row.put_id(lease.at_least.map(micros));
     row.put_note(lease.note.as_ref());
     row.put_u32(request.claims.any);
@@ -228,8 +232,8 @@ pub(crate) fn encode_request(request: &Request) -> Vec<u8> {
     row.sealed(&request.number.to_le_bytes())
 }
 
-/// A timeout in microseconds, 0 for ever. A longer one has no deadline in the calendar, and was
-/// refused.
+/// Returns a timeout in microseconds, 0 for ever. A longer timeout has no deadline in the calendar,
+/// and was refused.
 fn micros(timeout: Timeout) -> u64 {
     match timeout {
         Timeout::Never => 0,
@@ -252,7 +256,7 @@ pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow>
     let bound_to = rest.binding()?;
     let until = rest.deadline()?;
     let trusted_until = rest.deadline()?;
-    let bell = rest.id()?;
+    let address = rest.id()?;
     let at_least = rest.id()?.map(timeout);
     let note = rest.note()?;
     let any = rest.u32()?;
@@ -266,7 +270,7 @@ pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow>
     }
     let claims = Claims { list, any };
     if !claims.is_possible() {
-        return Err(BadRow("a request wants what it does not name"));
+        return Err(BadRow("a request has claims that cannot be granted"));
     }
     Ok(Request {
         number,
@@ -283,7 +287,7 @@ pub(crate) fn decode_request(number: u64, row: &[u8]) -> Result<Request, BadRow>
         asked_at,
         until,
         trusted_until,
-        bell,
+        address,
     })
 }
 
@@ -292,21 +296,21 @@ fn holder(bytes: &[u8]) -> Result<Holder, BadRow> {
     Holder::new(text).map_err(|_| BadRow("a holder is invalid"))
 }
 
-/// Remembers the store's own numbers, beside its locks.
+/// Holds the counters and sums that the store keeps beside its locks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     /// The last token issued.
     pub(crate) last_token: u64,
     /// The number of the last request.
     pub(crate) last_request: u64,
-    /// All rows of locks.
+    /// The digest of all rows of locks.
     pub(crate) rows: Digest,
-    /// The last name housekeeping looked at; empty at the beginning of a round.
+    /// The last name that housekeeping looked at, empty at the beginning of a round.
     pub(crate) swept_to: String,
 }
 
-/// How many rows there are, and the sum of their checksums: changed with every row, and enough to
-/// notice that one is missing.
+/// Holds the number of the rows, and the sum of their checksums. It changes with every row, and is
+/// enough to notice that one is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Digest {
     pub(crate) count: u64,
@@ -330,8 +334,8 @@ fn checksum_of(row: &[u8]) -> u64 {
     sum.unwrap_or_default().into()
 }
 
-/// The layout: checksum (4 bytes), last token (8), last request (8), count of rows (8), sum of
-/// their checksums (8), the name to the end.
+/// Writes the state. The layout: checksum (4 bytes), last token (8), last request (8), count of
+/// rows (8), sum of their checksums (8), the name to the end.
 pub(crate) fn encode_state(key: &str, state: &State) -> Vec<u8> {
     let mut row = Row::new(Vec::with_capacity(64));
     row.put(&state.last_token.to_le_bytes());
@@ -357,7 +361,7 @@ pub(crate) fn decode_state(key: &str, row: &[u8]) -> Result<State, BadRow> {
     })
 }
 
-/// A row as it is written, with room for its checksum.
+/// Builds a row to write, with room for its checksum.
 struct Row(Vec<u8>);
 
 impl Row {
@@ -425,8 +429,8 @@ impl Row {
         self.put_option(id, |row, id| row.put(&id.to_le_bytes()));
     }
 
-    /// The layout: kind (1), process id (4), start (8), boot (16), whether that is genuine (1),
-    /// namespaces (4 each: pid, time, net), id (8), file (inode and birth, 8 each).
+    /// Writes a binding. The layout: kind (1), process id (4), start (8), boot (16), whether that
+    /// is genuine (1), namespaces (4 each: pid, time, net), id (8), file (inode and birth, 8 each).
     fn put_binding(&mut self, binding: Option<Binding>) {
         self.put_option(
             binding,
@@ -466,7 +470,7 @@ impl Row {
     }
 }
 
-/// Reads the rest of a row.
+/// Reads the rest of a row, field by field.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -618,7 +622,7 @@ fn unseal<'a>(key: &[u8], row: &'a [u8]) -> Result<&'a [u8], BadRow> {
     }
 }
 
-/// CRC-32 as in IEEE 802.3 and zlib.
+/// Computes CRC-32 as in IEEE 802.3 and zlib.
 fn crc32(parts: [&[u8]; 2]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for part in parts {
@@ -727,7 +731,7 @@ mod tests {
         )
             .prop_map(
                 |((name, mode), lease, (deadline, until, is_left), numbers)| {
-                    let (created_at, updated_at, token, request, bell) = numbers;
+                    let (created_at, updated_at, token, request, address) = numbers;
                     Lock {
                         name,
                         locked_by: lease.locked_by,
@@ -741,7 +745,7 @@ mod tests {
                         at_least: until.map(|until| AtLeast { until, is_left }),
                         bound_to: lease.bound_to,
                         request,
-                        bell,
+                        address,
                         waiting: 0,
                         is_alive: None,
                         is_here: false,
@@ -767,7 +771,7 @@ mod tests {
             deadlines(),
         )
             .prop_map(
-                |((number, id, asked_at, bell), claims, lease, until, trusted_until)| Request {
+                |((number, id, asked_at, address), claims, lease, until, trusted_until)| Request {
                     number,
                     id,
                     claims,
@@ -775,7 +779,7 @@ mod tests {
                     asked_at,
                     until,
                     trusted_until,
-                    bell,
+                    address,
                 },
             )
     }
@@ -873,7 +877,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_tells_rows_apart_and_forgets_what_is_removed() {
+    fn a_digest_tells_rows_apart_and_forgets_removed_rows() {
         let digest = |rows: &[&[u8]]| {
             let mut digest = Digest::default();
             rows.iter().for_each(|row| digest.add(row));

@@ -1,6 +1,6 @@
-//! Setting locks: what may be asked, what is decided for one name, what comes back.
+//! Sets locks: the options of a call, the decision for one name, and the result.
 //!
-//! The decision is a pure function of the lock that is there, the request and the moment.
+//! The decision is a pure function of the present lock, the request and the moment.
 
 use crate::claim::{Claim, Claims, Mode};
 use crate::clock::Moment;
@@ -11,7 +11,7 @@ use crate::process::{Binding, Bound, Process};
 use crate::timeout::Timeout;
 use std::slice;
 
-/// The properties of a new lock: its timeout, its holder, its process.
+/// Sets the properties of a new lock: its timeout, its holder, its process.
 ///
 /// ```
 /// use lockmgr::{GetOptions, LockManager};
@@ -38,7 +38,7 @@ pub struct GetOptions {
 }
 
 impl GetOptions {
-    /// Begins with the defaults: 600 s, held by the manager's holder, no process.
+    /// Begins with the defaults: a lock for 600 s, held by the manager's holder, with no process.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -51,7 +51,7 @@ impl GetOptions {
         Self::default()
     }
 
-    /// Holds the lock for this long; zero and [`Timeout::Never`] mean for ever. Default: 600 s.
+    /// Holds the lock for this long. Zero and [`Timeout::Never`] mean for ever. Default: 600 s.
     ///
     /// ```
     /// use lockmgr::{GetOptions, Timeout};
@@ -66,8 +66,8 @@ impl GetOptions {
         self
     }
 
-    /// Names the holder, by the rule of a [`LockName`]. Default: the manager's, the system's
-    /// hostname where it was given none.
+    /// Names the holder, by the rule of a [`LockName`]. Default: the holder of the manager, which
+    /// is the system's hostname if the builder named none.
     ///
     /// ```
     /// use lockmgr::GetOptions;
@@ -82,7 +82,7 @@ impl GetOptions {
         self
     }
 
-    /// Notes a process, for people to read; it frees nothing. Default: none.
+    /// Notes a process, for people to read. Its end does not free the lock. Default: none.
     ///
     /// ```
     /// use lockmgr::GetOptions;
@@ -97,15 +97,15 @@ impl GetOptions {
         self
     }
 
-    /// Binds the lock to a process: as soon as that has ended the lock is absent, whatever its
-    /// deadline. The process is told apart from a later one of the same number. A process that
-    /// cannot be judged, in another pid namespace, counts as alive, and then the deadline decides.
-    /// Default: none.
+    /// Binds the lock to a process: as soon as that process has ended, the lock is absent, whatever
+    /// its deadline. A later process with the same number is told apart from it. If the process
+    /// cannot be judged because it is in another pid namespace, it counts as alive, and the
+    /// deadline decides. Default: none.
     ///
     /// # Errors
     /// The call that is given these options fails with [`Error::NoSuchProcess`] if there is no such
-    /// process, and with [`Error::Unsupported`] if the lock has no deadline and nobody outside this
-    /// pid namespace, or on this system nobody at all, could prove that the process ended.
+    /// process, and with [`Error::Unsupported`] if the lock has no deadline and no process outside
+    /// this pid namespace, or on this system none at all, could prove that the process ended.
     ///
     /// ```
     /// use lockmgr::GetOptions;
@@ -126,7 +126,7 @@ impl GetOptions {
         self
     }
 
-    /// Shares the lock with any number of holders who share it too. Default: one holder alone.
+    /// Shares the lock with any number of holders that share it too. Default: an exclusive lock.
     ///
     /// ```
     /// # use lockmgr::{Error, GetOptions};
@@ -144,8 +144,8 @@ impl GetOptions {
         self
     }
 
-    /// Takes so many of the name's slots; see [`Acquire::slots`](crate::Acquire::slots). Default:
-    /// one holder alone.
+    /// Takes this number of the name's slots. See [`Acquire::slots`](crate::Acquire::slots).
+    /// Default: an exclusive lock.
     ///
     /// ```
     /// # use lockmgr::{Error, GetOptions};
@@ -162,7 +162,7 @@ impl GetOptions {
         self
     }
 
-    /// Returns its claim on this name.
+    /// Returns the claim that these options make on this name.
     pub(crate) fn claim(&self, name: LockName) -> Result<Claim> {
         let mut claims = Claims::default();
         claims.add([name.clone()], self.mode)?;
@@ -249,7 +249,7 @@ pub(crate) fn bind(here: &Process, pid: u32) -> Result<Binding> {
     })
 }
 
-/// Refuses a lock without a deadline that is bound to a process whose end others could not prove.
+/// Refuses a lock without a deadline that is bound to a process whose end others cannot prove.
 pub(crate) fn check_endless(here: &Process) -> Result<()> {
     let can_be_proven = here.is_in_initial_namespace();
     can_be_proven.then_some(()).ok_or_else(endless)
@@ -262,7 +262,7 @@ fn endless() -> Error {
     }
 }
 
-/// Tells [`set_lock`](crate::LockManager::set_lock) what to do with each name.
+/// Says how [`set_lock`](crate::LockManager::set_lock) treats each name.
 ///
 /// ```
 /// use lockmgr::{LockManager, SetOptions, Status};
@@ -284,8 +284,8 @@ pub struct SetOptions {
 }
 
 impl SetOptions {
-    /// Begins with the defaults: create what is absent and renew what exists, for 600 s, held by
-    /// the manager's holder, no process.
+    /// Begins with the defaults: create absent locks and renew existing ones, for 600 s, held by
+    /// the manager's holder, with no process.
     ///
     /// ```
     /// # use lockmgr::SetOptions;
@@ -304,9 +304,9 @@ impl SetOptions {
         }
     }
 
-    /// Aborts the whole call with [`Error::LockFail`] where one of the locks exists, or with
-    /// [`Error::Reserved`] where one is promised to somebody who waits, whatever else is asked
-    /// for. Default: does not.
+    /// Aborts the whole call with [`Error::LockFail`] if one of the locks exists, or with
+    /// [`Error::Reserved`] if an earlier request waits for one and comes first, whatever the other
+    /// options say. Default: does not abort.
     ///
     /// ```
     /// # use lockmgr::{Error, GetOptions, SetOptions};
@@ -339,8 +339,8 @@ impl SetOptions {
         self
     }
 
-    /// Leaves absent locks absent. Default: creates them. With
-    /// [`no_renew`](Self::no_renew) the call changes nothing and reports what there is.
+    /// Leaves absent locks absent. With [`no_renew`](Self::no_renew) the call changes nothing and
+    /// reports the existing locks. Default: creates them.
     ///
     /// ```
     /// # use lockmgr::SetOptions;
@@ -356,8 +356,7 @@ impl SetOptions {
         self
     }
 
-    /// Sets the timeout of created and renewed locks; see [`GetOptions::timeout`].
-    /// Default: 600 s.
+    /// Sets the timeout of created and renewed locks. See [`GetOptions::timeout`]. Default: 600 s.
     ///
     /// ```
     /// # use lockmgr::{SetOptions, Timeout};
@@ -372,7 +371,8 @@ impl SetOptions {
         self
     }
 
-    /// Names the holder of created locks; see [`GetOptions::locked_by`]. Default: the manager's.
+    /// Names the holder of created locks. See [`GetOptions::locked_by`]. Default: the holder of the
+    /// manager.
     ///
     /// ```
     /// # use lockmgr::SetOptions;
@@ -402,7 +402,7 @@ impl SetOptions {
         self
     }
 
-    /// Binds created locks to a process; see [`GetOptions::bound_to`]. Default: none.
+    /// Binds created locks to a process. See [`GetOptions::bound_to`]. Default: none.
     ///
     /// ```
     /// # use lockmgr::SetOptions;
@@ -438,7 +438,7 @@ impl Default for SetOptions {
     }
 }
 
-/// Set options that were found valid.
+/// Holds set options that were found valid.
 #[derive(Clone, Debug)]
 pub(crate) struct SetRequest {
     pub(crate) lease: Lease,
@@ -447,17 +447,17 @@ pub(crate) struct SetRequest {
     pub(crate) create: bool,
 }
 
-/// Decides what happens to one name.
+/// Says how one name changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Create,
     /// The lock as it is after its renewal.
     Extend(Lock),
-    /// Nothing changes; the lock, where there is one.
+    /// Nothing changes. Carries the lock if there is one.
     Skip(Option<Lock>),
 }
 
-/// Decides for one name, given the lock that is there now and not expired.
+/// Decides for one name, given its present lock if that has not expired.
 pub(crate) fn decide(present: Option<Lock>, request: &SetRequest, now: Moment) -> Result<Decision> {
     Ok(match present {
         None if request.create => Decision::Create,
@@ -469,7 +469,7 @@ pub(crate) fn decide(present: Option<Lock>, request: &SetRequest, now: Moment) -
     })
 }
 
-/// Tells [`renew_lock`](crate::LockManager::renew_lock) how to renew.
+/// Says how [`renew_lock`](crate::LockManager::renew_lock) renews.
 ///
 /// ```
 /// use lockmgr::{GetOptions, RenewOptions};
@@ -491,7 +491,7 @@ pub struct RenewOptions {
     create: bool,
 }
 
-/// Says where the timeout of a renewal begins.
+/// Says from which instant the timeout of a renewal counts.
 #[derive(Clone, Copy, Debug, Default)]
 enum Counts {
     /// From now, and never to an earlier deadline.
@@ -503,19 +503,19 @@ enum Counts {
 }
 
 impl Renewal {
-    /// Whether the head of the lock's queue has something else to wait for now.
+    /// Tells whether the renewal gives the head of the lock's queue another end to wait for.
     pub(crate) fn concerns_waiters(&self) -> bool {
         self.lease.bound_to.is_some() || matches!(self.counts, Counts::Shortening)
     }
 
-    /// Whether it does more than to prolong the lease of whatever hold it meets.
+    /// Tells whether the renewal does more than prolong the lease of any hold that it meets.
     pub(crate) fn means_one_hold(&self) -> bool {
         self.concerns_waiters() || matches!(self.counts, Counts::FromTheDeadline)
     }
 }
 
 impl RenewOptions {
-    /// Begins with the defaults: to 600 s from now, and only where the lock exists.
+    /// Begins with the defaults: to 600 s from now, and only if the lock exists.
     ///
     /// ```
     /// # use lockmgr::{Error, RenewOptions};
@@ -529,7 +529,7 @@ impl RenewOptions {
         Self::default()
     }
 
-    /// Sets the time that the lease gets; zero and [`Timeout::Never`] make it never expire.
+    /// Sets the time that the lease gets. Zero and [`Timeout::Never`] make it never expire.
     /// Default: 600 s.
     ///
     /// ```
@@ -546,7 +546,8 @@ impl RenewOptions {
         self
     }
 
-    /// Names the holder of a lock that is [created](Self::create). Default: the manager's.
+    /// Names the holder of a lock that is [created](Self::create). Default: the holder of the
+    /// manager.
     ///
     /// ```
     /// # use lockmgr::RenewOptions;
@@ -577,8 +578,8 @@ impl RenewOptions {
         self
     }
 
-    /// Binds the lock to this process from now on, whatever it was bound to; see
-    /// [`GetOptions::bound_to`]. Default: it stays bound to what it is.
+    /// Binds the lock to this process from now on, whatever it was bound to. See
+    /// [`GetOptions::bound_to`]. Default: the lock keeps its binding.
     ///
     /// ```
     /// # use lockmgr::{GetOptions, RenewOptions};
@@ -614,7 +615,8 @@ impl RenewOptions {
     }
 
     /// Moves the deadline to `timeout` from now even if that is earlier, or if the lock had none.
-    /// It replaces [`add_time`](Self::add_time), and the reverse. Default: a renewal never shortens.
+    /// Of this and [`add_time`](Self::add_time) the later call counts. Default: a renewal never
+    /// shortens.
     ///
     /// ```
     /// # use lockmgr::{GetOptions, RenewOptions};
@@ -632,7 +634,7 @@ impl RenewOptions {
         self
     }
 
-    /// Gets the lock if it is absent, as [`get_lock`](crate::LockManager::get_lock) would.
+    /// Creates the lock if it is absent, as [`get_lock`](crate::LockManager::get_lock) would.
     /// Default: [`Error::LockNotFound`].
     ///
     /// ```
@@ -663,18 +665,18 @@ impl RenewOptions {
     }
 }
 
-/// Renew options that were found valid.
+/// Holds renew options that were found valid.
 #[derive(Clone, Debug)]
 pub(crate) struct Renewal {
     pub(crate) lease: Lease,
     counts: Counts,
     create: bool,
-    /// Whether others could prove the end of a process that is named here.
+    /// Whether other processes could prove the end of the process that the options name.
     may_be_endless: bool,
 }
 
-/// Decides what a renewal by name or token makes of the lock that is there now and not expired.
-/// `Skip` does not come of it.
+/// Decides how a renewal by name or token changes the present lock, if that has not expired. Never
+/// returns `Skip`.
 pub(crate) fn decide_renewal(
     present: Option<Lock>,
     of: LockRef<'_>,
@@ -709,7 +711,7 @@ pub(crate) fn decide_renewal(
     }
 }
 
-/// Names the action of `set_lock` on a name.
+/// Names the change that `set_lock` made to a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -723,35 +725,36 @@ pub enum Status {
     Skip,
 }
 
-/// Reports what happened to one name of a [`set_lock`](crate::LockManager::set_lock).
+/// Tells the outcome for one name of a [`set_lock`](crate::LockManager::set_lock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LockSetStatus {
-    /// Whether the lock existed when its turn came.
+    /// Whether the lock existed when the turn of its name came.
     pub was_locked: bool,
-    /// The action.
+    /// The change that the call made.
     pub status: Status,
     /// Whether the lock exists now.
     pub locked: bool,
 }
 
-/// How often each thing happened in a [`set_lock`](crate::LockManager::set_lock).
+/// Counts how often each outcome happened in a [`set_lock`](crate::LockManager::set_lock).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LockSetCounts {
-    /// Locks created.
+    /// The number of locks created.
     pub created: usize,
-    /// Existing locks renewed.
+    /// The number of existing locks renewed.
     pub renewed: usize,
-    /// Absent locks left absent.
+    /// The number of absent locks left absent.
     pub skip_create: usize,
-    /// Existing locks left as they were, and names that are shared or held by slots.
+    /// The number of existing locks left as they were, with those of names that are shared or held
+    /// by slots.
     pub skip_renew: usize,
 }
 
-/// Reports what a [`set_lock`](crate::LockManager::set_lock) did, name by name.
+/// Tells the outcome of a [`set_lock`](crate::LockManager::set_lock), name by name.
 ///
 /// ```
 /// use lockmgr::{LockManager, SetOptions};
@@ -773,8 +776,8 @@ pub struct LockSetResult {
 }
 
 impl LockSetResult {
-    /// Returns the locks that exist after the call, one for each mention of a name, in the order
-    /// of the names. An absent lock that was not to be created has none.
+    /// Returns the locks that exist after the call, one for each mention of a name, in the order of
+    /// the names. A lock that the call left absent has no entry.
     ///
     /// ```
     /// # use lockmgr::SetOptions;
@@ -788,7 +791,7 @@ impl LockSetResult {
         &self.locks
     }
 
-    /// Returns how often each thing happened.
+    /// Returns how often each outcome happened.
     ///
     /// ```
     /// # use lockmgr::SetOptions;
@@ -802,7 +805,7 @@ impl LockSetResult {
         self.counts
     }
 
-    /// Returns what happened to each name, one entry for each mention, in their order.
+    /// Returns the outcome for each name, one entry for each mention, in their order.
     ///
     /// ```
     /// # use lockmgr::{SetOptions, Status};
@@ -817,7 +820,7 @@ impl LockSetResult {
         &self.statuses
     }
 
-    /// Returns the lock of that name, where it exists after the call.
+    /// Returns the lock of that name if it exists after the call.
     ///
     /// ```
     /// # use lockmgr::SetOptions;
@@ -832,7 +835,7 @@ impl LockSetResult {
         self.locks.iter().rfind(|lock| lock.name == name)
     }
 
-    /// Returns what happened at the first mention of that name.
+    /// Returns the outcome at the first mention of that name.
     ///
     /// ```
     /// # use lockmgr::SetOptions;
@@ -858,7 +861,7 @@ impl LockSetResult {
         }
     }
 
-    /// Whether the last name was that of a new lock.
+    /// Tells whether the last name got a new lock.
     pub(crate) fn ends_with_new(&self) -> bool {
         let last = self.statuses.last();
         last.is_some_and(|(_, it)| it.status == Status::Create)

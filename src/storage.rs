@@ -1,10 +1,11 @@
-//! The calls of the store to its file, for tests that watch them or make them fail.
+//! Shows the calls of the store to its file, to tests that watch them or make them fail.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// A call of the store to its file, as a [`storage_hook`](crate::Builder::storage_hook) sees it.
+/// Describes a call of the store to its file, as a [`storage_hook`](crate::Builder::storage_hook)
+/// sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StorageCall<'a> {
@@ -12,32 +13,32 @@ pub enum StorageCall<'a> {
     Len,
     /// Reads a range, in bytes.
     Read {
-        /// Where it begins.
+        /// The start of the range.
         offset: u64,
-        /// How long it is.
+        /// The length of the range.
         len: usize,
     },
     /// Writes a range, in bytes.
     Write {
-        /// Where it begins.
+        /// The start of the range.
         offset: u64,
-        /// The bytes.
+        /// The bytes to write.
         data: &'a [u8],
     },
     /// Makes the file longer or shorter.
     SetLen {
-        /// Its new length in bytes.
+        /// The new length in bytes.
         len: u64,
     },
-    /// Waits until all that was written is on the disk.
+    /// Waits until all written bytes are on the disk.
     Sync,
     /// Takes, or waits for, a lock that the processes of a store share.
     Lock,
-    /// Gives such a lock back.
+    /// Releases such a lock.
     Unlock,
 }
 
-/// Is called before each [`StorageCall`].
+/// Holds the hook that runs before each [`StorageCall`].
 #[derive(Clone)]
 pub(crate) struct StorageHook(Arc<dyn Fn(StorageCall<'_>) -> io::Result<()> + Send + Sync>);
 

@@ -1,7 +1,8 @@
-//! The file: opening, creating and repairing it, and running one closure as one transaction.
+//! Opens, creates and repairs the file, and runs one closure as one transaction.
 //!
-//! The only room that knows redb. Nothing of redb leaves it: rows come out as locks, failures as
-//! [`Error`]. It decides nothing about locks, and never waits beyond the bound of a call.
+//! Only this module and its children know redb. Nothing of redb leaves them: rows come out as
+//! locks, and failures as [`Error`]. The store decides nothing about locks, and never waits beyond
+//! the bound of a call.
 
 mod bounded;
 mod fault;
@@ -49,16 +50,16 @@ const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests
 const WANTS: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("wants");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lockmgr");
 
-/// The key in [`META`] of the [`State`].
+/// The key of the [`State`] in [`META`].
 const STATE_KEY: &str = "state";
 
-/// Why a call waits that waits for its turn.
+/// The reason of a call that waits for its turn.
 const OTHER_THREADS: &str = "other threads of this process kept it busy";
 
 /// How long a reader may overlook that the file was deleted or replaced.
 const SEEN_WHILE_READING: Duration = Duration::from_millis(100);
 
-/// How the file is opened, and shared with other processes.
+/// Says how the file is opened, and shared with other processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Shared,
@@ -66,18 +67,18 @@ pub(crate) enum Mode {
     ReadOnly,
 }
 
-/// Holds the settings for opening.
+/// Holds the settings that opening needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) path: PathBuf,
     pub(crate) mode: Mode,
     pub(crate) busy_timeout: Duration,
-    /// Bytes.
+    /// The size of the cache, in bytes.
     pub(crate) cache_size: usize,
     pub(crate) hook: Option<StorageHook>,
 }
 
-/// A store, opened once and again after a failure that left its handle unusable.
+/// Keeps a file open, and opens it again after a failure that left its handle unusable.
 #[derive(Debug)]
 pub(crate) struct Store {
     config: Config,
@@ -88,21 +89,22 @@ pub(crate) struct Store {
     turns: Turns,
     yielding: Arc<Yielding>,
     failure: LastFailure,
-    /// The process that opened it. A child that it forks off shares the open files, and so the
-    /// locks on them: it has to open its own.
+    /// The process that opened the store. A child that this process forks off shares the open
+    /// files, and so the locks on them: the child has to open its own.
     origin: Origin,
     here: Process,
-    /// Tells this manager from all others.
+    /// The id that tells this manager from all others.
     id: u64,
-    /// Judges as long as there is no file.
+    /// The judge for as long as there is no file.
     judge: Judge,
-    /// Kept lit as long as the manager lives: one, or one for each file that had the store's name.
+    /// The beacons that stay lit as long as the manager lives: one for each file that had the
+    /// store's name.
     beacons: Mutex<Vec<Beacon>>,
 }
 
 impl Store {
-    /// Opens the store, creates it where it is missing, and repairs it where a process died.
-    /// Read-only it creates nothing: a missing file is an empty store until somebody creates it.
+    /// Opens the store, creates it if it is missing, and repairs it if a process died. In read-only
+    /// mode this creates nothing: a missing file is an empty store until a writer creates it.
     pub(crate) fn open(config: Config) -> Result<Self> {
         panics::watch();
         let store = Self::unopened(config, LastFailure::default());
@@ -127,12 +129,12 @@ impl Store {
         }
     }
 
-    /// This process, as it was when the store was opened.
+    /// Returns this process, as it was when the store was opened.
     pub(crate) fn here(&self) -> &Process {
         &self.here
     }
 
-    /// The number of the process that opened the store, if this is another one.
+    /// Returns the number of the process that opened the store, if this is another one.
     pub(crate) fn forked_from(&self) -> Option<u32> {
         self.origin.elsewhere()
     }
@@ -152,8 +154,8 @@ impl Store {
         Judge::new(self.here, self.id, file)
     }
 
-    /// Returns the binding for a guard of this manager. Lights the manager's beacon first, so that no row
-    /// ever names one that is not lit.
+    /// Returns the binding of a guard of this manager. Lights the manager's beacon first, so that
+    /// no row ever names a beacon that is not lit.
     pub(crate) fn binding(&self) -> Result<Binding> {
         self.call("lock in", || {
             let handle = self.current_handle(Duration::ZERO)?;
@@ -205,7 +207,7 @@ impl Store {
         Ok(Beacon::light(id, file)?)
     }
 
-    /// Touches the file, for those that a ring cannot reach and that watch it.
+    /// Touches the file, for the waiters that a ping cannot reach and that watch the file.
     pub(crate) fn touch(&self) {
         let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(Opened::Writer(_, file)) = handle.as_deref().map(|it| &it.database) {
@@ -217,13 +219,13 @@ impl Store {
         &self.config.path
     }
 
-    /// Runs calls that are over within this time, whatever the bound of each.
+    /// Runs calls that together end within this time, whatever the bound of each.
     pub(crate) fn within<T>(&self, bound: Duration, calls: impl FnOnce() -> T) -> T {
         let bound = bound.min(self.config.busy_timeout);
         bounded::until(Instant::now() + bound, calls)
     }
 
-    /// Runs calls that wait, together, no longer than one does.
+    /// Runs calls that wait, together, no longer than one call does.
     pub(crate) fn in_one_bound<T>(&self, calls: impl FnOnce() -> T) -> T {
         bounded::within(self.config.busy_timeout, calls)
     }
@@ -251,8 +253,8 @@ impl Store {
         })
     }
 
-    /// Runs `body` as one write transaction: committed where it returns and changed something,
-    /// aborted where it changed nothing or fails.
+    /// Runs `body` as one write transaction. Commits it if `body` returns and changed something.
+    /// Aborts it if `body` changed nothing or fails.
     pub(crate) fn write<T>(
         &self,
         action: &'static str,
@@ -270,14 +272,14 @@ impl Store {
                 let denied = io::Error::new(io::ErrorKind::PermissionDenied, read_only);
                 return Err(denied.into());
             };
-            self.yielding.yield_store();
+            self.yielding.yield_if_due();
             let txn = database.begin_write()?;
             let judge = handle.judge.for_one_write();
             match WriteTx::run(&txn, handle, &judge, at, body) {
                 Ok((value, true)) => match handle.commit(txn) {
                     Ok(()) => Ok(value),
                     Err(error) => {
-                        // Half way through a commit the handle no longer knows the file.
+                        // In the middle of a commit the handle no longer knows the file.
                         let error = at.failed(error);
                         self.close();
                         Err(error.into())
@@ -295,11 +297,13 @@ impl Store {
         })
     }
 
-    /// Runs one call within its bound. Where storage failed it the handle is closed, so that the
-    /// next call opens the file again and repairs it; also where the call succeeded anyway,
-    /// as a lock on the file that it could not give back would stay as long as the handle.
+    /// Runs one call within its bound. If storage failed the call, this closes the handle, so that
+    /// the next call opens the file again and repairs it. This also closes the handle if the call
+    /// succeeded anyway, because a lock on the file that the call could not release would stay as
+    /// long as the handle.
     fn call<T>(&self, action: &'static str, body: impl FnOnce() -> Result<T, Fault>) -> Result<T> {
-        // First: a child may have inherited a lock that another thread of its parent held.
+        // Check this first: a child may have inherited a mutex that another thread of its parent
+        // held.
         self.check_fork()?;
         let at = self.at(action);
         let result = caught(at, || {
@@ -323,12 +327,13 @@ impl Store {
             .take();
         // Closing a damaged file may panic as reading it may.
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(handle)));
-        // Nor has the next handle to do with how this one failed.
+        // The next handle must not see the failure of this one.
         self.failure.take();
     }
 
-    /// The handle of the file that has the store's name now. A user who deletes or replaces a
-    /// store takes its locks away: to go on with the nameless file would share it with nobody.
+    /// Returns the handle of the file that has the store's name now. If a user deletes or replaces
+    /// a store, its locks go with it: a process that stays on the nameless file would share it with
+    /// no other.
     fn current_handle(&self, looks: Duration) -> Result<Option<Arc<Handle>>, Fault> {
         let handle = self.handle()?;
         match handle {
@@ -341,7 +346,8 @@ impl Store {
         }
     }
 
-    /// The open handle, opened if need be; none where the store is read-only and missing.
+    /// Returns the open handle, and opens it if it is not open. Returns none if the store is
+    /// read-only and missing.
     fn handle(&self) -> Result<Option<Arc<Handle>>, Fault> {
         let opened = || {
             let slot = self.handle.read().unwrap_or_else(PoisonError::into_inner);
@@ -396,7 +402,7 @@ fn touch(file: &File) {
         last_access: now,
         last_modification: now,
     };
-    // A lost notice delays a waiter until it looks by itself.
+    // A lost touch delays a waiter until it looks by itself.
     let _ = futimens(file, &times);
 }
 

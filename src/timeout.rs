@@ -1,4 +1,5 @@
-//! Timeouts and deadlines: spans of time, and the instant at which one is over, on both clocks.
+//! Defines timeouts and deadlines: spans of time, and the instants at which they end, on both
+//! clocks.
 
 use crate::clock::{BootTime, Moment};
 use chrono::{DateTime, Utc};
@@ -7,7 +8,7 @@ use std::time::Duration;
 /// The last microsecond of the year 9999, the last that RFC 3339 can write.
 pub(crate) const MAX_WALL: i64 = 253_402_300_799_999_999;
 
-/// A timeout that is none: negative, not a number, or with a deadline past the year 9999.
+/// Carries a timeout that is none: negative, not a number, or with a deadline past the year 9999.
 ///
 /// [`Error::InvalidTimeout`](crate::Error::InvalidTimeout) carries it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +19,7 @@ pub struct InvalidTimeout {
 }
 
 impl InvalidTimeout {
-    /// Returns what is wrong with it, and what to give instead.
+    /// Returns the rule that the timeout breaks, and a remedy.
     ///
     /// ```
     /// let refused = lockmgr::Timeout::from_secs_f64(-1.0).unwrap_err();
@@ -36,9 +37,9 @@ impl InvalidTimeout {
     }
 }
 
-/// How long a lock is held: a span of time, or for ever.
+/// Says how long a lock is held: for a span of time, or for ever.
 ///
-/// The precision is one microsecond; a shorter remainder counts as a whole one.
+/// The precision is one microsecond. A shorter remainder counts as a whole microsecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
     /// The lock expires this long after `now`. Zero is [`Timeout::Never`].
@@ -48,13 +49,13 @@ pub enum Timeout {
 }
 
 impl Timeout {
-    /// The timeout of a lock if the caller asks for no other: 600 s, as in django-lockmgr.
+    /// The timeout of a lock if the options name no other: 600 s, as in django-lockmgr.
     pub const DEFAULT: Self = Self::After(Duration::from_secs(600));
 
-    /// Takes a number of seconds; zero means that the lock never expires.
+    /// Takes a number of seconds. Zero means that the lock never expires.
     ///
     /// # Errors
-    /// [`InvalidTimeout`] where the number is negative, NaN, or too large for a [`Duration`].
+    /// [`InvalidTimeout`] if the number is negative, NaN, or too large for a [`Duration`].
     ///
     /// ```
     /// use lockmgr::Timeout;
@@ -77,7 +78,8 @@ impl Timeout {
             timeout: format!("{secs} s"),
             rule,
         })?;
-        // A positive number too small for a Duration is a short lease, not one for ever.
+        // A positive number that is too small for a Duration is a short lease, and not one for
+        // ever.
         Ok(if timeout.is_zero() && secs > 0.0 {
             Self::After(Duration::from_micros(1))
         } else {
@@ -85,11 +87,11 @@ impl Timeout {
         })
     }
 
-    /// Returns when a lease that begins then would end, by the wall clock; none where it never
-    /// does.
+    /// Returns when a lease that begins then would end, by the wall clock, or none if it never
+    /// ends.
     ///
     /// # Errors
-    /// [`InvalidTimeout`] where that is past the year 9999.
+    /// [`InvalidTimeout`] if the end is past the year 9999.
     ///
     /// ```
     /// use lockmgr::Timeout;
@@ -113,7 +115,7 @@ impl Timeout {
         Ok(deadline.map(|deadline| instant(deadline.wall)))
     }
 
-    /// The same, with one word for what never ends.
+    /// Returns the same timeout, with one value for a timeout that never ends.
     pub(crate) fn normal(self) -> Self {
         match self {
             Self::After(timeout) if timeout.is_zero() => Self::Never,
@@ -132,7 +134,7 @@ impl Timeout {
         }
     }
 
-    /// Refuses what would keep a name taken for ever, or not at all.
+    /// Refuses a time that would keep a name taken for ever, or not at all.
     pub(crate) fn check_at_least(self) -> Result<(), InvalidTimeout> {
         match self.normal() {
             Self::Never => Err(InvalidTimeout {
@@ -143,7 +145,7 @@ impl Timeout {
         }
     }
 
-    /// The deadline of a lease that begins now; none where it never ends.
+    /// Returns the deadline of a lease that begins now, or none if the lease never ends.
     pub(crate) fn deadline(self, now: Moment) -> Result<Option<Deadline>, InvalidTimeout> {
         match self {
             Self::After(timeout) if !timeout.is_zero() => Deadline::of(now).plus(timeout).map(Some),
@@ -164,10 +166,10 @@ impl From<Duration> for Timeout {
     }
 }
 
-/// When a lock expires, on both clocks.
+/// Says when a lock expires, on both clocks.
 ///
-/// On the boot that the boot clock's reading names, that reading decides; elsewhere the wall
-/// clock's.
+/// On the boot that the reading of the boot clock names, that reading decides. On another boot the
+/// reading of the wall clock decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline {
     /// Microseconds since 1970.
@@ -175,7 +177,7 @@ pub(crate) struct Deadline {
     pub(crate) boot: Option<BootTime>,
 }
 
-/// Microseconds, a part of one as a whole one.
+/// Counts the microseconds of a duration, and a part of one as a whole one.
 pub(crate) fn whole_micros(duration: Duration) -> u128 {
     duration.as_micros() + u128::from(!duration.subsec_nanos().is_multiple_of(1_000))
 }
@@ -218,7 +220,7 @@ impl Deadline {
         Duration::from_micros(u64::try_from(left).unwrap_or(u64::MAX))
     }
 
-    /// Microseconds left at that moment, negative once the deadline has passed.
+    /// Counts the microseconds left at that moment, negative once the deadline has passed.
     pub(crate) fn micros_left(self, now: Moment) -> i128 {
         match (self.boot, now.boot) {
             (Some(until), Some(now)) if until.boot == now.boot => {
@@ -228,8 +230,8 @@ impl Deadline {
         }
     }
 
-    /// The same deadline with its reading of the boot clock moved to the present boot, so that
-    /// what is added to it counts there.
+    /// Returns the same deadline with its reading of the boot clock moved to the present boot, so
+    /// that a time added to the deadline counts there.
     pub(crate) fn on_this_boot(self, now: Moment) -> Self {
         let boot = now.boot.map(|time| BootTime {
             micros: u64::try_from(i128::from(time.micros) + self.micros_left(now))

@@ -1,12 +1,12 @@
-//! Waking, and being woken: one watcher for all threads of a manager that wait.
+//! Wakes the threads of a manager that wait, with one watcher for all of them.
 //!
-//! After a commit the writer rings each request that the commit concerns: a datagram with the
+//! After a commit the writer pings each request that the commit concerns: a datagram with the
 //! request's id, sent to the abstract socket of its manager. Datagrams cross pid, user and mount
-//! namespaces. Where one cannot arrive, the writer touches the store's file, and waiters that
-//! have to do with other network namespaces watch it.
+//! namespaces. If one cannot arrive, the writer touches the store's file, and waiters that have to
+//! do with other network namespaces watch the file.
 //!
-//! A ring is only a hint, and anybody can send one. It makes a waiter look at the store, at most
-//! once a millisecond; a lost ring delays it until it looks by itself.
+//! A ping is only a hint, and any process can send one. A ping makes a waiter look at the store, at
+//! most once a millisecond. A lost ping delays the waiter until it looks by itself.
 
 use crate::process::Process;
 use crate::queue::Request;
@@ -17,50 +17,50 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// How long a waiter sleeps at most that may be rung, and whose watches are set.
+/// How long a waiter sleeps at most if it may be pinged and its watches are set.
 pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// The bytes of ids that one datagram carries.
 const MOST_IN_A_DATAGRAM: usize = 1024 * size_of::<u64>();
 
-/// The shortest time between two looks that rings cause.
+/// The shortest time between two looks that pings cause.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
-/// A request that a commit concerns, and the socket of its manager.
+/// Names a request that a commit concerns, and the socket of its manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ring {
-    pub(crate) bell: u64,
+pub(crate) struct Ping {
+    pub(crate) address: u64,
     pub(crate) id: u64,
 }
 
-impl Ring {
+impl Ping {
     pub(crate) fn to(request: &Request) -> Option<Self> {
         let id = request.id;
         Some(Self {
-            bell: request.bell?,
+            address: request.address?,
             id,
         })
     }
 }
 
-/// Why a sleep ended.
+/// Says why a sleep ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Woken {
-    /// A ring, a change of the store's file, or the end of a process that is watched.
+    /// A ping came, the store's file changed, or a process that is watched ended.
     Called,
     Cancelled,
     /// Nothing happened.
     Slept,
 }
 
-/// Tells how far a wait has come.
+/// Says how far a wait has come.
 pub(crate) enum Step<T> {
-    /// It sleeps for at most so long, and then takes the next step.
+    /// The waiter sleeps for at most this long, and then takes the next step.
     Sleep(Duration),
     Done(T),
 }
 
-/// Wakes one sleeping thread, or a task that does not sleep but is called.
+/// Carries calls to a sleeping thread, or to a task that does not sleep but is woken.
 #[derive(Debug, Default)]
 pub(crate) struct Sleeper {
     told: Mutex<Told>,
@@ -73,7 +73,7 @@ struct Told {
     is_called: bool,
     is_poked: bool,
     is_cancelled: bool,
-    /// When a call last ended a sleep.
+    /// The instant at which a call last ended a sleep.
     called_at: Option<Instant>,
 }
 
@@ -82,7 +82,7 @@ impl Sleeper {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes this task from now on, which asks [`poll`](Self::poll) what it is told.
+    /// Wakes this task from now on. The task asks [`poll`](Self::poll) why it was woken.
     #[cfg(feature = "async")]
     pub(crate) fn wakes(&self, task: Waker) {
         let _ = self.task.set(task);
@@ -115,7 +115,7 @@ impl Sleeper {
         self.told().is_cancelled
     }
 
-    /// Sleeps for at most so long.
+    /// Sleeps for at most this long.
     pub(crate) fn sleep(&self, most: Duration) -> Woken {
         let began = Instant::now();
         let mut told = self.told();
@@ -130,7 +130,7 @@ impl Sleeper {
         }
     }
 
-    /// Says why a sleep of which so much is left ends, or how long to sleep on.
+    /// Says why a sleep ends of which this much is left, or how long to sleep on.
     #[cfg(feature = "async")]
     pub(crate) fn poll(&self, left: Duration) -> Result<Woken, Duration> {
         self.told().after(left)
@@ -162,7 +162,7 @@ impl Told {
     }
 }
 
-/// The sleeping threads of one manager, by the ids that they are rung by.
+/// Lists the sleeping threads of one manager, by the ids that they are pinged by.
 #[derive(Debug, Default)]
 pub(crate) struct Sleepers(Mutex<HashMap<u64, Arc<Sleeper>>>);
 
@@ -171,7 +171,7 @@ impl Sleepers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls the thread that is rung by this id, and says whether there is one.
+    /// Calls the thread that is pinged by this id, and says whether there is one.
     fn call(&self, id: u64) -> bool {
         let sleeper = self.map().get(&id).cloned();
         sleeper.inspect(|sleeper| sleeper.call()).is_some()
@@ -183,7 +183,7 @@ impl Sleepers {
     }
 }
 
-/// Wakes the threads of one manager that wait, and rings those of others.
+/// Wakes the waiting threads of one manager, and pings those of others.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     sleepers: Arc<Sleepers>,
@@ -191,7 +191,7 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Makes a watcher that costs nothing until somebody waits.
+    /// Makes a watcher that costs nothing until a thread waits.
     pub(crate) fn new(here: &Process) -> Self {
         let sleepers = Arc::<Sleepers>::default();
         Self {
@@ -200,12 +200,12 @@ impl Watcher {
         }
     }
 
-    /// Where this manager is rung; none if it cannot be.
-    pub(crate) fn bell(&self) -> Option<u64> {
-        self.system.bell()
+    /// Returns the address at which this manager is pinged, or none if it cannot be pinged.
+    pub(crate) fn address(&self) -> Option<u64> {
+        self.system.address()
     }
 
-    /// Lets a thread be rung by this id, from now until it strikes it out.
+    /// Lets a thread be pinged by this id, from now until the thread strikes the id out.
     pub(crate) fn list(&self, id: u64, sleeper: &Arc<Sleeper>) {
         self.sleepers.map().insert(id, Arc::clone(sleeper));
     }
@@ -214,7 +214,7 @@ impl Watcher {
         self.sleepers.map().remove(&id);
     }
 
-    /// Lets a thread be rung by this id, from now until the result is dropped.
+    /// Lets a thread be pinged by this id, from now until the result is dropped.
     pub(crate) fn enlist(self: &Arc<Self>, id: u64, sleeper: &Arc<Sleeper>) -> Enlisted {
         self.list(id, sleeper);
         Enlisted {
@@ -225,26 +225,27 @@ impl Watcher {
         }
     }
 
-    /// Rings all of them, after a commit. Returns whether every ring could be sent.
-    pub(crate) fn ring(&self, rings: &[Ring]) -> bool {
+    /// Pings all of these requests, after a commit. Returns whether every ping could be sent.
+    pub(crate) fn ping(&self, pings: &[Ping]) -> bool {
         let mut elsewhere: HashMap<u64, Vec<u8>> = HashMap::new();
-        for ring in rings {
-            if !self.sleepers.call(ring.id) {
-                let ids = elsewhere.entry(ring.bell).or_default();
-                ids.extend(ring.id.to_le_bytes());
+        for ping in pings {
+            if !self.sleepers.call(ping.id) {
+                let ids = elsewhere.entry(ping.address).or_default();
+                ids.extend(ping.id.to_le_bytes());
             }
         }
-        // One datagram for a manager: its socket holds few that are unread.
-        let chunks = elsewhere
-            .iter()
-            .flat_map(|(bell, ids)| ids.chunks(MOST_IN_A_DATAGRAM).map(move |ids| (*bell, ids)));
-        chunks.fold(true, |all_sent, (bell, ids)| {
-            self.system.send(bell, ids).is_ok() && all_sent
+        // Send one datagram for a manager: its socket holds only a few that are unread.
+        let chunks = elsewhere.iter().flat_map(|(address, ids)| {
+            ids.chunks(MOST_IN_A_DATAGRAM)
+                .map(move |ids| (*address, ids))
+        });
+        chunks.fold(true, |all_sent, (address, ids)| {
+            self.system.send(address, ids).is_ok() && all_sent
         })
     }
 }
 
-/// A thread that can be rung.
+/// Lists a thread that can be pinged, until it is dropped.
 pub(crate) struct Enlisted {
     watcher: Arc<Watcher>,
     id: u64,
@@ -254,7 +255,7 @@ pub(crate) struct Enlisted {
 
 impl Enlisted {
     /// Watches these processes from now on, and no others. Returns whether the end of every one
-    /// will wake this thread. One that has ended already wakes it at once.
+    /// will wake this thread. A process that has ended already wakes the thread at once.
     pub(crate) fn watch(&mut self, processes: &[Process]) -> bool {
         let system = &self.watcher.system;
         for gone in self.watched.iter().filter(|it| !processes.contains(it)) {
@@ -295,10 +296,10 @@ mod system {
     use std::sync::{MutexGuard, OnceLock};
     use std::thread::{self, JoinHandle};
 
-    /// How often a full socket is tried.
+    /// How often a send to a full socket is tried.
     const TRIES: usize = 10;
 
-    /// The data of events of descriptors that are not a process's.
+    /// The numbers in the events of descriptors that are not of a process.
     const STOP: u64 = 0;
     const SOCKET: u64 = 1;
     const FILE: u64 = 2;
@@ -309,9 +310,10 @@ mod system {
         here: Process,
         origin: Origin,
         sleepers: Arc<Sleepers>,
-        /// Started by the first thread that waits; none if the system has no descriptors left.
+        /// The thread, started by the first thread that waits, or none if the system has no
+        /// descriptors left.
         at_work: OnceLock<Option<AtWork>>,
-        /// Sends the rings of a manager that nobody rings.
+        /// The socket that sends the pings of a manager that cannot be pinged.
         sender: OnceLock<Option<UnixDatagram>>,
     }
 
@@ -323,7 +325,7 @@ mod system {
 
     #[derive(Debug)]
     struct Shared {
-        bell: Option<u64>,
+        address: Option<u64>,
         socket: UnixDatagram,
         epoll: OwnedFd,
         stop: OwnedFd,
@@ -332,7 +334,7 @@ mod system {
         sleepers: Arc<Sleepers>,
     }
 
-    /// The processes whose ends somebody waits for.
+    /// Lists the processes whose ends a thread waits for.
     #[derive(Debug, Default)]
     struct Processes {
         watched: HashMap<u64, Watched>,
@@ -343,13 +345,14 @@ mod system {
     #[derive(Debug)]
     struct Watched {
         process: Process,
-        /// Closed, and so forgotten by epoll, when nobody watches it any more.
+        /// The descriptor of the process. It is closed, and so forgotten by epoll, when no thread
+        /// watches the process any more.
         _pidfd: OwnedFd,
         sleepers: Vec<Arc<Sleeper>>,
     }
 
-    fn address(bell: u64) -> io::Result<SocketAddr> {
-        SocketAddr::from_abstract_name(format!("lockmgr-{bell:016x}"))
+    fn socket_at(address: u64) -> io::Result<SocketAddr> {
+        SocketAddr::from_abstract_name(format!("lockmgr-{address:016x}"))
     }
 
     impl Watcher {
@@ -369,12 +372,12 @@ mod system {
             at_work.as_ref().map(|at_work| &at_work.shared)
         }
 
-        pub(super) fn bell(&self) -> Option<u64> {
-            self.at_work()?.bell
+        pub(super) fn address(&self) -> Option<u64> {
+            self.at_work()?.address
         }
 
-        /// Sends ids to a manager. A socket that is full is tried again for a moment.
-        pub(super) fn send(&self, bell: u64, ids: &[u8]) -> io::Result<()> {
+        /// Sends ids to a manager. If its socket is full, this tries again for a moment.
+        pub(super) fn send(&self, address: u64, ids: &[u8]) -> io::Result<()> {
             let at_work = self.at_work.get().and_then(Option::as_ref);
             let unbound = || {
                 let socket = UnixDatagram::unbound().ok()?;
@@ -386,7 +389,7 @@ mod system {
                 None => self.sender.get_or_init(unbound).as_ref(),
             };
             let socket = socket.ok_or(io::ErrorKind::Unsupported)?;
-            let to = address(bell)?;
+            let to = socket_at(address)?;
             for _ in 0..TRIES {
                 match socket.send_to_addr(ids, &to) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::yield_now(),
@@ -416,7 +419,7 @@ mod system {
             };
             let key = FIRST_PROCESS + processes.next;
             let event = epoll::EventData::new_u64(key);
-            // One that has ended meanwhile is readable, and wakes at once.
+            // A process that has ended meanwhile is readable, and wakes the thread at once.
             if epoll::add(&shared.epoll, &pidfd, event, epoll::EventFlags::IN).is_err() {
                 return false;
             }
@@ -481,7 +484,7 @@ mod system {
 
     impl AtWork {
         fn start(sleepers: Arc<Sleepers>) -> io::Result<Self> {
-            let (bell, socket) = bind()?;
+            let (address, socket) = bind()?;
             socket.set_nonblocking(true)?;
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
@@ -490,7 +493,7 @@ mod system {
             let data = epoll::EventData::new_u64(SOCKET);
             epoll::add(&epoll, &socket, data, readable)?;
             let shared = Arc::new(Shared {
-                bell,
+                address,
                 socket,
                 epoll,
                 stop,
@@ -505,12 +508,12 @@ mod system {
         }
     }
 
-    /// Binds a socket whose name nobody has taken; without a name it is never rung.
+    /// Binds a socket to a name that no process has taken. Without a name, no process can ping it.
     fn bind() -> io::Result<(Option<u64>, UnixDatagram)> {
         for _ in 0..3 {
-            let bell = draw_id();
-            if let Ok(socket) = UnixDatagram::bind_addr(&address(bell)?) {
-                return Ok((Some(bell), socket));
+            let address = draw_id();
+            if let Ok(socket) = UnixDatagram::bind_addr(&socket_at(address)?) {
+                return Ok((Some(address), socket));
             }
         }
         Ok((None, UnixDatagram::unbound()?))
@@ -531,7 +534,7 @@ mod system {
                 Some(inotify)
             };
             if let Some(inotify) = self.inotify.get_or_init(begin) {
-                // Again for each waiter: another file may have the name by now.
+                // Watch again for each waiter: another file may have the name by now.
                 let _ = inotify::add_watch(inotify, path, inotify::WatchFlags::ATTRIB);
             }
         }
@@ -590,7 +593,7 @@ mod system {
             Self
         }
 
-        pub(super) fn bell(&self) -> Option<u64> {
+        pub(super) fn address(&self) -> Option<u64> {
             None
         }
 

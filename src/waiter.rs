@@ -1,8 +1,8 @@
-//! Waiting in the queue: one request, from joining the queue to its grant or its end.
+//! Waits in the queue with one request, from joining the queue to its grant or its end.
 //!
-//! The head of a queue watches the lock's holder and its deadline; every other request watches the
-//! one right before its own. So each end is noticed by one waiter. Nothing depends on a ring: a
-//! waiter looks by itself every second, and more seldom if its watches tell it of every end.
+//! The head of a queue watches the lock's holder and its deadline. Every other request watches the
+//! one right before its own. So one waiter notices each end. No waiter depends on a ping: a waiter
+//! looks by itself every second, and more seldom if its watches tell it of every end.
 
 use crate::base::Base;
 use crate::claim::Claims;
@@ -23,55 +23,55 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long giving up may take at the end of a wait, and finding out who is in the way.
+/// How long a waiter may take at the end of its wait to give up, and to find the lock in its way.
 const GRACE: Duration = Duration::from_millis(10);
 
-/// How often the head of a queue looks at a beacon, of whose end the kernel tells nobody: at first,
-/// and once it has waited for [`AT_FIRST`].
+/// How often the head of a queue looks at a beacon, of whose end the kernel tells no process: at
+/// first, and once the head has waited for [`AT_FIRST`].
 const BETWEEN_LOOKS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(80)];
 const AT_FIRST: Duration = Duration::from_secs(10);
 
-/// How often a waiter looks that nobody can ring.
-pub(crate) const UNRUNG: Duration = Duration::from_millis(50);
+/// How often a waiter looks if it cannot be pinged.
+pub(crate) const UNPINGED: Duration = Duration::from_millis(50);
 
-/// How long a waiter sleeps that is rung, and whose watches tell it of every end that it waits for.
+/// How long a waiter sleeps if it is pinged, and its watches tell it of each end that it waits for.
 const WATCHED: Duration = Duration::from_secs(5);
 
 /// How often a request that cannot be judged renews the trust in it.
 const BETWEEN_TRUST: Duration = Duration::from_secs(10);
 
-/// The processes that one waiter watches, at most.
+/// How many processes one waiter watches at most.
 const MOST_WATCHED: usize = 64;
 
-/// Shows one look of a waiter.
+/// Shows the store to a waiter.
 enum View {
     Granted(Vec<Lock>),
     /// Neither a request nor a grant is left.
     Gone,
-    /// It is the head of enough of its names, and admitted.
+    /// The request is the head of enough of its names, and admitted.
     MyTurn,
     /// The request before its own is dead.
     DeadBefore,
     Waiting(Outlook),
 }
 
-/// Lists the ends that a waiter waits for.
+/// Lists the ends and the deadline that a waiter waits for.
 #[derive(Default)]
 struct Outlook {
-    /// Holders and requests whose end would change something.
+    /// The holders and requests whose end would change something.
     watched: Vec<Binding>,
-    /// Whether it is the head for a name, and so watches a holder.
+    /// Whether the request is the head for a name, and so watches a holder.
     is_head: bool,
-    /// Whether it is the head behind a job, of which the process that is watched may outlive others,
-    /// and others that process.
+    /// Whether the request is the head behind a job. The watched process may outlive other
+    /// processes of the job, and they may outlive it.
     is_behind_job: bool,
     /// Whether more processes are in the way than one waiter watches.
     is_cut: bool,
-    /// Whether it would be admitted to some name, though an earlier request comes first.
+    /// Whether some name would admit the request, though an earlier request comes first.
     is_some_free: bool,
-    /// When the next deadline comes that it has to look after.
+    /// The time until the next deadline that the waiter has to look after.
     next: Option<Duration>,
-    /// Why it cannot have the first of its names that it cannot have.
+    /// The obstacle to the first of its names that the request cannot have.
     in_the_way: Option<Error>,
 }
 
@@ -81,10 +81,10 @@ impl Outlook {
     }
 }
 
-/// How long a wait goes on at most.
+/// Says how long a wait goes on at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bounded {
-    /// It does not wait.
+    /// The call does not wait.
     Never,
     Until(Instant),
     Forever,
@@ -99,7 +99,7 @@ impl Bounded {
         }
     }
 
-    /// How long it may still wait.
+    /// Returns how long the call may still wait.
     pub(crate) fn left(self) -> Duration {
         match self {
             Self::Never => Duration::ZERO,
@@ -109,15 +109,15 @@ impl Bounded {
     }
 }
 
-/// A request in the queue. A thread that waits sleeps between its steps; a future does not.
+/// Holds a request in the queue. A thread that waits sleeps between its steps. A future does not.
 pub(crate) struct Waiter {
-    // Dropped before the manager.
+    // The entry is dropped before the manager.
     enlisted: Enlisted,
     manager: LockManager,
     request: Request,
     bounded: Bounded,
     sleeper: Arc<Sleeper>,
-    /// The answer at its bound, if the store is too busy to find another.
+    /// The answer at the bound, if the store is too busy to find another.
     in_the_way: Error,
     began: Instant,
     quiet_since: Instant,
@@ -150,13 +150,13 @@ impl Waiter {
         &self.manager.0.base
     }
 
-    /// How long it has been in the queue.
+    /// Returns how long the request has been in the queue.
     pub(crate) fn waited(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// Takes the next step of the wait, until the locks are granted; none if neither a request nor
-    /// a grant is left. Every other end of the wait takes the request back.
+    /// Takes the next step of the wait, until the locks are granted. The answer is none if neither
+    /// a request nor a grant is left. Every other end of the wait takes the request back.
     pub(crate) fn step(&mut self, woken: Woken) -> Step<Result<Option<Vec<Lock>>>> {
         let waited = match self.step_in_place(woken) {
             Ok(Step::Sleep(sleep)) => return Step::Sleep(sleep),
@@ -166,7 +166,7 @@ impl Waiter {
         match &waited {
             Ok(Some(_)) => {}
             Ok(None) => take_back(&self.manager, self.request.clone(), &Error::Cancelled),
-            // It was taken back before this was found out.
+            // The call that found this has taken the request back.
             Err(Error::Locked(_) | Error::Reserved { .. }) => {}
             Err(error) => take_back(&self.manager, self.request.clone(), error),
         }
@@ -192,7 +192,7 @@ impl Waiter {
             let looked = self.base().store.within(bound, || {
                 match self.look(now)? {
                     View::Waiting(outlook) if outlook.is_some_free && is_quiet => {
-                        // An earlier request did not take what is free: it may be stopped.
+                        // An earlier request did not take a free name: its process may be stopped.
                         self.settle()?;
                         self.look(now).map(|view| (view, true))
                     }
@@ -217,9 +217,9 @@ impl Waiter {
                 Ok(View::Granted(locks)) => return self.accept(locks).map(Step::Done),
                 Ok(View::Gone) => return Ok(Step::Done(None)),
                 Ok(View::Waiting(outlook)) => outlook,
-                // Another process keeps the store busy: it is waited for too.
+                // Another process keeps the store busy: the waiter waits for it too.
                 Ok(View::MyTurn | View::DeadBefore) | Err(Error::StoreBusy { .. }) => Outlook {
-                    next: Some(UNRUNG),
+                    next: Some(UNPINGED),
                     ..Outlook::default()
                 },
                 Err(error) => return Err(error),
@@ -237,7 +237,8 @@ impl Waiter {
         }
     }
 
-    /// How long it may still wait: by the clock that others judge it by, too.
+    /// Returns how long the request may still wait, by the clock by which other processes judge it
+    /// too.
     fn left(&self, now: Moment) -> Duration {
         let left = self.bounded.left();
         match self.request.until {
@@ -246,8 +247,8 @@ impl Waiter {
         }
     }
 
-    /// Writes within the rest of the wait, and says whether that was done: a write that the store
-    /// is too busy for is tried again later.
+    /// Writes within the rest of the wait, and says whether the write was done. If the store is too
+    /// busy, the waiter tries again later.
     fn try_to(&self, left: Duration, write: impl FnOnce() -> Result<()>) -> Result<bool> {
         let store = &self.base().store;
         match store.within(left.clamp(GRACE, LONGEST_SLEEP), write) {
@@ -257,20 +258,20 @@ impl Waiter {
         }
     }
 
-    /// Watches what it waits for, and returns how long it may sleep.
+    /// Watches the ends that the request waits for, and returns how long the thread may sleep.
     fn watch(&mut self, outlook: &Outlook) -> Duration {
         let base = &self.manager.0.base;
         let here = base.store.here();
         let processes: Vec<Process> = outlook.watched.iter().map(|it| it.process).collect();
         let all_watched = self.enlisted.watch(&processes);
         let waited = self.began.elapsed();
-        // Its own manager ends with it.
+        // Its own manager ends with the waiter.
         let is_foreign = |it: &Process| it.namespaces.net != here.namespaces.net;
         if processes.iter().any(is_foreign) || here.namespaces.net == 0 {
             self.enlisted.watch_file(base.store.path());
         }
-        let longest = match self.request.bell {
-            None => UNRUNG,
+        let longest = match self.request.address {
+            None => UNPINGED,
             Some(_) if outlook.is_head && (!all_watched || outlook.is_behind_job) => {
                 BETWEEN_LOOKS[usize::from(waited >= AT_FIRST)]
             }
@@ -306,10 +307,10 @@ impl Waiter {
                     return Ok(View::DeadBefore);
                 }
                 outlook.watched.extend(before.lease.bound_to);
-                // Stopped, it does not leave the queue at its bound by itself.
+                // If that waiter is stopped, it does not leave the queue at its bound by itself.
                 let until = before.until.map(|until| until.time_left(now));
-                outlook.wake_in(until.map(|until| until + UNRUNG));
-                // The one right behind the head looks after a head that is stopped.
+                outlook.wake_in(until.map(|until| until + UNPINGED));
+                // The request right behind the head looks after a head whose process is stopped.
                 let theirs = before.claims.list.iter().find(|it| it.name == *name);
                 if let Some(theirs) = theirs
                     && tx.before(name, before.number)?.is_none()
@@ -356,7 +357,7 @@ impl Waiter {
         })
     }
 
-    /// The rows of what was granted to it, living or not.
+    /// Finds the rows that the request was granted, living or not.
     fn find_granted(&self, tx: &impl Rows) -> Result<Vec<Lock>> {
         find_granted(tx, &self.request)
     }
@@ -384,8 +385,8 @@ impl Waiter {
         })
     }
 
-    /// Leaves the queue at the end of its wait, and says what is in the way. A grant
-    /// that came by now is taken anyway.
+    /// Leaves the queue at the end of its wait, and returns the obstacle. If the locks are granted
+    /// by now, the waiter takes them.
     fn give_up(&self, in_the_way: Error) -> Result<Vec<Lock>> {
         let (base, claims) = (self.base(), &self.request.claims);
         let left = base.store.within(GRACE, || {
@@ -427,8 +428,8 @@ impl Waiter {
         }
     }
 
-    /// Takes over what was granted. A request that is only trusted gets its locks for a short
-    /// time, and the whole lease now; none if they are gone already.
+    /// Takes over the granted locks. A request that is only trusted was granted a short lease, and
+    /// gets the whole lease now. Returns none if the locks are gone already.
     fn accept(&self, locks: Vec<Lock>) -> Result<Option<Vec<Lock>>> {
         if self.request.trusted_until.is_none() {
             return Ok(Some(locks));
@@ -447,7 +448,7 @@ impl Waiter {
     }
 }
 
-/// Finds the obstacle of a request without waiting for a writer.
+/// Finds the obstacle in the way of a request, without waiting for a writer.
 pub(crate) fn obstacle_in_sight(manager: &LockManager, claims: &Claims) -> Result<Option<Error>> {
     let store = &manager.0.base.store;
     let look = || {
@@ -486,7 +487,7 @@ pub(crate) fn obstacle_in_sight(manager: &LockManager, claims: &Claims) -> Resul
     store.within(GRACE, look)
 }
 
-/// The rows of what was granted to a request, living or not.
+/// Finds the rows that a request was granted, living or not.
 fn find_granted(tx: &impl Rows, request: &Request) -> Result<Vec<Lock>> {
     let mut granted = Vec::new();
     for name in request.claims.names() {
@@ -495,8 +496,8 @@ fn find_granted(tx: &impl Rows, request: &Request) -> Result<Vec<Lock>> {
     Ok(granted)
 }
 
-/// Takes back a request after an error, and what is granted to it by now, so that nothing stays
-/// behind. If the store is busy or full the manager tries again in the background.
+/// Takes back a request after an error, and its locks if they are granted by now, so that nothing
+/// stays behind. If the store is busy or full, the manager tries again in the background.
 pub(crate) fn take_back(manager: &LockManager, request: Request, error: &Error) {
     let work = move |base: &Base| {
         base.write("stop waiting in", |tx, now| {
@@ -513,7 +514,7 @@ pub(crate) fn take_back(manager: &LockManager, request: Request, error: &Error) 
             settle(tx, request.claims.names(), now)
         })
     };
-    // A call that found the store busy has waited its bound.
+    // If the call found the store busy, it has waited its bound.
     let has_waited = matches!(error, Error::StoreBusy { .. });
     manager.undo(has_waited, work);
 }

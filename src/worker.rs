@@ -1,8 +1,9 @@
-//! One thread of a manager that works for all of its futures, so that no thread of a runtime blocks.
+//! Works for all futures of a manager on one thread, so that no thread of a runtime blocks.
 //!
 //! A task is a chain of steps. Between two of them it sleeps, which costs no thread: the thread
-//! takes the step of whichever task is called or due. It starts with the first task, and ends with
-//! its manager. Every task keeps the manager, so the thread ends only when all tasks are done.
+//! takes the next step of any task that is called or due. The thread starts with the first task,
+//! and ends with its manager. Every task keeps the manager, so the thread ends only when all tasks
+//! are done.
 
 use crate::process::Origin;
 use crate::wait::Step;
@@ -16,7 +17,7 @@ use std::time::Instant;
 /// Takes the next step of a task.
 pub(crate) type Task = Box<dyn FnMut() -> Step<()> + Send>;
 
-/// The thread that works for the futures of one manager.
+/// Runs the thread that works for the futures of one manager.
 #[derive(Debug)]
 pub(crate) struct Worker {
     shared: Arc<Shared>,
@@ -37,7 +38,7 @@ struct Todo {
     is_over: bool,
 }
 
-/// Collects news for the thread.
+/// Holds the tasks and the calls that the thread does not know yet.
 #[derive(Default)]
 struct News {
     begun: Vec<(u64, Task)>,
@@ -77,7 +78,7 @@ impl Default for Worker {
 }
 
 impl Worker {
-    /// Begins a task, which is made with what calls it. Does not wait for its first step.
+    /// Begins a task, which is made with the waker that calls it. Does not wait for its first step.
     pub(crate) fn begin(&self, task: impl FnOnce(Waker) -> Task) -> io::Result<()> {
         self.start()?;
         let id = {
@@ -105,7 +106,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // The thread was not forked along, and another may have held its mutex then.
+        // The thread was not forked along, and may have held its mutex at the fork.
         if self.origin.elsewhere().is_some() {
             return;
         }
@@ -123,7 +124,7 @@ impl Drop for Worker {
     }
 }
 
-/// A task that sleeps.
+/// Holds a task that sleeps.
 struct Asleep {
     task: Task,
     due: Option<Instant>,
@@ -151,7 +152,7 @@ impl Shared {
                     .map(|(_, id)| *id),
             );
             for id in ready {
-                // Done by now, or called twice.
+                // The task is done by now, or was called twice.
                 let Some(mut asleep) = tasks.remove(&id) else {
                     continue;
                 };
@@ -159,7 +160,7 @@ impl Shared {
                     due.remove(&(at, id));
                 }
                 if let Step::Sleep(most) = (asleep.task)() {
-                    // Past what the clock counts to, it waits for a call.
+                    // If the clock cannot count so far, the task waits for a call.
                     asleep.due = Instant::now().checked_add(most);
                     due.extend(asleep.due.map(|at| (at, id)));
                     tasks.insert(id, asleep);
@@ -168,8 +169,8 @@ impl Shared {
         }
     }
 
-    /// Sleeps until there is work, at most until then, and returns the new tasks and the calls;
-    /// none once the manager is gone.
+    /// Sleeps until something is to do, at most until that instant, and returns the new tasks and
+    /// the calls, or none once the manager is gone.
     fn next(&self, until: Option<Instant>) -> Option<News> {
         let mut todo = self.todo();
         loop {

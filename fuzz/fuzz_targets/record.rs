@@ -95,7 +95,7 @@ struct Parts<'a> {
     deadlines: [Option<Instant>; 2],
     numbers: (u64, u64, i64, i64),
     request: Option<u64>,
-    bell: Option<u64>,
+    address: Option<u64>,
     note: Option<&'a str>,
     at_least: Option<u64>,
     is_left: bool,
@@ -387,7 +387,7 @@ fn lock(parts: &Parts<'_>) -> Option<Lock> {
         }),
         bound_to: lease.bound_to,
         request: parts.request,
-        bell: parts.bell,
+        address: parts.address,
         waiting: 0,
         is_alive: None,
         is_here: false,
@@ -421,6 +421,6 @@ fn request(parts: &Parts<'_>) -> Option<Request> {
         asked_at: parts.numbers.2,
         until: deadline(parts.deadlines[0]),
         trusted_until: deadline(parts.deadlines[1]),
-        bell: parts.bell,
+        address: parts.address,
     })
 }

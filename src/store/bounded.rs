@@ -1,14 +1,14 @@
-//! redb's file, with every wait for another process bounded.
+//! Bounds every wait for another process in redb's file.
 //!
-//! redb waits for the locks it shares with other processes in the kernel: fair, woken at once,
+//! redb waits in the kernel for the locks that it shares with other processes: fair, woken at once,
 //! but without a bound, so a process stopped at the wrong instant would hang all others. Here the
-//! same wait goes on in a thread of its own while the caller watches its deadline: the place in
-//! the kernel's queue stays, and the caller gets an error in time.
+//! same wait goes on in a thread of its own while the caller watches its deadline: the request
+//! stays in the kernel's queue, and the caller gets an error in time.
 //!
-//! A wait that was given up goes on in the kernel until it is granted, and is then given back at
-//! once, or taken over by the next call on this file that wants the same lock. Until then nobody
-//! else on this file may lock the range: the kernel takes both for one owner, so giving back the
-//! late grant would free the other's lock.
+//! If the caller gives up, the wait goes on in the kernel until it is granted. Then the lock is
+//! released at once, or the next call on this file that wants the same lock takes it over. Until
+//! then no other thread may lock the range on this file: the kernel takes both for one owner, so
+//! releasing the late grant would free the other lock.
 
 use super::panics::{self, Panicked};
 use super::yielding::Yielding;
@@ -30,19 +30,19 @@ thread_local! {
     /// How long the call that runs on this thread may wait. redb offers no other way to tell its
     /// backend.
     static LIMIT: Cell<Option<Limit>> = const { Cell::new(None) };
-    /// How long it has waited.
+    /// How long the call has waited.
     static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 #[derive(Clone, Copy)]
 enum Limit {
-    /// So long, all its waits together: what it does between them does not count.
+    /// This long, all waits of the call together. The work between them does not count.
     Left(Duration),
     Until(Instant),
 }
 
-/// Runs `call` so that it waits for other processes so long and no longer. Within another call it
-/// is a part of that, and of its bound.
+/// Runs `call`, which waits for other processes at most this long. Within another call, `call` is a
+/// part of that call and of its bound.
 pub(super) fn within<T>(bound: Duration, call: impl FnOnce() -> T) -> T {
     match LIMIT.get() {
         Some(_) => call(),
@@ -50,7 +50,7 @@ pub(super) fn within<T>(bound: Duration, call: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs `call` so that it waits for other processes until `deadline` and no longer.
+/// Runs `call`, which waits for other processes until `deadline` at most.
 pub(super) fn until<T>(deadline: Instant, call: impl FnOnce() -> T) -> T {
     limited(Limit::Until(deadline), call)
 }
@@ -70,8 +70,8 @@ fn limited<T>(limit: Limit, call: impl FnOnce() -> T) -> T {
     call()
 }
 
-/// Waits, for as long as the call that runs on this thread still may: `wait` is told until when.
-/// `bound` is for what runs outside of any: closing.
+/// Waits at most as long as the call that runs on this thread still may, and passes `wait` the
+/// deadline. `bound` is for work outside of any call: closing.
 pub(super) fn wait<T>(bound: Duration, wait: impl FnOnce(Instant) -> T) -> T {
     let began = Instant::now();
     let result = match LIMIT.get() {
@@ -88,7 +88,7 @@ pub(super) fn wait<T>(bound: Duration, wait: impl FnOnce(Instant) -> T) -> T {
     result
 }
 
-/// How long the call that runs on this thread has waited for others.
+/// Returns how long the call that runs on this thread has waited for other processes.
 pub(super) fn waited() -> Duration {
     WAITED.get()
 }
@@ -101,24 +101,24 @@ enum Mode {
     Exclusive,
 }
 
-/// A wait in the kernel.
+/// Holds a wait in the kernel.
 #[derive(Debug)]
 struct Wait {
     mode: Mode,
-    /// Whether a caller still watches it.
+    /// Whether a caller still watches the wait.
     is_wanted: bool,
-    /// How it ended, once it did.
+    /// The result of the wait, once it has ended.
     result: Option<Result<(), BackendError>>,
 }
 
-/// Remembers the last failure of a file. redb does not always pass it on: a failure during a larger work
-/// comes out as "previous", and one to give a lock back not at all.
+/// Remembers the last failure of a file. redb does not always pass a failure on: one during a
+/// larger work comes out as "previous", and a failure to release a lock does not come out at all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastFailure(Arc<Noted>);
 
 #[derive(Debug, Default)]
 struct Noted {
-    /// Looked at first: every call asks, from every thread.
+    /// Whether there is a failure. Every call reads this first, from every thread.
     is_there: AtomicBool,
     error: Mutex<Option<io::Error>>,
 }
@@ -149,7 +149,7 @@ impl LastFailure {
     }
 }
 
-/// The backend that redb works on.
+/// Gives redb the file, with bounded waits.
 pub(super) struct BoundedFile {
     shared: Arc<Shared>,
     /// The bound of calls that set no deadline: closing.
@@ -167,7 +167,7 @@ struct Shared {
     is_opened: AtomicBool,
 }
 
-/// Says, when redb has opened a file, that it has.
+/// Tells the file when redb has opened it.
 pub(super) struct Opening(Arc<Shared>);
 
 impl Opening {
@@ -202,7 +202,7 @@ impl BoundedFile {
         Opening(Arc::clone(&self.shared))
     }
 
-    /// Makes a call, unless the hook fails it, and notes how it failed.
+    /// Makes a call, unless the hook fails it, and notes a failure.
     fn call<T>(
         &self,
         call: StorageCall<'_>,
@@ -212,10 +212,10 @@ impl BoundedFile {
         result.inspect_err(|error| self.failure.note(error))
     }
 
-    /// Tells the hook of a call that is about to be made; its error is the call's.
+    /// Tells the hook of the next call. An error of the hook is the outcome of the call.
     fn before(&self, call: StorageCall<'_>) -> io::Result<()> {
         match &self.hook {
-            // redb would take its panic for one of its own.
+            // redb would take a panic of the hook for one of its own.
             Some(hook) => panics::caught(|| hook.before(call))
                 .unwrap_or_else(|panicked| Err(io::Error::other(panicked))),
             None => Ok(()),
@@ -274,7 +274,7 @@ impl Shared {
                 if granted == mode || granted == Mode::Exclusive {
                     return Ok(());
                 }
-                // A wait taken over got less than is needed.
+                // The wait that was taken over got less than is needed.
                 self.file.unlock_range(range.0, range.1)?;
                 continue;
             }
@@ -322,7 +322,7 @@ impl Shared {
             Some(wait) if wait.is_wanted => wait.result = Some(result),
             _ => {
                 if result.is_ok() {
-                    // Where even this fails, the lock goes when the file is closed.
+                    // If even this fails, closing the file releases the lock.
                     let _ = self.file.unlock_range(start, end);
                 }
                 waits.remove(&range);
@@ -358,8 +358,8 @@ impl StorageBackend for BoundedFile {
                 let damaged = "a page claims to be larger than the file";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, damaged));
             }
-            // A crash may have torn the page. To redb, which checks while it opens the file, it is
-            // one whose checksum is wrong, so that redb goes back to the commit before.
+            // A crash may have torn the page. To redb, which checks while it opens the file, the
+            // page then has a wrong checksum, so that redb goes back to the commit before.
             out[0] = NO_NODE;
             Ok(())
         })
@@ -413,10 +413,10 @@ impl StorageBackend for BoundedFile {
     }
 }
 
-/// Whether the file holds tables, by redb's header (file format 3): the byte at 9 says which of the
-/// two commits, 128 bytes each from 64 on, is the last (bit 1), and whether that is still on its
-/// way, and the other holds (bit 8); the second byte of a commit says whether there is a tree of
-/// tables.
+/// Tells whether the file holds tables, by redb's header (file format 3). The byte at 9 says which
+/// of the two commits, 128 bytes each from 64 on, is the last (bit 1), and whether that commit is
+/// still on its way, and the other is valid (bit 8). The second byte of a commit says whether there
+/// is a tree of tables.
 pub(super) fn has_tables(mut file: &File) -> io::Result<bool> {
     let mut header = [0; 320];
     file.seek(SeekFrom::Start(0))?;
@@ -433,11 +433,11 @@ const PAGE: u64 = 4096;
 /// and redb follows it nowhere.
 const NO_NODE: u8 = 0;
 
-/// How large the largest child of a page claims to be. redb fills as much memory with zeros before
-/// it reads that child: up to 4 GiB, where damage made the number of the page.
+/// Returns how large the largest child of a page claims to be. redb fills as much memory with zeros
+/// before it reads that child: up to 4 GiB, if damage made the number of the page.
 ///
-/// A branch page, in redb's file format 3: a 2, a byte, the number n of keys (2), nothing (4), n + 1
-/// checksums (16 each) and n + 1 page numbers (8 each). The upper five bits of a page number say
+/// A branch page, in redb's file format 3: a 2, a byte, the number n of keys (2), nothing (4), n +
+/// 1 checksums (16 each) and n + 1 page numbers (8 each). The upper five bits of a page number say
 /// how often [`PAGE`] is doubled.
 fn largest_child(page: &[u8]) -> u64 {
     let [2, _, low, high, ..] = *page else {
@@ -497,14 +497,14 @@ mod tests {
     }
 
     #[test]
-    fn all_waits_of_a_call_have_one_bound_and_what_it_does_between_does_not_count() {
+    fn all_waits_of_a_call_have_one_bound_and_the_work_between_does_not_count() {
         within(FAR, || {
             let began = Instant::now();
             wait(FAR, |_| thread::sleep(SOON));
             let waited = began.elapsed();
             thread::sleep(SOON);
             let now = Instant::now();
-            // A call within it is a part of it.
+            // A call within the call is a part of it.
             let deadline = within(FAR, || wait(FAR, |deadline| deadline));
             assert!(deadline >= now + FAR - waited);
             assert!(deadline <= Instant::now() + FAR - SOON);
@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_gone_frees_what_its_waits_are_granted_late() {
+    fn a_file_that_is_gone_releases_late_grants_of_its_waits() {
         let (_dir, holder, waiter) = two_owners();
         holder.lock(RANGE, Mode::Exclusive).unwrap();
         lock_soon(&waiter, Mode::Exclusive).unwrap_err();

@@ -9,10 +9,10 @@ use crate::name::Printable;
 use crate::record::BadRow;
 use std::io;
 
-/// Carries a failure until its file and its action are known.
+/// Names a failure, before the file and the action are known.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// It names the file and the action already, or is about neither.
+    /// The error names the file and the action already, or is about neither.
     Named(Error),
     Redb(redb::Error),
     /// The bound of the call was reached, for this reason.
@@ -43,7 +43,7 @@ impl From<Error> for Fault {
     }
 }
 
-/// Everything that redb's own error takes in: its other errors, and those of the file.
+/// Takes in everything that redb's own error takes in: its other errors, and those of the file.
 macro_rules! from_redb {
     ($($error:ty),*) => {$(
         impl From<$error> for Fault {
@@ -64,12 +64,13 @@ from_redb!(
     redb::TransactionError
 );
 
-/// Runs what redb may panic in: if something else than redb changed the file it may, and says so.
+/// Runs work in which redb may panic: if another program changed the file, redb may panic, and the
+/// error says so.
 pub(super) fn caught<T>(at: At<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     panics::caught(work).unwrap_or_else(|panicked| Err(at.panicked(&panicked)))
 }
 
-/// Where and at what something failed.
+/// Says in which store and at which action something failed.
 #[derive(Clone, Copy)]
 pub(super) struct At<'a> {
     pub(super) config: &'a Config,
@@ -78,7 +79,7 @@ pub(super) struct At<'a> {
 }
 
 impl At<'_> {
-    /// Runs a part of a call, and names what fails in it.
+    /// Runs a part of a call, and adds the file and the action to its error.
     pub(super) fn run<T>(&self, part: impl FnOnce() -> Result<T, Fault>) -> Result<T> {
         part().map_err(|fault| self.named(fault))
     }
@@ -151,7 +152,7 @@ impl At<'_> {
             return bug(panicked);
         }
         match error.kind() {
-            // Ours, of a bounded wait; the system's bears its number.
+            // This is our own error, of a bounded wait. The system's error bears its number.
             io::ErrorKind::TimedOut if error.raw_os_error().is_none() => {
                 self.named(Fault::Busy("another process kept it busy".into()))
             }
@@ -175,7 +176,7 @@ impl At<'_> {
     }
 }
 
-/// Returns a text of redb, without the control characters that a damaged file may have put there.
+/// Returns redb's text without the control characters that a damaged file may have brought into it.
 fn plain(said: &impl ToString) -> String {
     Printable(&said.to_string()).to_string()
 }

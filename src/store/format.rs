@@ -11,23 +11,23 @@ use redb::{
 use std::collections::HashMap;
 use std::fs::File;
 
-/// The key in [`META`] of the store's format, and the format that this release reads and writes.
+/// The key of the store's format in [`META`], and the format that this release reads and writes.
 const FORMAT_KEY: &str = "format";
 pub(super) const FORMAT: u32 = 1;
 
-/// The largest number of rows that are looked through, in less than a millisecond, before the
-/// first answer that one is absent.
+/// The largest number of rows that a store looks through, in less than a millisecond, before its
+/// first answer that a row is absent.
 const MOST_CHECKED: u64 = 1_000;
 
-/// Tells what a redb file holds.
+/// Says whose tables a redb file holds.
 pub(super) enum Format {
     /// Our tables, in this release's format.
     Ours,
-    /// Nothing at all.
+    /// No tables at all.
     None,
 }
 
-/// Checks that an open file is a store of this format. One that holds nothing becomes it.
+/// Checks that an open file is a store of this format. An empty one becomes such a store.
 pub(super) fn check_format(database: &Database, file: &File) -> Result<(), Fault> {
     match format_of(|| database.begin_read(), file)? {
         Format::Ours => Ok(()),
@@ -36,8 +36,8 @@ pub(super) fn check_format(database: &Database, file: &File) -> Result<(), Fault
 }
 
 impl At<'_> {
-    /// Looks through a store that is small, whether every row is there and found by its name:
-    /// redb does not check the pages it reads, and a lock that damage hides looks free.
+    /// Checks, in a small store, that every row is there and found by its name. redb does not check
+    /// the pages that it reads, and a lock that damage hides looks free.
     pub(super) fn check_rows(
         &self,
         locks: &impl ReadableTable<&'static str, &'static [u8]>,
@@ -47,7 +47,7 @@ impl At<'_> {
         self.check_at_most(locks, holds, expected, MOST_CHECKED)
     }
 
-    /// Looks through a store of at most so many rows; in a larger one it counts them.
+    /// Checks a store of at most this many rows. In a larger store this only counts them.
     pub(super) fn check_at_most(
         &self,
         locks: &impl ReadableTable<&'static str, &'static [u8]>,
@@ -63,7 +63,7 @@ impl At<'_> {
                 return (count == expected.count).then_some(()).ok_or_else(missing);
             }
             let mut rows = Digest::default();
-            // The rest of each summary without the rows that it sums up.
+            // The rest of each summary, without the rows that it sums up.
             let mut summaries: HashMap<String, Summary> = HashMap::new();
             for entry in locks.iter()? {
                 let (name, row) = entry?;
@@ -102,8 +102,8 @@ impl At<'_> {
     }
 }
 
-/// Where no table is found, and the header knows of some, damage hides them; or they came
-/// since, and are found now.
+/// Returns the format of a file. If no table is found and the header knows of some, damage hides
+/// them, or they came since and are found now.
 pub(super) fn format_of(
     begin_read: impl Fn() -> Result<ReadTransaction, redb::TransactionError>,
     file: &File,
@@ -145,7 +145,7 @@ pub(super) fn format_in(txn: &ReadTransaction) -> Result<Format, Fault> {
     }
 }
 
-/// Makes a store of a file that holds nothing. Two that do so at once agree.
+/// Makes a store of an empty file. Two processes that do so at once agree.
 pub(super) fn begin_format(database: &Database) -> Result<(), Fault> {
     let txn = database.begin_write()?;
     {

@@ -1,4 +1,4 @@
-//! One open file: which it is, and the snapshot that reads share while nothing is committed.
+//! Holds one open file: its identity, and the snapshot that reads share while nothing is committed.
 
 use super::fault::{At, Fault};
 use super::in_memory::Seen;
@@ -15,21 +15,21 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 pub(super) struct Handle {
-    /// Where no other process writes. Dropped before the database that it is of.
+    /// The shared snapshot, if no other process writes. It is dropped before its database.
     pub(super) kept: Option<Kept>,
     pub(super) database: Opened,
-    /// Which file that is: the one of this name, until somebody deletes or replaces it.
+    /// The identity of the file: it has its name until a user deletes or replaces it.
     pub(super) identity: Option<Identity>,
     /// When the name was last looked up, in coarse milliseconds.
     pub(super) seen_at: AtomicU64,
-    /// Whether the rows were looked through, if they were.
+    /// Whether the rows were checked.
     pub(super) is_checked: AtomicBool,
-    /// Judges what the locks in this file are bound to.
+    /// The judge of the things that the locks in this file are bound to.
     pub(super) judge: Judge,
 }
 
 pub(super) enum Opened {
-    /// With the open file, to touch it.
+    /// The database, with the open file, to touch it.
     Writer(Database, File),
     Reader(ReadOnlyDatabase),
     /// The last commit of a file that needs repair, repaired in memory.
@@ -65,7 +65,7 @@ impl Handle {
         }
     }
 
-    /// The store as it was committed last.
+    /// Returns the store as it was committed last.
     pub(super) fn snapshot(&self, at: At<'_>) -> Result<Arc<Snapshot>, Fault> {
         let begin = || {
             let txn = match &self.database {
@@ -83,16 +83,16 @@ impl Handle {
     }
 
     pub(super) fn commit(&self, txn: WriteTransaction) -> Result<(), redb::CommitError> {
-        // Before, as redb uses no page again that a snapshot may still need; and after, for
-        // readers that looked meanwhile.
+        // Forget before, because redb uses no page again that a snapshot may still need. Forget
+        // after, for the readers that took a snapshot meanwhile.
         self.kept.iter().for_each(Kept::forget);
         let result = txn.commit();
         self.kept.iter().for_each(Kept::forget);
         result
     }
 
-    /// Whether the name still leads to this file. A manager that only reads looks it up at
-    /// most once in this time.
+    /// Tells whether the name still leads to this file. A call that only reads looks the name up at
+    /// most every so often.
     pub(super) fn is_current(&self, path: &Path, looks: Duration) -> bool {
         if let Opened::InMemory(_, seen) = &self.database
             && !seen.is_current()
@@ -112,8 +112,8 @@ impl Handle {
     }
 }
 
-/// The snapshot that was read last, for as long as nothing is committed: to begin another costs
-/// more than to read a row of it.
+/// Keeps the snapshot that was read last, until the next commit: beginning another costs more than
+/// reading a row of it.
 #[derive(Default)]
 pub(super) struct Kept(RwLock<Option<Arc<Snapshot>>>);
 
@@ -127,7 +127,8 @@ impl Kept {
             return Ok(Arc::clone(snapshot));
         }
         drop(kept);
-        // One at a time: during a commit, another's could be newer, and reads would go back.
+        // One reader at a time: during a commit, another reader's snapshot could be newer, and
+        // reads would go back.
         let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let snapshot = match slot.take() {
             Some(snapshot) => snapshot,
@@ -144,7 +145,7 @@ impl Kept {
     }
 }
 
-/// Which file it is, whatever its name.
+/// Identifies a file, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) device: u64,

@@ -1,4 +1,4 @@
-//! The rows of the holds of a name that is shared or held by slots.
+//! Reads and writes the rows of the holds of a name that is shared or held by slots.
 
 use super::HOLDS;
 use super::fault::At;
@@ -94,15 +94,15 @@ impl<'a> WriteTx<'a> {
         &mut self,
     ) -> Result<&mut Table<'a, (&'static str, u64), &'static [u8]>> {
         self.holds()?;
-        Ok(self.holds.get_mut().expect("it was opened just now"))
+        Ok(self.holds.get_mut().expect("the table was opened just now"))
     }
 
-    /// Writes the row of a hold beside those of others, or in the place of its own.
+    /// Writes the row of a hold beside those of others, or in place of its own.
     pub(super) fn put_beside_others(&mut self, lock: &Lock) -> Result<()> {
         let at = self.at;
         let before = match self.named(&lock.name)? {
             Some(Named::Summary(summary)) if summary.is_of(lock.mode) => Some(summary),
-            // Those of another kind are dead, or it would not be put here.
+            // Holds of another kind are dead, or this hold would not be put here.
             Some(Named::Summary(_)) => {
                 self.remove_several(&lock.name)?;
                 None
@@ -135,7 +135,7 @@ impl<'a> WriteTx<'a> {
         }
     }
 
-    /// Writes what is true of the holds of a name, or removes its row if there are none.
+    /// Writes the summary of the holds of a name, or removes its row if there are none.
     pub(super) fn put_summary(&mut self, name: &LockName, summary: &Summary) -> Result<()> {
         if summary.count == 0 {
             return self.remove_name(name);
@@ -166,7 +166,7 @@ impl<'a> WriteTx<'a> {
         Ok(())
     }
 
-    /// Removes the rows of all holds of a name, and leaves that of the name.
+    /// Removes the rows of all holds of a name, and leaves the row of the name.
     pub(super) fn remove_several(&mut self, name: &LockName) -> Result<()> {
         let at = self.at;
         self.is_changed = true;
@@ -197,7 +197,7 @@ impl<'a> WriteTx<'a> {
                 .sweep_several(name, summary, SWEPT_PER_CREATED, now)
                 .map(drop);
         }
-        // An expired row of a living guard too: its slots are another's now.
+        // Remove the expired row of a living guard too: another holder has its slots now.
         let judge = self.judge;
         self.remove_several_if(name, summary, 0, usize::MAX, |lock| {
             !lock.term().is_live(now, judge)
@@ -205,8 +205,8 @@ impl<'a> WriteTx<'a> {
         .map(drop)
     }
 
-    /// Looks at some rows of a name, where housekeeping stopped before, and removes those that may be
-    /// removed. Returns how many those were.
+    /// Looks at some rows of a name, from the row at which housekeeping stopped before, and removes
+    /// those that may be removed. Returns how many it removed.
     pub(super) fn sweep_several(
         &mut self,
         name: &LockName,

@@ -1,4 +1,5 @@
-//! Removes dead rows and makes the file smaller. Reclaims space, never correctness.
+//! Removes dead rows and makes the file smaller. This reclaims space. No answer of the store
+//! depends on it.
 
 use super::Store;
 use super::read::decode_named;
@@ -15,32 +16,33 @@ use std::collections::HashMap;
 use std::fs;
 use std::ops::Bound;
 
-/// Rows that housekeeping looks at for each row created. Any factor above one bounds the table:
+/// How many rows housekeeping looks at for each row created. Any factor above one bounds the table:
 /// in one round over a table of N rows at most N / 8 are created, and every row that had expired
-/// when the round began is gone at its end. Four let the file grow beyond twice its largest live
-/// set under bulk churn; sixteen did too, by copying more pages than they freed.
+/// when the round began is gone at its end. With four, the file grew beyond twice its largest live
+/// set under bulk churn. With sixteen it did too, because housekeeping copied more pages than it
+/// freed.
 pub(super) const SWEPT_PER_CREATED: usize = 8;
-/// Of those, rows bound to a process that has to be judged, which costs as much as all the rest. A
-/// summary counts as one, and then as many of its holds are looked at.
+/// How many of those rows may be bound to a process that has to be judged, which costs as much as
+/// all the rest. A summary counts as one, and then as many of its holds are looked at.
 const JUDGED_PER_CREATED: usize = 2;
 
-/// Rows that one transaction of a cleaning looks at: some tens of milliseconds of work.
+/// How many rows one transaction of a cleaning looks at: some tens of milliseconds of work.
 pub(crate) const CLEANED_AT_A_TIME: usize = 50_000;
-/// Bytes of a file that are worth a commit to be cut off.
+/// How many bytes of a file are worth a commit to cut them off.
 pub(crate) const MUCH: u64 = 1 << 20;
 
-/// Reports what one transaction of a cleaning did.
+/// Reports one transaction of a cleaning.
 pub(crate) struct Removed {
     pub(crate) count: usize,
-    /// The names whose rows they were.
+    /// The names of the removed rows.
     pub(crate) names: Vec<LockName>,
     /// The name to go on from, if there is more.
     pub(crate) next: Option<String>,
 }
 
 impl WriteTx<'_> {
-    /// Removes dead rows of so many names as leave others their turn soon, beginning at this one. The
-    /// holds of one name are looked through at once.
+    /// Removes dead rows, beginning at this name, of so few names that other callers soon get their
+    /// turn. The holds of one name are looked through at once.
     pub(crate) fn remove_dead(&mut self, from: &str, now: Moment) -> Result<Removed> {
         let at = self.at;
         let next = self.name_after(from, CLEANED_AT_A_TIME)?;
@@ -51,7 +53,7 @@ impl WriteTx<'_> {
         let mut several = Vec::new();
         let mut bad_row = None;
         let mut rows = self.state()?.rows;
-        // One manager may have many locks, and to judge it takes system calls.
+        // One manager may have many locks, and judging it takes system calls.
         let mut known = HashMap::new();
         let mut standing = |it: &Binding| *known.entry(*it).or_insert_with(|| judge.standing(it));
         let keep = |name: &str, row: &[u8]| {
@@ -91,10 +93,10 @@ impl WriteTx<'_> {
         Ok(Removed { count, names, next })
     }
 
-    /// The name so many rows after this one, if there are as many.
+    /// Returns the name this many rows after this one, if there are so many.
     pub(super) fn name_after(&self, from: &str, rows: usize) -> Result<Option<String>> {
         let at = self.at;
-        // Less work than a range, which also looks at its other end after each row.
+        // A cursor is less work than a range, which also looks at its other end after each row.
         let cursor = self.locks.lower_bound(Bound::Included(from));
         let mut cursor = cursor.map_err(|error| at.failed(error))?;
         for _ in 0..rows {
@@ -105,7 +107,7 @@ impl WriteTx<'_> {
         let Some((name, _)) = cursor.peek_next().map_err(|error| at.failed(error))? else {
             return Ok(None);
         };
-        // A scan that goes on from there ends in a damaged file too.
+        // With this check a scan from there ends in a damaged file too.
         if name.value() <= from {
             return Err(at.corrupted("its rows are not in the order of their names"));
         }
@@ -130,8 +132,8 @@ impl WriteTx<'_> {
         Ok(live)
     }
 
-    /// Housekeeping of a call that created rows: looks at the next few rows in the order of
-    /// their names, round and round, and removes those that are not live.
+    /// Does the housekeeping of a call that created rows: looks at the next few rows in the order
+    /// of their names, round and round, and removes those that are not live.
     pub(crate) fn sweep(&mut self, created: usize, now: Moment) -> Result<()> {
         if created == 0 {
             return Ok(());
@@ -182,9 +184,10 @@ impl WriteTx<'_> {
 }
 
 impl Store {
-    /// Makes a commit that changes nothing, for redb to cut off a half of what is free at the end of
-    /// the file, and says by how many bytes that made it shorter. All that is left is cut off at
-    /// once where the last handle is closed, and others wait for that: 0.2 ms for each MiB.
+    /// Makes a commit that changes nothing, so that redb cuts off a half of the free space at the
+    /// end of the file, and returns how many bytes shorter the file is. When the last handle is
+    /// closed, redb cuts off all the rest at once, and other processes wait for that: 0.2 ms for
+    /// each MiB.
     pub(crate) fn cut_off(&self, action: &'static str) -> Result<u64> {
         let len = || fs::metadata(self.path()).map_or(0, |metadata| metadata.len());
         let before = len();

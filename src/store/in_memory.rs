@@ -1,9 +1,8 @@
-//! The last commit of a file that needs repair, repaired in memory: for users and mounts that may
-//! only read it.
+//! Repairs the last commit of a file in memory, for users and mounts that may only read the file.
 //!
-//! redb checks every page of the commit while it repairs, so the copy then holds all of them, and
-//! the file is never read again. A commit to the file changes its header. That is how the copy
-//! finds out that it is no longer the last commit.
+//! redb checks every page of the commit while it repairs, so the copy then holds all pages, and the
+//! file is never read again. A commit to the file changes its header. By the header the copy finds
+//! out that it is no longer the last commit.
 
 use redb::StorageBackend;
 use redb::backends::FileBackend;
@@ -19,7 +18,7 @@ const BLOCK: usize = 4096;
 /// The length of redb's header.
 const HEADER: usize = 320;
 
-/// The header of a file as it was, to find out whether it is still the same.
+/// Remembers the header of a file, to find out whether it is still the same.
 pub(super) struct Seen {
     file: FileBackend,
     header: Box<[u8; HEADER]>,
@@ -32,7 +31,7 @@ impl Seen {
         Ok(Self { file, header })
     }
 
-    /// Whether nothing was committed since, and no repair changed what the last commit is.
+    /// Tells whether nothing was committed since, and no repair changed the last commit.
     pub(super) fn is_current(&self) -> bool {
         header_of(&self.file).is_ok_and(|header| header == self.header)
     }
@@ -44,8 +43,8 @@ fn header_of(file: &FileBackend) -> io::Result<Box<[u8; HEADER]>> {
     Ok(header)
 }
 
-/// A file that is read once, and whose changes stay in memory. It has no locks, as it is shared
-/// with nobody.
+/// Reads a file once, and keeps its changes in memory. It has no locks, because it is shared with
+/// no other process.
 pub(super) struct InMemory<B> {
     file: B,
     pages: Mutex<Pages>,
@@ -54,7 +53,7 @@ pub(super) struct InMemory<B> {
 struct Pages {
     blocks: BTreeMap<usize, Box<[u8; BLOCK]>>,
     len: u64,
-    /// Up to where what is not in `blocks` is as it is in the file; zeros follow.
+    /// The offset up to which bytes outside of `blocks` are as in the file. Zeros follow.
     of_file: u64,
 }
 
@@ -76,7 +75,7 @@ impl<B: StorageBackend> InMemory<B> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings a range into memory by one read, as the file looks at what it reads as a page.
+    /// Brings a range into memory by one read, because the file judges each read as a page.
     fn fetch(&self, pages: &mut Pages, offset: usize, len: usize) -> io::Result<()> {
         let (first, last) = (offset / BLOCK, (offset + len).div_ceil(BLOCK));
         if (first..last).all(|block| pages.blocks.contains_key(&block)) {
@@ -89,7 +88,7 @@ impl<B: StorageBackend> InMemory<B> {
             self.file.read(from, &mut bytes[..there as usize])?;
         }
         for (block, bytes) in (first..last).zip(bytes.chunks_exact(BLOCK)) {
-            let copy = || Box::new(bytes.try_into().expect("a block is as long as a block"));
+            let copy = || Box::new(bytes.try_into().expect("a piece is one block long"));
             pages.blocks.entry(block).or_insert_with(copy);
         }
         Ok(())
@@ -97,7 +96,7 @@ impl<B: StorageBackend> InMemory<B> {
 }
 
 impl Pages {
-    /// Where a range begins, if it is within the file.
+    /// Returns the start of a range, if the range is within the file.
     fn start(&self, offset: u64, len: usize) -> io::Result<usize> {
         let end = offset.checked_add(len as u64);
         if end.is_none_or(|end| end > self.len) {
@@ -113,7 +112,7 @@ impl<B> fmt::Debug for InMemory<B> {
     }
 }
 
-/// The parts of a range that lie in one block each: the block, and from where to where in it.
+/// Returns the parts of a range that lie in one block each: the block, and the start and end in it.
 fn parts(offset: usize, len: usize) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
     let end = offset + len;
     (offset / BLOCK..end.div_ceil(BLOCK)).map(move |block| {

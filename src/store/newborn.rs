@@ -1,5 +1,5 @@
-//! Files that are whole before they have their name, so that no process ever sees half a store,
-//! and one that dies on the way leaves no file of that name.
+//! Makes files that are whole before they have their name, so that no process ever sees half a
+//! store, and a process that dies on the way leaves no file of that name.
 
 use super::permission;
 use std::fs::{self, File};
@@ -7,10 +7,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A file that does not have its name yet.
+/// Holds a file that does not have its name yet.
 pub(super) struct Newborn {
     pub(super) file: File,
-    /// The name that it has until then, where a file cannot be without.
+    /// The name of the file until then, if the file system needs one.
     temporary: Option<PathBuf>,
 }
 
@@ -39,8 +39,8 @@ impl Newborn {
         Ok(newborn)
     }
 
-    /// Gives the file its name, durably, unless there is a file of that name: then another process
-    /// was faster, and that is the store.
+    /// Gives the file its name, durably, unless there is a file of that name. Then another process
+    /// was faster, and its file is the store.
     pub(super) fn name(self, path: &Path) -> io::Result<()> {
         let named = match &self.temporary {
             Some(temporary) => fs::hard_link(temporary, path).or_else(|error| {
@@ -65,13 +65,13 @@ impl Newborn {
 impl Drop for Newborn {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            // It is gone already if it was renamed.
+            // The file is gone already if it was renamed.
             let _ = fs::remove_file(temporary);
         }
     }
 }
 
-/// Opens a file without a name; none if the system or the file system has no such files.
+/// Opens a file without a name. Returns none if the system or the file system has no such files.
 #[cfg(target_os = "linux")]
 fn unnamed(path: &Path) -> io::Result<Option<File>> {
     use rustix::fs::{Mode, OFlags};
@@ -125,7 +125,8 @@ fn rename(_: &Path, _: &Path) -> io::Result<()> {
 fn sync(directory: &Path) -> io::Result<()> {
     match File::open(directory) {
         Ok(directory) => directory.sync_all(),
-        // It may be written to, and not read; then its file system decides when.
+        // The directory may be writable and not readable. Then its file system decides when the
+        // name is durable.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         Err(error) => Err(error),
     }

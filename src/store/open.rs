@@ -35,9 +35,11 @@ impl Store {
                 if let Some(handle) = self.open_existing(&mut pause)? {
                     return Ok(handle);
                 }
-                // Once more, if somebody deletes it as soon as it is created.
+                // Try once more if another process deletes the file as soon as it is created.
                 if was_created && !pause.wait() {
-                    return Err(Fault::busy("others delete it as soon as it is created"));
+                    return Err(Fault::busy(
+                        "other processes delete it as soon as it is created",
+                    ));
                 }
                 self.create()?;
                 was_created = true;
@@ -82,7 +84,7 @@ impl Store {
                 let Some(file) = self.open_file(File::options().read(true))? else {
                     return Ok(None);
                 };
-                // An empty file is what a writer is about to make a store of.
+                // An empty file is one of which a writer is about to make a store.
                 let metadata = file.metadata()?;
                 if metadata.len() == 0 {
                     return Ok(None);
@@ -96,7 +98,7 @@ impl Store {
                         let format = format::format_of(|| database.begin_read(), &copy)?;
                         (format, Opened::Reader(database))
                     }
-                    // A process died. A writer repairs what it left, if this user can write.
+                    // A process died. A writer repairs the file, if this user can write.
                     Err(DatabaseError::RepairAborted) if may_repair => {
                         may_repair = false;
                         match self.repair() {
@@ -129,8 +131,8 @@ impl Store {
         })
     }
 
-    /// The last commit of a file that asks for repair, repaired in memory; none if somebody wrote
-    /// to the file meanwhile.
+    /// Repairs in memory the last commit of a file that asks for repair. Returns none if another
+    /// process wrote to the file meanwhile.
     fn repair_in_memory(&self, file: &File) -> Result<Option<(Database, Seen)>, Fault> {
         let seen = Seen::of(file.try_clone()?)?;
         let at = self.at("repair");
@@ -154,7 +156,7 @@ impl Store {
         Ok(Some((database?, seen)))
     }
 
-    /// Repairs what a process that died left behind: opening for writing does, reading may not.
+    /// Repairs the file after a process died: opening for writing does that, and reading may not.
     fn repair(&self) -> Result<()> {
         let config = Config {
             mode: Mode::Shared,
@@ -171,8 +173,8 @@ impl Store {
         })
     }
 
-    /// Why the store cannot be opened exclusively: others have it open. Names some holders, if the
-    /// store can be read.
+    /// Returns why the store cannot be opened exclusively: other managers have it open. Names some
+    /// holders, if the store can be read.
     fn others(&self) -> String {
         let config = Config {
             mode: Mode::ReadOnly,
@@ -200,7 +202,7 @@ impl Store {
         }
     }
 
-    /// Opens the file if it is there: no link, and no file that it would wait for.
+    /// Opens the file if it is there, and refuses a link or a file on which opening would wait.
     pub(super) fn open_file(&self, options: &mut fs::OpenOptions) -> Result<Option<File>, Fault> {
         #[cfg(unix)]
         {
@@ -252,8 +254,8 @@ impl Store {
         ))
     }
 
-    /// Creates the store: whole, format and all, before it has a name. A process that dies on the
-    /// way leaves nothing behind, where redb would leave a file that it refuses ever after.
+    /// Creates the store whole, with its format, before it has a name. If a process dies on the
+    /// way, it leaves nothing behind. redb alone would leave a file that it refuses ever after.
     fn create(&self) -> Result<()> {
         self.at("create").run(|| {
             let newborn = Newborn::beside(self.path())?;
@@ -291,7 +293,7 @@ impl Store {
     }
 }
 
-/// Whether another process has the file open in a way that keeps this one out.
+/// Tells whether another process has the file open in a way that keeps this one out.
 fn is_taken(error: &DatabaseError) -> bool {
     matches!(
         error,
@@ -299,7 +301,7 @@ fn is_taken(error: &DatabaseError) -> bool {
     )
 }
 
-/// Whether this user may not write, or nobody can, while all may still be read.
+/// Tells whether this user may not write, or no user can, while all may still read.
 fn cannot_write(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -310,8 +312,8 @@ fn cannot_write(error: &io::Error) -> bool {
     )
 }
 
-/// Waits between attempts to open a store that another process has to itself; for that the kernel
-/// has no queue.
+/// Waits between attempts to open a store that another process has exclusively, because the kernel
+/// has no queue for that.
 struct Pause {
     next: Duration,
     bound: Duration,
@@ -323,7 +325,7 @@ impl Pause {
         Self { next, bound }
     }
 
-    /// Waits for a moment; false if the call has waited for its bound.
+    /// Waits for a moment. Returns false if the call has waited for its bound.
     fn wait(&mut self) -> bool {
         let may_go_on = bounded::wait(self.bound, |deadline| {
             let left = deadline.saturating_duration_since(Instant::now());

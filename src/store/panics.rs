@@ -1,7 +1,7 @@
 //! Tells where a panic happened, and so whose it is: redb's, on pages that it did not write, or
 //! that of a hook or of our own code.
 //!
-//! Only the panic hook hears of the place. The hook of the program stays: it is called as before,
+//! Only the panic hook learns the place. The hook of the program stays: it is called as before,
 //! after the place is noted.
 
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ use std::sync::Once;
 use std::thread;
 
 thread_local! {
-    /// Where this thread panicked last.
+    /// The place where this thread panicked last.
     static PLACE: RefCell<Option<Place>> = const { RefCell::new(None) };
 }
 
@@ -25,7 +25,7 @@ struct Place {
     column: u32,
 }
 
-/// A panic that was caught.
+/// Holds a panic that was caught.
 #[derive(Clone, Debug)]
 pub(super) struct Panicked {
     text: Option<String>,
@@ -42,10 +42,10 @@ impl fmt::Display for Panicked {
 impl Error for Panicked {}
 
 impl Panicked {
-    /// Returns the damage of the file, if redb panicked, or if nobody knows where the panic was.
+    /// Returns the damage to the file, if redb panicked, or if the place of the panic is not known.
     pub(super) fn damage(&self) -> Option<&str> {
         let is_of_redb = self.place.as_ref().is_none_or(|it| is_of_redb(&it.file));
-        // The message of an assertion of redb says nothing to a reader.
+        // A failed assumption of redb says nothing to a reader.
         let text = self
             .text
             .as_deref()
@@ -60,16 +60,16 @@ impl Panicked {
         }
     }
 
-    /// The panic of a storage hook, on its way through redb.
+    /// Returns the panic of a storage hook, on its way through redb.
     pub(super) fn in_error(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 }
 
-/// Has the places of panics noted from now on.
+/// Sets the hook that notes the places of panics from now on.
 pub(super) fn watch() {
     static WATCHED: Once = Once::new();
-    // Where a thread panics, no hook can be set.
+    // On a thread that panics, no hook can be set.
     if thread::panicking() {
         return;
     }
@@ -81,7 +81,7 @@ pub(super) fn watch() {
                 line: location.line(),
                 column: location.column(),
             });
-            // A thread at its end has no place to note it.
+            // A thread at its end has no slot to note the place in.
             let _ = PLACE.try_with(|noted| noted.replace(place));
             previous(panic);
         }));
@@ -101,8 +101,8 @@ pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     })
 }
 
-/// Whether a source file is redb's, or the standard library's: what redb calls there may panic
-/// under its own name.
+/// Tells whether a source file is redb's, or the standard library's: code that redb calls there may
+/// panic under its own name.
 fn is_of_redb(file: &str) -> bool {
     let of_redb = |part: Component<'_>| {
         let name = part.as_os_str().to_string_lossy();

@@ -1,5 +1,5 @@
-//! Which users may open a store: the mode that a new one gets, and what an error says to the
-//! others.
+//! Decides which users may open a store: the mode that a new store gets, and the remedy in an error
+//! for the other users.
 
 use std::fs::File;
 use std::io;
@@ -14,13 +14,13 @@ pub(super) fn share(_: &File, _: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The error; if permission was denied, with what denies it and the remedy.
+/// Returns the error. If permission was denied, adds which file denies it and the remedy.
 #[cfg(not(unix))]
 pub(super) fn explained(error: io::Error, _: &Path) -> io::Error {
     error
 }
 
-/// The mode that a file has until it is shared.
+/// The mode of a file until it is shared.
 #[cfg(unix)]
 pub(super) const PRIVATE: u32 = 0o600;
 
@@ -34,20 +34,20 @@ mod unix {
 
     /// Lets the users who share a directory open a new store in it. If the group of the directory
     /// may write to it, and not everybody, that group may read and write the store, whatever the
-    /// umask. Elsewhere its owner alone may: a user with read permission can stop its writers, and one
-    /// with write permission can forge rows.
+    /// umask. Otherwise only the owner may: a user who can read the store can stop its writers, and
+    /// one who can write it can forge rows.
     pub(in super::super) fn share(file: &File, path: &Path) -> io::Result<()> {
         let directory = fs::metadata(directory(path))?;
         let group = directory.gid();
         let is_of_group = is_shared(&directory)
             && (file.metadata()?.gid() == group || fchown(file, None, Some(group)).is_ok());
         let mode = if is_of_group { 0o660 } else { PRIVATE };
-        // A file system without modes has none to give.
+        // A file system without modes has none to set.
         let _ = file.set_permissions(Permissions::from_mode(mode));
         Ok(())
     }
 
-    /// Whether the group of a directory may write to it, and not everybody.
+    /// Tells whether the group of a directory may write to it, and not everybody.
     fn is_shared(directory: &Metadata) -> bool {
         directory.mode() & 0o022 == 0o020
     }
@@ -56,7 +56,7 @@ mod unix {
         path.parent().unwrap_or(path)
     }
 
-    /// The error; if permission was denied, with what denies it and the remedy.
+    /// Returns the error. If permission was denied, adds which file denies it and the remedy.
     pub(in super::super) fn explained(error: io::Error, path: &Path) -> io::Error {
         let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
         if !is_denied || error.raw_os_error().is_none() {
@@ -75,7 +75,8 @@ mod unix {
                 )
             }
             Err(error) => {
-                // The directory that may not be written to, or the first that may not be entered.
+                // This is the directory that may not be written to, or the first that may not be
+                // entered.
                 let is_missing = error.kind() == io::ErrorKind::NotFound;
                 let denying = path.ancestors().skip(1);
                 let mut denying = denying.filter_map(|it| Some((it, fs::metadata(it).ok()?)));
@@ -97,7 +98,7 @@ mod unix {
         }
     }
 
-    /// How the owner of a store, or root, lets this user open it.
+    /// Returns how the owner of a store, or root, lets this user open it.
     fn remedy_for(path: &Path, file: &Metadata) -> String {
         let directory = directory(path);
         let Ok(metadata) = fs::metadata(directory) else {
@@ -122,7 +123,7 @@ mod unix {
         )
     }
 
-    /// How root makes a directory for a store that a group shares.
+    /// Returns how root makes a directory for a store that a group shares.
     fn new_directory(base: &Path, path: &Path, group: u32) -> String {
         let group = group_name(group);
         let directory = base.join("lockmgr");
@@ -135,7 +136,8 @@ mod unix {
         )
     }
 
-    /// The group that this user has in common with a file or directory, else the user's own.
+    /// Returns the group that this user has in common with a file or directory, else the user's
+    /// own.
     fn own_group(metadata: &Metadata) -> u32 {
         match metadata.gid() {
             group if group != 0 && is_in(group) => group,
@@ -162,7 +164,7 @@ mod unix {
         name_in("/etc/group", id)
     }
 
-    /// The name of a user or group, or else the number, which the tools take as well.
+    /// Returns the name of a user or group, or else the number, which the tools take as well.
     fn name_in(table: &str, id: u32) -> String {
         let table = fs::read_to_string(table).unwrap_or_default();
         let number = id.to_string();
@@ -178,7 +180,7 @@ mod unix {
         name.filter(is_word).map_or(number.clone(), str::to_owned)
     }
 
-    /// A path as a shell takes it.
+    /// Writes a path as a shell takes it.
     fn typed(path: &Path) -> String {
         let path = path.to_string_lossy();
         let is_plain = path

@@ -17,12 +17,12 @@ use std::ops::ControlFlow;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The store as it was after some commit.
+/// Holds the store as it was after some commit.
 pub(super) struct Snapshot {
     pub(super) locks: ReadOnlyTable<&'static str, &'static [u8]>,
-    /// Opened when a name is met that is shared or held by slots.
+    /// The table of holds, opened at the first name that is shared or held by slots.
     pub(super) holds: OnceLock<ReadOnlyTable<(&'static str, u64), &'static [u8]>>,
-    /// Opened when the queue is looked at, and when somebody is in it.
+    /// The index of the queue, opened at the first look at a queue that is not empty.
     pub(super) wants: OnceLock<ReadOnlyTable<(&'static str, u64), ()>>,
     pub(super) requests: OnceLock<ReadOnlyTable<u64, &'static [u8]>>,
     pub(super) txn: ReadTransaction,
@@ -72,9 +72,9 @@ fn opened<T>(table: &OnceLock<T>, open: impl FnOnce() -> Result<T>) -> Result<&T
     Ok(table.get_or_init(|| opened))
 }
 
-/// A look at a snapshot of the store.
+/// Looks at a snapshot of the store.
 pub(crate) struct ReadTx<'a> {
-    /// None if there is no file.
+    /// The tables, or none if there is no file.
     pub(super) tables: Option<Tables<'a>>,
     pub(super) judge: &'a Judge,
     pub(super) at: At<'a>,
@@ -86,7 +86,7 @@ pub(super) struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    /// Before the first answer that a row is absent: whether all are there.
+    /// Checks, before the first answer that a row is absent, that all rows are there.
     pub(super) fn check(&self, at: At<'_>) -> Result<()> {
         once(self.is_checked, || {
             let Snapshot { locks, txn, .. } = self.snapshot;
@@ -97,7 +97,7 @@ impl Tables<'_> {
     }
 }
 
-/// Does it where it was not done yet.
+/// Does the work if it was not done yet.
 pub(super) fn once(is_done: &AtomicBool, work: impl FnOnce() -> Result<()>) -> Result<()> {
     if !is_done.load(Ordering::Relaxed) {
         work()?;
@@ -107,7 +107,7 @@ pub(super) fn once(is_done: &AtomicBool, work: impl FnOnce() -> Result<()>) -> R
 }
 
 impl ReadTx<'_> {
-    /// Whether there is a live row of that name.
+    /// Tells whether there is a live row of that name.
     pub(crate) fn is_live(&self, name: &str, now: Moment) -> Result<bool> {
         let Some(tables) = &self.tables else {
             return Ok(false);
@@ -128,7 +128,8 @@ impl ReadTx<'_> {
         }
     }
 
-    /// The rows of holds whose names begin so, live or not, by name, the oldest of a name first.
+    /// Returns the rows of holds whose names begin so, live or not, by name, the oldest of a name
+    /// first.
     pub(crate) fn with_prefix(&self, prefix: &str) -> Result<Vec<Lock>> {
         let Some(tables) = &self.tables else {
             return Ok(Vec::new());
@@ -146,7 +147,7 @@ impl ReadTx<'_> {
                 found.push(decode_named(name, row.value(), self.at)?);
                 continue;
             }
-            // Of no row with a valid checksum is the name invalid.
+            // The name of a row with a valid checksum is never invalid.
             let name = LockName::new(name)?;
             let mut all = |lock| {
                 found.push(lock);
@@ -157,7 +158,7 @@ impl ReadTx<'_> {
         Ok(found)
     }
 
-    /// The version of the format; none if there is no file.
+    /// Returns the version of the format, or none if there is no file.
     pub(crate) fn format(&self) -> Option<u32> {
         // A file of another format is not opened.
         self.tables.as_ref().map(|_| FORMAT)
@@ -177,7 +178,7 @@ impl ReadTx<'_> {
         self.at.check_at_most(locks, holds, expected, u64::MAX)
     }
 
-    /// The request of that number.
+    /// Returns the request of that number.
     pub(crate) fn request(&self, number: u64) -> Result<Option<Request>> {
         match &self.tables {
             Some(tables) => request_in(tables.snapshot.requests(self.at)?, number, self.at),
@@ -185,7 +186,7 @@ impl ReadTx<'_> {
         }
     }
 
-    /// All requests, in their order.
+    /// Returns all requests, in their order.
     pub(crate) fn requests(&self) -> Result<Vec<Request>> {
         let Some(tables) = &self.tables else {
             return Ok(Vec::new());
@@ -202,7 +203,7 @@ impl ReadTx<'_> {
         decoded.collect()
     }
 
-    /// The numbers of those that want this name, the first first.
+    /// Returns the numbers of the requests that want this name, the first first.
     pub(crate) fn wanting(&self, name: &LockName) -> Result<Vec<u64>> {
         match &self.tables {
             Some(tables) => wanting_in(tables.snapshot.wants(self.at)?, name, self.at),
@@ -210,7 +211,7 @@ impl ReadTx<'_> {
         }
     }
 
-    /// The request that wants this name and comes right before that number.
+    /// Returns the request that wants this name and comes right before that number.
     pub(crate) fn before(&self, name: &LockName, number: u64) -> Result<Option<u64>> {
         match &self.tables {
             Some(tables) => before_in(tables.snapshot.wants(self.at)?, name, number, self.at),
@@ -219,7 +220,7 @@ impl ReadTx<'_> {
     }
 }
 
-/// The numbers of those that want this name, the first first.
+/// Returns the numbers of the requests that want this name, the first first.
 pub(super) fn wanting_in(
     wants: &impl ReadableTable<(&'static str, u64), ()>,
     name: &LockName,
@@ -232,8 +233,9 @@ pub(super) fn wanting_in(
     numbers.collect()
 }
 
-/// The number of the request that wants this name and comes right before the request of that number,
-/// which has to be in the index itself: one that is not would never be granted.
+/// Returns the number of the request that wants this name and comes right before the request of
+/// that number. That request has to be in the index itself: a request that is not would never be
+/// granted.
 pub(super) fn before_in(
     wants: &impl ReadableTable<(&'static str, u64), ()>,
     name: &LockName,
@@ -254,7 +256,8 @@ pub(super) fn before_in(
     next_back()
 }
 
-/// The number of the earliest request that wants this name, from a number on and without some.
+/// Returns the number of the earliest request that wants this name, from a number on and without
+/// some.
 pub(super) fn head_in(
     wants: &impl ReadableTable<(&'static str, u64), ()>,
     name: &LockName,

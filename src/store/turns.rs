@@ -1,4 +1,4 @@
-//! Turns among the threads of one handle, first come, first served, each wait bounded.
+//! Gives the threads of one handle their turns, first come, first served, each wait bounded.
 //!
 //! redb has a queue of its own for its writers, but an unbounded one.
 
@@ -12,7 +12,7 @@ pub(super) struct Turns {
     queue: Mutex<Queue>,
 }
 
-/// The tickets of the threads that wait, after that of the thread whose turn it is.
+/// Holds the tickets of the waiting threads, after that of the thread whose turn it is.
 #[derive(Debug, Default)]
 struct Queue {
     tickets: VecDeque<(u64, Arc<Condvar>)>,
@@ -26,7 +26,7 @@ impl Queue {
     }
 }
 
-/// A thread's turn, over when dropped.
+/// Holds a thread's turn, which is over when this is dropped.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
@@ -34,8 +34,8 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turns {
-    /// Waits for a turn; none if it does not come within the bound of the present call, or outside
-    /// of any within this one.
+    /// Waits for a turn. Returns none if the turn does not come within the bound of the present
+    /// call, or within this bound outside of any call.
     pub(super) fn take(&self, bound: Duration) -> Option<Turn<'_>> {
         let mut queue = self.queue();
         let ticket = queue.next;
@@ -67,7 +67,8 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut queue = self.turns.queue();
         queue.tickets.retain(|(ticket, _)| *ticket != self.ticket);
-        // Only the next is woken: a crowd that woke at each turn would cost each turn the crowd.
+        // Only the next thread is woken. If all threads woke at each turn, each turn would cost all
+        // those wakes.
         if let Some((_, next)) = queue.tickets.front() {
             next.notify_one();
         }
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn thread_that_gave_up_delays_no_other() {
+    fn thread_that_gave_up_holds_no_other_up() {
         let turns = Turns::default();
         let first = turns.take(FAR).unwrap();
         assert!(turns.take(Duration::from_millis(5)).is_none());

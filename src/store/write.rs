@@ -1,4 +1,4 @@
-//! One write transaction over the store's tables.
+//! Runs one write transaction over the store's tables.
 
 use super::fault::{At, caught};
 use super::handle::Handle;
@@ -13,31 +13,31 @@ use crate::lock::Lock;
 use crate::name::LockName;
 use crate::queue::Request;
 use crate::record::{self, Named, State};
-use crate::wait::Ring;
+use crate::wait::Ping;
 use redb::{ReadableTableMetadata, Table, WriteTransaction};
 use std::cell::OnceCell;
 use std::collections::HashSet;
 
-/// One write transaction.
+/// Writes in one transaction.
 pub(crate) struct WriteTx<'a> {
     pub(super) txn: &'a WriteTransaction,
     pub(super) locks: Table<'a, &'static str, &'static [u8]>,
-    /// Opened when a name is met that is shared or held by slots.
+    /// The table of holds, opened at the first name that is shared or held by slots.
     pub(super) holds: OnceCell<Table<'a, (&'static str, u64), &'static [u8]>>,
-    /// The store's own numbers, loaded before the first change, and as they were then.
+    /// The counters of the store, loaded before the first change, and as they were then.
     pub(super) state: Option<State>,
     pub(super) old_state: Option<State>,
-    /// Opened when the queue is looked at.
+    /// The index of the queue, opened at the first look at the queue.
     pub(super) wants: Option<Table<'a, (&'static str, u64), ()>>,
-    /// Opened when somebody waits.
+    /// The table of requests, opened if a request waits.
     pub(super) requests: Option<Table<'a, u64, &'static [u8]>>,
-    /// Of the row that was written last.
+    /// The buffer of the row that was written last.
     pub(super) buffer: Vec<u8>,
     pub(super) is_changed: bool,
-    /// Whether what was written is committed although the call is refused.
+    /// Whether the changes are committed although the call is refused.
     pub(crate) is_kept: bool,
-    /// Requests and guards that the commit concerns.
-    pub(crate) rings: Vec<Ring>,
+    /// The requests and guards that the commit concerns.
+    pub(crate) pings: Vec<Ping>,
     pub(super) handle: &'a Handle,
     pub(super) judge: &'a Judge,
     pub(super) at: At<'a>,
@@ -63,7 +63,7 @@ impl<'a> WriteTx<'a> {
             buffer: Vec::with_capacity(128),
             is_changed: false,
             is_kept: false,
-            rings: Vec::new(),
+            pings: Vec::new(),
             handle,
             judge,
             at,
@@ -73,8 +73,8 @@ impl<'a> WriteTx<'a> {
             tx.save_state()?;
             Ok((value, tx.is_changed))
         });
-        // After a panic of redb, dropping its table panics too. A second panic while the first unwinds
-        // would end the process: the tables are dropped one by one.
+        // After a panic of redb, dropping its table panics too. A second panic while the first one
+        // unwinds would end the process: the tables are dropped one by one.
         let Self {
             locks,
             holds,
@@ -99,7 +99,7 @@ impl<'a> WriteTx<'a> {
         Ok(result)
     }
 
-    /// Before the first answer that a row is absent: whether all are there.
+    /// Checks, before the first answer that a row is absent, that all rows are there.
     pub(super) fn check(&self) -> Result<()> {
         once(&self.handle.is_checked, || {
             let rows = match &self.state {
@@ -110,7 +110,7 @@ impl<'a> WriteTx<'a> {
         })
     }
 
-    /// Writes the row of a hold, new or not. No other living one is in its way.
+    /// Writes the row of a hold, new or not. No other living hold is in its way.
     pub(crate) fn put(&mut self, lock: &Lock) -> Result<()> {
         if lock.mode != Mode::Exclusive {
             return self.put_beside_others(lock);
@@ -122,8 +122,8 @@ impl<'a> WriteTx<'a> {
         }
     }
 
-    /// Writes the row of a new lock, unless there is a live one of its name: that stays then, and
-    /// is returned, and the token of the new one is not issued.
+    /// Writes the row of a new lock, unless there is a live one of its name. In that case the live
+    /// one stays and is returned, and the token of the new one is not issued.
     pub(crate) fn put_new(&mut self, lock: &Lock, now: Moment) -> Result<Option<Lock>> {
         let (at, judge, name) = (self.at, self.judge, &lock.name);
         self.check()?;
@@ -138,7 +138,8 @@ impl<'a> WriteTx<'a> {
         let present = match present {
             None => return Ok(None),
             Some(Named::Alone(row)) => {
-                // As it was, also if its hold has ended and it stays for its least time.
+                // Write the row back as it was, also if its hold has ended and it stays for its
+                // least time.
                 self.put(&row)?;
                 row.if_live(now, judge)
             }
@@ -157,7 +158,7 @@ impl<'a> WriteTx<'a> {
         Ok(present)
     }
 
-    /// Writes a row in the place of the old one, and returns what `see` made of that.
+    /// Writes a row in place of the old one, and returns the result of `see` for the old one.
     fn replace<T>(
         &mut self,
         lock: &Lock,
@@ -167,7 +168,7 @@ impl<'a> WriteTx<'a> {
         self.replace_row(&lock.name, row, see)
     }
 
-    /// Writes the row of a name in the place of the old one, likewise.
+    /// Writes the row of a name in place of the old one, likewise.
     pub(super) fn replace_row<T>(
         &mut self,
         name: &LockName,
@@ -219,7 +220,7 @@ impl<'a> WriteTx<'a> {
         Ok(state.last_token)
     }
 
-    /// Whether nobody waits. Opens the queue if somebody does.
+    /// Tells whether no request waits. Opens the queue if one does.
     pub(crate) fn is_queue_empty(&mut self) -> Result<bool> {
         let at = self.at;
         let is_empty = self.wants()?.is_empty().map_err(|error| at.failed(error))?;
@@ -229,8 +230,8 @@ impl<'a> WriteTx<'a> {
         Ok(is_empty)
     }
 
-    /// The number of the earliest request that wants this name, from a number on and without
-    /// some; in a queue that was found not to be empty.
+    /// Returns the number of the earliest request that wants this name, from a number on and
+    /// without some. The queue must have been found not empty.
     pub(crate) fn head(
         &self,
         name: &LockName,
@@ -243,7 +244,8 @@ impl<'a> WriteTx<'a> {
         }
     }
 
-    /// The numbers of those that want this name, in a queue that was found not to be empty.
+    /// Returns the numbers of the requests that want this name. The queue must have been found not
+    /// empty.
     pub(crate) fn wanting(&self, name: &LockName) -> Result<Vec<u64>> {
         match &self.wants {
             Some(wants) => wanting_in(wants, name, self.at),
@@ -251,8 +253,8 @@ impl<'a> WriteTx<'a> {
         }
     }
 
-    /// The number of the request that wants this name and comes right before that number, in such
-    /// a queue.
+    /// Returns the number of the request that wants this name and comes right before that number.
+    /// The queue must have been found not empty.
     pub(crate) fn before(&self, name: &LockName, number: u64) -> Result<Option<u64>> {
         match &self.wants {
             Some(wants) => before_in(wants, name, number, self.at),
@@ -260,7 +262,7 @@ impl<'a> WriteTx<'a> {
         }
     }
 
-    /// The request of a number that the index names.
+    /// Returns the request of a number that the index names.
     pub(crate) fn wanted(&self, number: u64) -> Result<Request> {
         let found = self.requests.as_ref();
         let found = found.map(|requests| request_in(requests, number, self.at));
@@ -335,7 +337,7 @@ impl<'a> WriteTx<'a> {
         Ok(self.requests.insert(requests))
     }
 
-    /// Returns the store's own numbers for a change: every change of a row changes them too.
+    /// Returns the counters of the store, to change them: every change of a row changes them too.
     pub(super) fn state(&mut self) -> Result<&mut State> {
         let state = match self.state.take() {
             Some(state) => state,

@@ -1,28 +1,29 @@
 //! Yields the store to other processes after a few writes in a row.
 //!
-//! The kernel wakes the first that waits when the store's holder lets go, but does not hand it
-//! over: a process that writes again at once is there sooner, call after call, and the others starve.
+//! When a process releases the store, the kernel wakes the first waiting process, but does not hand
+//! the store over. A process that writes again at once is sooner, call after call, and the others
+//! starve.
 
 use crate::clock::coarse_millis;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// How many writes in a row a process makes while others want the store.
+/// How many writes in a row a process makes while other processes want the store.
 const MOST_IN_A_ROW: u32 = 8;
 
-/// How long it then leaves the store: the kernel wakes the first waiting process meanwhile.
+/// How long the process then yields. Meanwhile the kernel wakes the first waiting process.
 const PAUSE: Duration = Duration::from_micros(50);
 
-/// How long after a wait others are taken to be there still, in milliseconds.
+/// How long after a wait the process assumes that others still want the store, in milliseconds.
 const REMEMBERED: u64 = 100;
 
-/// Remembers whether other processes want the store.
+/// Decides when a process yields, from its own waits for the store.
 #[derive(Debug, Default)]
 pub(super) struct Yielding {
-    /// When a call had to wait last, in coarse milliseconds; 0 for never.
+    /// The time at which a call last had to wait, in coarse milliseconds, or 0 for never.
     waited_at: AtomicU64,
-    /// Writes since then, or since it yielded.
+    /// The number of writes since that wait, or since the process last yielded.
     in_a_row: AtomicU32,
 }
 
@@ -37,8 +38,8 @@ impl Yielding {
         self.in_a_row.store(0, Ordering::Relaxed);
     }
 
-    /// Comes before each write, and pauses before some.
-    pub(super) fn yield_store(&self) {
+    /// Yields if that is due. The store calls this before each write.
+    pub(super) fn yield_if_due(&self) {
         if self.is_time(coarse_millis) {
             thread::sleep(PAUSE);
         }
@@ -62,19 +63,19 @@ impl Yielding {
 mod tests {
     use super::*;
 
-    /// Which of the next writes, made at that time, come after a pause.
+    /// Returns which of the next writes, made at that time, come after a pause.
     fn paused(yielding: &Yielding, writes: u32, now: u64) -> Vec<u32> {
         let paused = |_: &u32| yielding.is_time(|| now);
         (1..=writes).filter(paused).collect()
     }
 
     #[test]
-    fn lone_process_never_pauses() {
+    fn process_that_never_waited_never_yields() {
         assert!(paused(&Yielding::default(), 100, 7).is_empty());
     }
 
     #[test]
-    fn process_that_had_to_wait_pauses_after_every_few_writes_while_others_may_be_there() {
+    fn process_that_had_to_wait_yields_after_every_8_writes_until_others_are_forgotten() {
         let yielding = Yielding::default();
         yielding.note_wait_at(1_000);
         assert_eq!(paused(&yielding, 20, 1_099), [9, 17]);
