@@ -200,8 +200,9 @@ impl LockManager {
     /// Runs verbs on the manager's thread, so that the thread that polls does not block. The
     /// closure may use verbs of guards too: move the guard in, and return it.
     ///
-    /// If the future is dropped before the work begins, the work is not done. If the future is
-    /// dropped later, the work goes on to its end.
+    /// The thread does one thing after the other. Do not wait in the work: all other futures of this
+    /// manager wait with it. If the future is dropped before the work begins, the work is not done. If
+    /// the future is dropped later, the work goes on to its end.
     ///
     /// # Errors
     /// Those of the work; [`Error::Io`] if the thread cannot be started.

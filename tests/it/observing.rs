@@ -66,15 +66,19 @@ fn stats_count_waits_cancels_losses_and_renewals_of_the_keeper() {
 #[cfg(feature = "tracing")]
 mod events {
     use crate::support::Home;
+    use std::cell::RefCell;
     use std::fmt::{self, Write};
-    use std::sync::{Arc, Mutex};
     use tracing::field::{Field, Visit};
     use tracing::span::{Attributes, Id, Record};
     use tracing::{Event, Metadata, Subscriber, subscriber};
 
-    /// Keeps the events of lockmgr as lines.
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<String>>>);
+    thread_local! {
+        static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Keeps the events of lockmgr as lines of their thread. It listens to the tests beside this one
+    /// too: a subscriber of one thread would miss events that they make first.
+    struct Lines;
 
     struct Line(String);
 
@@ -100,7 +104,7 @@ mod events {
         fn event(&self, event: &Event<'_>) {
             let mut line = Line(event.metadata().level().to_string());
             event.record(&mut line);
-            self.0.lock().unwrap().push(line.0);
+            LINES.with_borrow_mut(|lines| lines.push(line.0));
         }
 
         fn enter(&self, _: &Id) {}
@@ -111,15 +115,13 @@ mod events {
     #[test]
     fn subscriber_hears_of_grants_refusals_losses_and_releases() {
         let home = Home::new();
-        let lines = Lines::default();
-        subscriber::with_default(lines.clone(), || {
-            let manager = home.open();
-            let first = manager.acquire(["a"]).lock().unwrap();
-            manager.acquire(["a"]).try_lock().unwrap_err();
-            manager.unlock("a").unwrap();
-            assert!(!first.is_held().unwrap());
-        });
-        let lines = lines.0.lock().unwrap();
+        subscriber::set_global_default(Lines).unwrap();
+        let manager = home.open();
+        let first = manager.acquire(["a"]).lock().unwrap();
+        manager.acquire(["a"]).try_lock().unwrap_err();
+        manager.unlock("a").unwrap();
+        assert!(!first.is_held().unwrap());
+        let lines = LINES.take();
         assert_eq!(lines[0], "DEBUG message=granted name=a token=1 waited=None");
         assert!(lines[1].starts_with("DEBUG message=not granted error=cannot lock \"a\""));
         assert_eq!(lines[2], "DEBUG message=released count=1");
