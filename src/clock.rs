@@ -326,7 +326,7 @@ mod system {
         use super::*;
 
         #[test]
-        fn the_offset_of_a_time_namespace_is_read() {
+        fn offset_of_a_time_namespace_is_read() {
             let text = "monotonic           0         0\nboottime       100000      2000\n";
             assert_eq!(offset_in(text), Some(100_000_000_002));
             assert_eq!(offset_in("boottime -5 0"), Some(-5_000_000));
@@ -365,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_system_clock_goes_forward_on_both_clocks() {
+    fn system_clock_goes_forward_on_both_clocks() {
         let clock = Clock::system();
         let (first, second) = (clock.now(), clock.now());
         assert!(first.wall > 0);
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_clock_saturates_instead_of_panicking() {
+    fn manual_clock_saturates_instead_of_panicking() {
         let clock = ManualClock::new(DateTime::UNIX_EPOCH);
         clock.advance(Duration::MAX);
         assert_eq!(clock.wall(), DateTime::<Utc>::MAX_UTC);

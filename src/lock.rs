@@ -751,7 +751,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_expires_at_its_deadline_and_not_a_microsecond_earlier() {
+    fn lock_expires_at_its_deadline_and_not_a_microsecond_earlier() {
         let created = at(1, 0, 5_000_000);
         let lock = lock(Timeout::After(SECOND).deadline(created).unwrap());
         assert!(!lock.is_expired(at(1, 999_999, 0)));
@@ -770,7 +770,7 @@ mod tests {
     }
 
     #[test]
-    fn a_system_without_a_boot_clock_compares_the_wall_clock() {
+    fn system_without_a_boot_clock_compares_the_wall_clock() {
         let now = |wall| Moment { wall, boot: None };
         let lock = lock(Timeout::After(SECOND).deadline(now(0)).unwrap());
         assert!(!lock.is_expired(now(999_999)));
@@ -778,7 +778,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_never_shortens_even_after_the_wall_clock_went_back() {
+    fn renewal_never_shortens_even_after_the_wall_clock_went_back() {
         let created = at(1, 0, 3_600_000_000);
         let held = lock(Timeout::After(60 * SECOND).deadline(created).unwrap());
         let stepped_back = at(1, 1_000_000, 0);
@@ -796,7 +796,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_of_another_boot_moves_to_this_one_when_it_is_renewed() {
+    fn deadline_of_another_boot_moves_to_this_one_when_it_is_renewed() {
         let held = lock(Timeout::After(60 * SECOND).deadline(at(1, 0, 0)).unwrap());
         let rebooted = at(2, 7_000_000, 20_000_000);
         let renewed = held.renewed(Timeout::After(SECOND), rebooted).unwrap();
@@ -823,7 +823,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_is_at_most_the_end_of_the_year_9999() {
+    fn deadline_is_at_most_the_end_of_the_year_9999() {
         let now = at(1, 0, 0);
         let most = Duration::from_micros(MAX_WALL as u64);
         assert!(Timeout::After(most).deadline(now).is_ok());
@@ -836,7 +836,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortest_timeout_is_a_microsecond_and_not_for_ever() {
+    fn shortest_timeout_is_a_microsecond_and_not_for_ever() {
         let now = at(1, 0, 0);
         for timeout in [
             Timeout::After(Duration::from_nanos(1)),

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hostname_is_a_valid_holder() {
+    fn hostname_is_a_valid_holder() {
         let host = Holder::hostname();
         assert_eq!(Holder::new(host.as_str()), Ok(host));
     }

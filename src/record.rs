@@ -794,14 +794,14 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_row_reads_back_as_it_was_written(lock in locks(), request in requests()) {
+        fn row_reads_back_as_it_was_written(lock in locks(), request in requests()) {
             prop_assert_eq!(decode(&lock.name, &encode(&lock, Vec::new())), Ok(lock));
             let row = encode_request(&request);
             prop_assert_eq!(decode_request(request.number, &row), Ok(request));
         }
 
         #[test]
-        fn a_summary_reads_back_as_it_was_written(
+        fn summary_reads_back_as_it_was_written(
             name in names(), summary in summaries(), at in any::<prop::sample::Index>(), xor in 1..=255u8,
         ) {
             let mut row = encode_summary(&name, &summary);
@@ -826,7 +826,7 @@ mod tests {
         }
 
         #[test]
-        fn a_row_under_another_key_is_noticed(lock in locks(), other in names(), request in requests()) {
+        fn row_under_another_key_is_noticed(lock in locks(), other in names(), request in requests()) {
             prop_assume!(lock.name != other);
             prop_assert!(decode(&other, &encode(&lock, Vec::new())).is_err());
             let row = encode_request(&request);
@@ -851,7 +851,7 @@ mod tests {
         }
 
         #[test]
-        fn a_digest_forgets_a_row_that_was_removed(kept in locks(), removed in locks()) {
+        fn digest_forgets_a_row_that_was_removed(kept in locks(), removed in locks()) {
             let (kept, removed) = (encode(&kept, Vec::new()), encode(&removed, Vec::new()));
             let mut alone = Digest::default();
             alone.add(&kept);
@@ -863,7 +863,7 @@ mod tests {
         }
 
         #[test]
-        fn the_state_reads_back_as_it_was_written(
+        fn state_reads_back_as_it_was_written(
             last_token: u64, last_request: u64, count: u64, sum: u64, swept_to: String,
         ) {
             let state = State { last_token, last_request, rows: Digest { count, sum }, swept_to };
@@ -872,12 +872,12 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_the_standard_one() {
+    fn checksum_is_the_standard_one() {
         assert_eq!(crc32([b"1234", b"56789"]), 0xcbf4_3926);
     }
 
     #[test]
-    fn a_digest_tells_rows_apart_and_forgets_removed_rows() {
+    fn digest_tells_rows_apart_and_forgets_removed_rows() {
         let digest = |rows: &[&[u8]]| {
             let mut digest = Digest::default();
             rows.iter().for_each(|row| digest.add(row));

@@ -935,7 +935,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_of_zero_is_none_whichever_way_it_was_written() {
+    fn timeout_of_zero_is_none_in_each_way_of_writing_it() {
         let zero = Duration::ZERO;
         for timeout in [zero.into(), Timeout::After(zero), Timeout::Never] {
             let request = request(SetOptions::new().timeout(timeout));
@@ -944,7 +944,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_lock_is_created_unless_only_renewals_are_wanted() {
+    fn absent_lock_is_created_unless_only_renewals_are_wanted() {
         for options in [SetOptions::new(), SetOptions::new().fail().no_renew()] {
             let decision = decide(None, &request(options), NOW).unwrap();
             assert_eq!(decision, Decision::Create);
@@ -957,7 +957,7 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_lock_fails_before_it_is_renewed_or_skipped() {
+    fn existing_lock_fails_before_it_is_renewed_or_skipped() {
         for options in [SetOptions::new(), SetOptions::new().no_renew()] {
             let decision = decide(Some(present()), &request(options.fail()), NOW);
             assert!(matches!(decision, Err(Error::LockFail(lock)) if *lock == present()));
@@ -965,7 +965,7 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_lock_is_renewed_unless_renewals_are_unwanted() {
+    fn existing_lock_is_renewed_unless_renewals_are_unwanted() {
         let skip = decide(Some(present()), &request(SetOptions::new().no_renew()), NOW).unwrap();
         assert_eq!(skip, Decision::Skip(Some(present())));
 

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_that_is_none_says_why() {
+    fn timeout_that_is_none_says_why() {
         let why = |secs| Timeout::from_secs_f64(secs).unwrap_err().to_string();
         assert!(
             why(-0.5).contains("-0.5 s: it is negative"),

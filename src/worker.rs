@@ -169,7 +169,7 @@ impl Shared {
         }
     }
 
-    /// Sleeps until something is to do, at most until that instant, and returns the new tasks and
+    /// Sleeps until there is work, at most until that instant, and returns the new tasks and
     /// the calls, or none once the manager is gone.
     fn next(&self, until: Option<Instant>) -> Option<News> {
         let mut todo = self.todo();

@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_at_its_deadline_with_timed_out() {
+    fn wait_ends_at_its_deadline_with_timed_out() {
         let (_dir, holder, waiter) = two_owners();
         holder.lock(RANGE, Mode::Exclusive).unwrap();
         let began = Instant::now();
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_granted_when_the_other_lets_go() {
+    fn wait_is_granted_when_the_other_lets_go() {
         let (_dir, holder, waiter) = two_owners();
         holder.lock(RANGE, Mode::Exclusive).unwrap();
         thread::scope(|scope| {
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_grant_of_a_wait_given_up_is_given_back() {
+    fn late_grant_of_a_wait_given_up_is_given_back() {
         let (_dir, holder, waiter) = two_owners();
         holder.lock(RANGE, Mode::Exclusive).unwrap();
         lock_soon(&waiter, Mode::Exclusive).unwrap_err();
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_given_up_is_taken_over_by_the_next_call() {
+    fn wait_given_up_is_taken_over_by_the_next_call() {
         let (_dir, holder, waiter) = two_owners();
         holder.lock(RANGE, Mode::Exclusive).unwrap();
         for (given_up, next) in [
@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_gone_releases_late_grants_of_its_waits() {
+    fn file_that_is_gone_releases_late_grants_of_its_waits() {
         let (_dir, holder, waiter) = two_owners();
         holder.lock(RANGE, Mode::Exclusive).unwrap();
         lock_soon(&waiter, Mode::Exclusive).unwrap_err();
