@@ -334,7 +334,10 @@ fn bad_requests_are_refused_by_a_clear_error_before_anything_is_asked() {
     let manager = home.open();
     let none: [&str; 0] = [];
     for (request, said) in [
-        (manager.acquire_slots(["a"], 0, 4), "0 slots hold nothing"),
+        (
+            manager.acquire_slots(["a"], 0, 4),
+            "a claim of 0 slots holds nothing",
+        ),
         (
             manager.acquire_slots(["a"], 5, 4),
             "5 slots cannot be taken of 4",
