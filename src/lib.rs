@@ -194,6 +194,8 @@
 //! - `tracing`: events of grants, waits, losses and clean-ups, of the target `lockmgr`.
 //! - `serde`: serialises [`Lock`], [`LockSetResult`] and [`Request`] in the shape of the command's `--json`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod acquire;
 mod ask;
 mod base;

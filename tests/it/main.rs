@@ -12,6 +12,7 @@ mod crashes;
 mod dice;
 mod doctor;
 mod errors;
+mod examples;
 mod failing_storage;
 mod flock;
 mod forks;
