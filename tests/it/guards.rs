@@ -360,15 +360,22 @@ fn guard_without_a_lease_is_told_at_once_when_its_lock_is_forced_away() {
         ("reset", &|by| assert_eq!(by.reset_locks().unwrap(), 1)),
     ];
     for (what, force) in forces {
-        let losses = Losses::default();
-        let mut guard = losses.tell(manager.acquire(["a"])).try_lock().unwrap();
-        let began = Instant::now();
-        force(&home.open());
-        until(what, || !losses.told().is_empty());
-        assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
-        lost(guard.renew());
-        lost(guard.release());
-        assert_eq!(losses.told().len(), 1);
+        let told_after = |_| {
+            let losses = Losses::default();
+            let mut guard = losses.tell(manager.acquire(["a"])).try_lock().unwrap();
+            let began = Instant::now();
+            force(&home.open());
+            until(what, || !losses.told().is_empty());
+            let took = began.elapsed();
+            lost(guard.renew());
+            lost(guard.release());
+            assert_eq!(losses.told().len(), 1);
+            took
+        };
+        // Without a ping the look that comes every two seconds would find it. On a busy machine a
+        // ping may take as long.
+        let fastest = (0..5).map(told_after).min();
+        assert!(fastest < Some(millis(100)), "{fastest:?}");
     }
 }
 
