@@ -1,13 +1,13 @@
-//! What changed between two looks at a store: pure.
+//! Compares two looks at a store and names the changes: pure.
 //!
-//! A look sees neither what came and went since the last one nor why a lock is absent. The kinds of
-//! end are told by what the looks show.
+//! A look misses a lock or a request that came and went since the last look. A look also cannot see
+//! why a lock is absent. The kind of an end is derived from the data of the two looks.
 
 use lockmgr::{Lock, Request};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a look saw of one lock.
+/// A lock, as a look saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) locked_by: String,
@@ -20,7 +20,7 @@ pub(crate) struct Held {
     pub(crate) is_left: bool,
 }
 
-/// What a look saw of one request.
+/// A request, as a look saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) names: Vec<String>,
@@ -32,13 +32,14 @@ pub(crate) struct Asked {
 /// One look at the store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Look {
-    /// When, in microseconds since 1970.
+    /// The time of the look, in microseconds since 1970.
     pub(crate) at: i64,
     /// By name and token.
     pub(crate) locks: BTreeMap<(String, u64), Held>,
     /// By number.
     pub(crate) requests: BTreeMap<u64, Asked>,
-    /// Locks that are absent because what they were bound to is gone, by name and token.
+    /// Locks that are absent because the process or job that they were bound to is gone, by name
+    /// and token.
     pub(crate) dead: BTreeSet<(String, u64)>,
 }
 
@@ -51,11 +52,11 @@ pub(crate) enum Kind {
     Granted,
     Renewed,
     Released,
-    /// Its deadline came.
+    /// The lock's deadline has passed.
     Expired,
-    /// What it was bound to is gone.
+    /// The process or job that the lock was bound to is gone.
     Freed,
-    /// A request is gone: it gave up, or what it was granted was given back before the next look.
+    /// A request is gone: it gave up, or its grant was released before the next look.
     Left,
 }
 
@@ -96,7 +97,7 @@ impl Look {
         }
     }
 
-    /// Whether a lock of this look may be what the request was granted.
+    /// Tells whether a lock of this look may be the request's grant.
     fn grants(&self, asked: &Asked) -> bool {
         let mut locks = self.locks.iter();
         locks.any(|((name, _), held)| {
@@ -113,7 +114,7 @@ fn process_of(lock: &Lock) -> Option<u32> {
     bound_to.or(lock.process_id())
 }
 
-/// What changed: ends first, then what took their place.
+/// Returns the changes: ends first, then the locks and requests that took their place.
 pub(crate) fn between(before: &Look, after: &Look) -> Vec<Change> {
     let mut changes = Vec::new();
     for (key, held) in &before.locks {

@@ -1,22 +1,22 @@
-//! Lines whose cells begin in the same columns of a terminal, and fit into it.
+//! Lays out rows so that their cells begin in the same columns of a terminal, and fit into it.
 
 use crate::terminal::{Screen, cut};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// What stands for the part of a cell that is cut out. In ASCII, for terminals that know no other.
+/// Stands for the part of a cell that is cut out. ASCII, as some terminals know nothing else.
 const DOTS: &str = "..";
 
-/// A column of a table, and how it gives way on a narrow terminal.
+/// A column of a table, and how it shrinks on a narrow terminal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {
     pub(crate) heading: &'static str,
-    /// Its cells can be cut in the middle, to no less than this.
+    /// The cells may be cut in the middle, to no less than this width.
     pub(crate) least: Option<usize>,
-    /// The column with the smallest of these numbers is left out first. One without a number stays.
+    /// The column with the smallest number is left out first. A column without a number stays.
     pub(crate) leaves: Option<u8>,
 }
 
-/// Lays out rows under their headings: in full, or as they fit into a terminal.
+/// Lays out rows under their headings: in full, or cut so that they fit into a terminal.
 pub(crate) fn fitted(columns: &[Column], rows: &[Vec<String>], screen: Screen) -> Vec<String> {
     let headings = columns.iter().map(|column| column.heading.to_owned());
     let headings: Vec<String> = headings.collect();
@@ -85,7 +85,7 @@ fn narrow(columns: &[Column], widths: &mut [usize], shown: &[usize], room: usize
     }
 }
 
-/// How a cell stands out: by an SGR parameter.
+/// Returns the SGR parameter that makes a cell stand out.
 fn style(heading: &str, cell: &str, is_heading: bool) -> Option<u8> {
     match heading {
         _ if is_heading => Some(1),
@@ -95,8 +95,8 @@ fn style(heading: &str, cell: &str, is_heading: bool) -> Option<u8> {
     }
 }
 
-/// The beginning and the end of a text that fit into so many columns, with dots between them if that
-/// is not all of it. No character is parted from the marks that combine with it.
+/// Cuts a text in the middle so that it fits into so many columns, with dots for the part that is
+/// cut out. A character stays with the marks that combine with it.
 pub(crate) fn cut_middle(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.to_owned();
@@ -122,8 +122,8 @@ pub(crate) fn cut_middle(text: &str, columns: usize) -> String {
     format!("{head}{DOTS}{tail}")
 }
 
-/// A text in lines that fit behind a label so wide, broken between words, and with the label before
-/// the first. On a narrow terminal the other lines are indented less.
+/// Breaks a text between words into lines that fit behind a label of this width. The label stands
+/// before the first line. On a narrow terminal the other lines are indented less.
 pub(crate) fn labelled(label: &str, width: usize, text: &str, screen: Screen) -> String {
     let mut lines = format!("{label:<width$} ");
     let Some(room) = screen.columns else {

@@ -1,6 +1,6 @@
-//! Completions for shells, with the names of locks and of requests.
+//! Completes command lines for shells, with the names of locks and of requests.
 //!
-//! Somebody waits at a prompt: a store that is busy, missing or unreadable gives no names, at once
+//! A user waits at a prompt. So a store that is busy, missing or unreadable gives no names, quickly
 //! and silently.
 
 use crate::args::Cli;
@@ -19,19 +19,19 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
-/// How long a completion waits for the store.
+/// Bounds the time that a completion waits for the store.
 const AT_MOST: Duration = Duration::from_millis(100);
 
-/// More names than anybody looks through.
+/// Bounds the number of names: no user reads more.
 const MOST: usize = 1_000;
 
-/// Tells this program that a shell asks what may come next, and which shell it is.
+/// The variable that tells this program that a shell asks for completions, and which shell asks.
 const VARIABLE: &str = "LOCKMGR_COMPLETE";
 
 /// Answers the shell that asks for completions, and tells whether one did.
 pub(crate) fn answered(arguments: &[OsString]) -> bool {
     let completer = CompleteEnv::with_factory(Cli::command).var(VARIABLE);
-    // What the shell asks wrongly it need not be told: a prompt is no place for errors.
+    // A malformed question of the shell gets no error message: a prompt is no place for errors.
     let here = env::current_dir().ok();
     completer
         .try_complete(arguments.iter().cloned(), here.as_deref())
@@ -51,7 +51,7 @@ pub(crate) fn print(completions: &Completions) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// The names of locks that begin so.
+/// Returns the names of locks that begin with this text.
 pub(crate) fn locks(begun: &OsStr) -> Vec<CompletionCandidate> {
     let locks = |manager: &LockManager, begun: &str| {
         let locks = manager.locks(begun).unwrap_or_default().into_iter();
@@ -60,7 +60,7 @@ pub(crate) fn locks(begun: &OsStr) -> Vec<CompletionCandidate> {
     candidates(begun, locks)
 }
 
-/// The names of locks that somebody holds or waits for.
+/// Returns the names that begin with this text, of locks and of requests that wait.
 pub(crate) fn locks_and_waiters(begun: &OsStr) -> Vec<CompletionCandidate> {
     let names = |manager: &LockManager, begun: &str| {
         let locks = manager.locks(begun).unwrap_or_default().into_iter();
@@ -86,14 +86,14 @@ fn candidates(
     names.map(CompletionCandidate::new).collect()
 }
 
-/// Whether a shell takes it for one word, and for nothing else. bash inserts what it is offered
-/// without quotes: the name of somebody else's lock must not become a command.
+/// Tells whether a shell reads this name as one plain word. bash inserts a completion without
+/// quotes, and another user's lock name must not become a command.
 fn is_plain(name: &str) -> bool {
     let is_plain = |c: char| c.is_alphanumeric() || "_-+=:,./@%".contains(c);
     !name.starts_with('-') && name.chars().all(is_plain)
 }
 
-/// The store that the line before the cursor names, as far as that is written.
+/// Opens the store that the words before the cursor name.
 fn store() -> Option<LockManager> {
     let mut line = vec![OsString::from("lockmgr")];
     let words: Vec<OsString> = env::args_os().skip_while(|word| word != "--").collect();
@@ -101,7 +101,7 @@ fn store() -> Option<LockManager> {
     while let Some(word) = words.next() {
         let text = word.to_string_lossy();
         match &*text {
-            // From here on they are another program's.
+            // The words after `--` belong to another program.
             "--" => break,
             "--system" => line.push(word),
             "--db" => line.extend([word].into_iter().chain(words.next())),

@@ -1,9 +1,10 @@
-//! What a job gave back by `lockmgr unlock` itself, so that its `lockmgr run` does not take that for
-//! a loss.
+//! Notes the locks that a job released by `lockmgr unlock` itself, so that its `lockmgr run` does
+//! not report these locks as lost.
 //!
-//! The store cannot tell the two apart: the row is gone, or another holder's. `run` therefore keeps
-//! a file in memory, and names it to its job. `unlock` notes there what it is about to remove.
-//! Without /proc the job cannot reach the file, and is ended as if the lock had been forced away.
+//! The store cannot tell a release from a loss: in both cases the row is gone, or another holder's.
+//! `run` therefore keeps a file in memory, and passes its path to the job. `unlock` notes a lock in
+//! that file before it removes the lock. Without /proc the job cannot reach the file. Then a
+//! release counts as a loss, and the job is ended.
 
 use std::env;
 use std::fs::{self, File, OpenOptions};
@@ -12,10 +13,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::process::{self, Command};
 
-/// Paths of the files of the jobs around a command, one a line.
+/// The variable with the paths of the files of the jobs around a command, one a line.
 const FILES: &str = "LOCKMGR_GIVEN_BACK";
 
-/// The name of the file, as the kernel shows it.
+/// The name of the file that the kernel shows.
 const NAME: &str = "lockmgr-given-back";
 
 /// The notes of one job.
@@ -23,20 +24,20 @@ const NAME: &str = "lockmgr-given-back";
 pub(crate) struct GivenBack(File);
 
 impl GivenBack {
-    /// No notes, if the kernel has files in memory.
+    /// Creates an empty file of notes, if the kernel supports files in memory.
     #[cfg(target_os = "linux")]
     pub(crate) fn new() -> Option<Self> {
         let file = rustix::fs::memfd_create(NAME, rustix::fs::MemfdFlags::CLOEXEC).ok()?;
         Some(Self(file.into()))
     }
 
-    /// None, as /proc has no paths of files in memory.
+    /// Returns `None`: this system's /proc has no paths of files in memory.
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn new() -> Option<Self> {
         None
     }
 
-    /// Names the file to a command, beside those of the jobs around this process.
+    /// Passes the file's path to a command, with the paths of the jobs around this process.
     pub(crate) fn name_to(&self, command: &mut Command) {
         let mut files = format!("/proc/{}/fd/{}", process::id(), self.0.as_raw_fd());
         if let Ok(outer) = env::var(FILES) {
@@ -45,7 +46,7 @@ impl GivenBack {
         command.env(FILES, files);
     }
 
-    /// Whether the job gave back what this line names.
+    /// Tells whether the job released the lock that this line names.
     pub(crate) fn has(&self, line: &str) -> bool {
         let mut notes = Vec::new();
         let mut part = [0; 4096];
@@ -58,10 +59,10 @@ impl GivenBack {
     }
 }
 
-/// Notes for the jobs around this process what is about to be given back.
+/// Notes, for the jobs around this process, a lock that will be released.
 pub(crate) fn note(line: &str) {
     for path in env::var(FILES).unwrap_or_default().lines() {
-        // In another pid namespace the number is of another process, with other files.
+        // In another pid namespace the number belongs to another process, with other files.
         let is_ours = fs::read_link(path).is_ok_and(|target| {
             target
                 .to_string_lossy()

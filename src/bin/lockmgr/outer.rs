@@ -1,7 +1,8 @@
-//! The locks of the jobs around this process: of every `lockmgr run` that it descends from, as the
-//! environment tells.
+//! Finds the locks of the jobs around this process: of every `lockmgr run` that this process
+//! descends from, according to the environment.
 //!
-//! The environment only claims. A lock counts while the store says that its token still holds it.
+//! The environment only claims locks. A claim counts while the token still holds the lock in the
+//! store.
 
 use crate::given_back;
 use crate::place::Place;
@@ -12,19 +13,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Variables for the command: the store, and one name and one token a line.
+/// The variables for the command: the store, and one name and one token a line.
 const DB: &str = "LOCKMGR_DB";
 const NAMES: &str = "LOCKMGR_NAMES";
 const TOKENS: &str = "LOCKMGR_TOKENS";
 
-/// The file that the names and tokens are of. A script may name another one in `LOCKMGR_DB`, which
-/// may have the same name with the same token.
+/// The variable with the file that the names and tokens belong to. A script may set `LOCKMGR_DB` to
+/// another file, which may have the same name with the same token.
 const STORE: &str = "LOCKMGR_STORE";
 
-/// The locks of the jobs further out: one `STORE TOKEN NAME` a line.
+/// The variable with the locks of the jobs further out: one `STORE TOKEN NAME` a line.
 const OUTER: &str = "LOCKMGR_OUTER";
 
-/// Tells a command of its store, its locks, and those of the jobs around it.
+/// Passes to a command its store, its locks, and the locks of the jobs around it.
 pub(crate) fn tell(command: &mut Command, place: &Place, held: &[(String, u64)]) {
     let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
     let tokens: Vec<String> = held.iter().map(|(_, token)| token.to_string()).collect();
@@ -43,7 +44,7 @@ pub(crate) fn tell(command: &mut Command, place: &Place, held: &[(String, u64)])
     }
 }
 
-/// Keeps back what may not fit into the environment.
+/// Withholds the names and tokens, which may not fit into the environment.
 pub(crate) fn untell(command: &mut Command) {
     for variable in [NAMES, TOKENS, STORE, OUTER] {
         command.env_remove(variable);
@@ -62,7 +63,7 @@ impl Outer {
         Self(claims)
     }
 
-    /// Whether a job around this process holds this lock.
+    /// Tells whether a job around this process holds this lock.
     pub(crate) fn holds(&self, lock: &Lock) -> bool {
         let is_it = |claim: &Claim| lock.name() == claim.name.as_str();
         self.0
@@ -70,8 +71,8 @@ impl Outer {
             .any(|claim| is_it(claim) && lock.is_held_by(claim.token))
     }
 
-    /// Whether a job around this process holds this lock. Then it hears that this lock is given back,
-    /// and not lost.
+    /// Tells whether a job around this process holds this lock. If so, notes for the job that this
+    /// lock is released, and not lost.
     pub(crate) fn gives_back(&self, lock: &Lock) -> bool {
         let holds = self.holds(lock);
         if holds {
@@ -82,7 +83,7 @@ impl Outer {
         holds
     }
 
-    /// The holds of that name of the jobs around this process.
+    /// Returns the holds of that name by the jobs around this process.
     pub(crate) fn holds_of(
         &self,
         manager: &LockManager,
@@ -120,7 +121,7 @@ impl Claim {
     }
 }
 
-/// All claims of the environment, those of the innermost job first.
+/// Returns all claims of the environment, those of the innermost job first.
 fn claims() -> Vec<Claim> {
     let variable = |name| env::var(name).unwrap_or_default();
     let store = env::var(STORE).ok();
@@ -136,7 +137,7 @@ fn claims() -> Vec<Claim> {
         }
     }
     for claim in variable(OUTER).lines().filter_map(Claim::of_line) {
-        // Jobs that go on under the same locks claim them again.
+        // A job that goes on under the same locks claims them again.
         if !claims.contains(&claim) {
             claims.push(claim);
         }
@@ -144,7 +145,7 @@ fn claims() -> Vec<Claim> {
     claims
 }
 
-/// What a job that gives this lock of this store back says of it.
+/// Returns the note for a job that releases this lock of this store.
 pub(crate) fn line(place: &Place, lock: &Lock) -> String {
     let claim = Claim {
         store: identity(&place.path).unwrap_or_default(),
@@ -154,7 +155,7 @@ pub(crate) fn line(place: &Place, lock: &Lock) -> String {
     claim.line()
 }
 
-/// Tells a file apart from every other, whatever its name.
+/// Identifies a file, whatever its name.
 fn identity(path: &Path) -> Option<String> {
     let file = fs::metadata(path).ok()?;
     Some(format!("{}:{}", file.dev(), file.ino()))

@@ -1,4 +1,4 @@
-//! Locks, requests and results as tables for people.
+//! Shows locks, requests and results as tables for people.
 
 use crate::columns::{Column, fitted};
 use crate::processes;
@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 use unicode_width::UnicodeWidthStr;
 
-/// The locks as a table.
+/// Returns the locks as a table.
 pub(crate) fn locks(manager: &LockManager, locks: &[Lock]) -> Vec<String> {
     bound_locks(manager, locks, None)
 }
 
-/// The same of locks that are about to be bound to a process.
+/// Returns a table of locks that will be bound to a process.
 pub(crate) fn bound_locks(
     manager: &LockManager,
     locks: &[Lock],
@@ -59,14 +59,14 @@ pub(crate) fn bound_locks(
 const COLUMNS: [Column; 9] = [
     column("NAME", Some(8), None),
     column("TOKEN", None, Some(3)),
-    // Left out if all are exclusive.
+    // Left out if all locks are exclusive.
     column("MODE", None, Some(5)),
     column("HELD BY", Some(12), Some(7)),
     column("PROCESS", None, Some(6)),
     column("AGE", None, Some(4)),
     column("TIME LEFT", None, None),
     column("WAITING", None, Some(1)),
-    // Left out if no lock has one.
+    // Left out if no lock has a note.
     column("NOTE", Some(8), Some(2)),
 ];
 
@@ -78,7 +78,7 @@ const fn column(heading: &'static str, least: Option<usize>, leaves: Option<u8>)
     }
 }
 
-/// Says who holds locks, and looks at each process once.
+/// Describes holders of locks, and reads each process from /proc once.
 #[derive(Debug)]
 struct Holders {
     host: String,
@@ -95,7 +95,7 @@ impl Default for Holders {
 }
 
 impl Holders {
-    /// The holder, unless it is this host, as it is by default, and the program that it runs.
+    /// Returns the holder, unless it is this host (the default), and the program that it runs.
     fn of(&mut self, lock: &Lock, about_to: Option<u32>) -> String {
         let by = lock.locked_by().as_str();
         let by = (by != self.host).then(|| printable(by));
@@ -112,12 +112,12 @@ impl Holders {
     }
 }
 
-/// The process that a lock is bound to, or is about to be; else the one noted with it.
+/// Describes the process that a lock is or will be bound to, or else the process noted with it.
 fn process(lock: &Lock, about_to: Option<u32>) -> String {
     match (about_to, lock.bound_to(), lock.process_id()) {
         (Some(pid), ..) => format!("{pid} alive"),
         (None, Some(it), _) => match it.is_alive() {
-            // Its number means another process here, or none.
+            // In this namespace the number belongs to another process, or to none.
             Some(_) if !it.is_here() => "alive elsewhere".into(),
             Some(_) if processes::has_left_its_job(lock) => {
                 format!("{} gone, its job lives", it.process_id())
@@ -131,7 +131,7 @@ fn process(lock: &Lock, about_to: Option<u32>) -> String {
     }
 }
 
-/// The requests that wait, as a table.
+/// Returns the requests that wait, as a table.
 pub(crate) fn queue(requests: &[Request]) -> Vec<String> {
     let now = Utc::now();
     let headings = [
@@ -172,7 +172,7 @@ fn note(note: Option<&Note>) -> String {
     note.map_or("-".into(), |note| printable(note.as_str()))
 }
 
-/// The outcome for each name, as a table.
+/// Returns the outcome for each name, as a table.
 pub(crate) fn set_result(manager: &LockManager, result: &LockSetResult) -> Vec<String> {
     let headings = ["NAME", "DONE", "TOKEN", "HELD BY", "TIME LEFT"];
     let mut rows = vec![headings.map(str::to_owned)];
@@ -186,7 +186,7 @@ pub(crate) fn set_result(manager: &LockManager, result: &LockSetResult) -> Vec<S
             _ => "skipped",
         }
         .to_owned();
-        // The locks are those of the names that are locked, in their order.
+        // `locks` has a lock for each name that is locked, in the order of the names.
         if let Some(lock) = status.locked.then(|| locks.next()).flatten() {
             row[2] = lock.token().to_string();
             row[3] = printable(lock.locked_by().as_str());
@@ -201,7 +201,7 @@ fn printable(text: &str) -> String {
     Printable(text).to_string()
 }
 
-/// A name among others: in quotation marks if it could be taken for several, or has such marks.
+/// Returns a name for a list: in quotation marks if it looks like several, or has such marks.
 pub(crate) fn name(name: &str) -> String {
     let shown = printable(name);
     if name.contains([' ', '"', '\'']) {
@@ -211,13 +211,13 @@ pub(crate) fn name(name: &str) -> String {
     }
 }
 
-/// Names in a sentence: "a", "b".
+/// Returns names for a sentence: "a", "b".
 pub(crate) fn names(names: Vec<&LockName>) -> String {
     let quoted = |name: &&LockName| format!("\"{}\"", printable(name.as_str()));
     names.iter().map(quoted).collect::<Vec<_>>().join(", ")
 }
 
-/// Lines whose cells begin in the same columns of a terminal.
+/// Returns lines whose cells begin in the same columns of a terminal.
 fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].width()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or_default());
@@ -235,7 +235,7 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
 fn time_left(manager: &LockManager, lock: &Lock) -> String {
     match manager.time_left(lock) {
         None => "for ever".into(),
-        // Rounded up, as a lease of ten minutes has ten when it begins.
+        // Rounded up, so that a new lease of ten minutes shows ten minutes.
         Some(left) if left > Duration::from_secs(1) => {
             span(Duration::from_secs(left.as_millis().div_ceil(1000) as u64))
         }
@@ -247,7 +247,7 @@ fn age(since: DateTime<Utc>, now: DateTime<Utc>) -> String {
     span((now - since).to_std().unwrap_or_default())
 }
 
-/// The two largest units that are not zero: 1h 30m, 9m 59s, 0.4s.
+/// Returns a duration in its two largest units that are not zero: 1h 30m, 9m 59s, 0.4s.
 fn span(span: Duration) -> String {
     let secs = span.as_secs();
     let units = [

@@ -1,7 +1,8 @@
-//! `lockmgr watch`: prints what changes, until its output is closed or a signal ends it.
+//! Implements `lockmgr watch`: prints changes until its output is closed or a signal ends it.
 //!
-//! It only reads, so it costs writers nothing. It looks a few times a second, and misses what comes
-//! and goes between two looks; a reader that is slow to take its lines gets fewer, later looks.
+//! `watch` only reads, so it costs writers nothing. It looks a few times a second, and misses a
+//! lock or a request that comes and goes between two looks. If a reader takes the lines slowly, the
+//! looks become fewer and later.
 
 use crate::changes::{Change, Kind, Look, between};
 use crate::exit_code::ExitCode;
@@ -23,7 +24,7 @@ use std::time::Duration;
 /// The time between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Columns that leave no room for the time of day.
+/// The width below which the time of day is left out.
 const NARROW: usize = 60;
 
 impl Place {
@@ -44,7 +45,8 @@ impl Place {
             let now = Utc::now();
             let file_now = self.file();
             if file_now != file {
-                // Another store: its tokens begin again, and nobody released those of the last one.
+                // A new store: its tokens begin again. The locks of the old store were not
+                // released.
                 if file.is_some() && !self.say(now, "gone")? {
                     return Ok(ExitCode::Success);
                 }
@@ -63,7 +65,7 @@ impl Place {
                     before = after;
                     is_told = false;
                 }
-                // Others may mend it, or put another store in its place.
+                // A user may repair the store, or put another one in its place.
                 Err(error) if !is_told => {
                     let failure = Failure::from(error).at(self);
                     let _ = writeln!(io::stderr(), "lockmgr: {}", failure.message());
@@ -74,13 +76,13 @@ impl Place {
         }
     }
 
-    /// Which file has the store's name.
+    /// Identifies the file that has the store's name.
     fn file(&self) -> Option<(u64, u64)> {
         let file = fs::metadata(&self.path).ok()?;
         Some((file.dev(), file.ino()))
     }
 
-    /// Says that the store is gone or there.
+    /// Prints that the store is gone or there.
     fn say(&self, now: DateTime<Utc>, what: &str) -> io::Result<bool> {
         let line = if self.json {
             json!({ "at": instant(now), "event": format!("store_{what}") }).to_string()
@@ -90,7 +92,7 @@ impl Place {
         self.told([line])
     }
 
-    /// Prints lines, and tells whether anybody still reads them.
+    /// Prints lines, and tells whether the output still has a reader.
     fn told(&self, lines: impl IntoIterator<Item = String>) -> io::Result<bool> {
         match output::lines(lines) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
@@ -112,7 +114,7 @@ impl Place {
             Kind::Left => "left",
         };
         let names: Vec<_> = change.names.iter().map(|name| table::name(name)).collect();
-        // On a narrow terminal the name says more than the time.
+        // On a narrow terminal the name matters more than the time.
         let is_narrow = Screen::of_stdout().columns.is_some_and(|it| it < NARROW);
         let time_of_day = if is_narrow {
             String::new()
@@ -138,7 +140,7 @@ impl Place {
 }
 
 fn look(manager: &LockManager, prefix: &str, before: Option<&Look>) -> Result<Look, Error> {
-    // Requests first: one that is granted between the two halves is seen with its lock.
+    // Requests first: a request that is granted between the two reads is seen with its lock.
     let requests = manager.requests(prefix)?;
     let locks = manager.locks(prefix)?;
     let now = Utc::now().timestamp_micros();
@@ -170,7 +172,7 @@ fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// A time of day, in UTC as all that the command says.
+/// Returns a time of day, in UTC like all times that the command prints.
 fn time(at: DateTime<Utc>) -> String {
     at.format("%H:%M:%SZ").to_string()
 }
@@ -182,7 +184,7 @@ fn fitting(line: String) -> String {
     }
 }
 
-/// Sleeps, and tells whether the reader of standard output went meanwhile.
+/// Sleeps, and tells whether the reader of standard output left meanwhile.
 fn is_closed_within(pause: Duration) -> bool {
     let stdout = io::stdout();
     let mut output = [PollFd::new(&stdout, PollFlags::empty())];
