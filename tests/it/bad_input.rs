@@ -65,7 +65,7 @@ fn refuses_args<A: AsRef<OsStr>>(home: &Home, args: &[A], refusal: Refusal<'_>) 
 const VERBS_WITH_A_NAME: [&str; 6] = ["set", "get", "renew", "unlock", "is-locked", "find"];
 
 #[test]
-fn a_bad_name_is_refused() {
+fn bad_name_is_refused() {
     let home = store();
     let long = "x".repeat(256);
     for (bad, shown) in [
@@ -111,7 +111,7 @@ fn one_bad_name_among_good_ones_is_refused() {
 }
 
 #[test]
-fn a_bad_name_makes_no_store() {
+fn bad_name_creates_no_store() {
     let home = Home::new();
     for verb in VERBS_WITH_A_NAME {
         assert_eq!(home.json([verb, ""]).0, Some(USAGE));
@@ -120,7 +120,7 @@ fn a_bad_name_makes_no_store() {
 }
 
 #[test]
-fn a_bad_timeout_is_refused() {
+fn bad_timeout_is_refused() {
     let home = store();
     for bad in [
         "-5", "-0.001", "-5m", "nan", "-inf", "1e30", "1e12", "300000y", "ten", "", "5 x",
@@ -194,7 +194,7 @@ fn refuses_store(home: &Home, refusal: Refusal<'_>) {
 }
 
 #[test]
-fn irregular_file_is_no_store() {
+fn irregular_file_is_refused_as_a_store() {
     let directory = Home::new();
     fs::create_dir(directory.db()).unwrap();
     refuses_store(&directory, (DATA, "NotAStore", "locks.redb"));
@@ -211,7 +211,7 @@ fn irregular_file_is_no_store() {
 }
 
 #[test]
-fn a_file_of_something_else_is_no_store() {
+fn file_of_something_else_is_refused_as_a_store() {
     let long = "a line of text\n".repeat(1_000);
     for text in ["x", "a line of text\n", &long] {
         let home = Home::new();
@@ -222,7 +222,7 @@ fn a_file_of_something_else_is_no_store() {
 }
 
 #[test]
-fn a_redb_file_of_another_program_is_no_store() {
+fn redb_file_of_another_program_is_refused_as_a_store() {
     const THEIRS: TableDefinition<'_, u64, u64> = TableDefinition::new("theirs");
     const LOCKS: TableDefinition<'_, u64, u64> = TableDefinition::new("locks");
     for table in [THEIRS, LOCKS] {
@@ -296,7 +296,7 @@ fn text_that_redb_quotes_from_a_file_steers_no_terminal() {
 }
 
 #[test]
-fn a_store_of_a_newer_format_is_none_for_us() {
+fn store_of_a_newer_format_is_refused() {
     const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("lockmgr");
     let home = store();
     let database = Database::open(home.db()).unwrap();
@@ -336,7 +336,7 @@ fn is_readable(command: impl Fn() -> Command) {
 }
 
 #[test]
-fn a_store_in_no_directory_cannot_be_created() {
+fn store_in_no_directory_cannot_be_created() {
     let home = Home::new();
     let db = home.join("missing/locks.redb");
     let at = |args: &[&str]| {
@@ -353,7 +353,7 @@ fn a_store_in_no_directory_cannot_be_created() {
 }
 
 #[test]
-fn a_store_without_permission_is_refused() {
+fn store_without_permission_is_refused() {
     let home = store();
     let Some(probe) = home.command_of_ordinary_user() else {
         return;
@@ -399,7 +399,7 @@ fn a_store_without_permission_is_refused() {
 }
 
 #[test]
-fn a_read_only_file_system_is_for_reading() {
+fn store_on_a_read_only_file_system_is_read_and_not_written() {
     let Some(disk) = Disk::new() else {
         return;
     };
@@ -482,7 +482,7 @@ fn is_right_or_refused(bytes: &[u8], list: &Value, what: &str) {
 }
 
 #[test]
-fn a_truncated_store_is_read_rightly_or_refused() {
+fn truncated_store_is_read_rightly_or_refused() {
     let (home, list) = full_store();
     let whole = home.bytes();
     let pages = (4096..whole.len()).step_by(4096);
@@ -493,7 +493,7 @@ fn a_truncated_store_is_read_rightly_or_refused() {
 }
 
 #[test]
-fn a_store_with_flipped_bits_is_read_rightly_or_refused() {
+fn store_with_flipped_bits_is_read_rightly_or_refused() {
     let (home, list) = full_store();
     let whole = home.bytes();
     let header = (0..320).step_by(3);
@@ -517,7 +517,7 @@ fn positions(whole: &[u8], of: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn a_store_beyond_repair_is_not_repaired_for_ever() {
+fn store_beyond_repair_is_not_repaired_for_ever() {
     let (home, list) = full_store();
     let whole = home.bytes();
     // A table of redb's own, of which a writer finds out during its transaction.
@@ -618,7 +618,7 @@ fn writes_with_one_leaf_in_the_place_of_another() {
 
 /// Two known limits, both redb's. A mended one leaves this test and the guide's chapter `limits`.
 #[test]
-fn a_process_that_dies_in_redb_leaves_the_store_to_others() {
+fn process_that_dies_in_redb_leaves_the_store_to_others() {
     let home = Home::new();
     let script = "ulimit -c 0 && exec \"$0\" --exact --ignored --nocapture \
         bad_input::writes_with_one_leaf_in_the_place_of_another";
@@ -653,7 +653,7 @@ fn a_process_that_dies_in_redb_leaves_the_store_to_others() {
 }
 
 #[test]
-fn a_damaged_name_hides_no_other_lock() {
+fn damaged_name_hides_no_other_lock() {
     let (home, list) = full_store();
     let whole = home.bytes();
     let damaged = Home::new();
@@ -678,7 +678,7 @@ fn a_damaged_name_hides_no_other_lock() {
 }
 
 #[test]
-fn a_damaged_name_looks_free_to_no_call_that_begins_with_an_expired_lock() {
+fn damaged_name_never_looks_free_to_a_call_that_begins_with_an_expired_lock() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let get = |name, secs| {
@@ -700,7 +700,7 @@ fn a_damaged_name_looks_free_to_no_call_that_begins_with_an_expired_lock() {
 }
 
 #[test]
-fn a_store_whose_tables_are_hidden_by_damage_is_not_empty() {
+fn store_whose_tables_are_hidden_by_damage_is_not_empty() {
     let home = Home::new();
     home.open().get_lock("a", GetOptions::new()).unwrap();
     let mut damaged = home.bytes();
@@ -716,7 +716,7 @@ fn a_store_whose_tables_are_hidden_by_damage_is_not_empty() {
 }
 
 #[test]
-fn a_large_store_whose_table_is_hidden_by_damage_is_not_empty() {
+fn large_store_whose_table_is_hidden_by_damage_is_not_empty() {
     let home = Home::new();
     let names = (0..1_001).map(|i| i.to_string());
     home.open().set_lock(names, SetOptions::new()).unwrap();
@@ -745,7 +745,7 @@ fn branches(whole: &[u8]) -> Vec<(usize, std::ops::Range<usize>)> {
 }
 
 #[test]
-fn a_page_that_claims_four_gigabytes_is_not_given_them() {
+fn page_that_claims_four_gigabytes_gets_no_such_memory() {
     let (home, _) = full_store();
     let whole = home.bytes();
     let damaged = Home::new();

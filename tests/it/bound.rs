@@ -47,7 +47,7 @@ fn alive(pid: u32) -> Value {
 }
 
 #[test]
-fn a_lock_of_get_goes_when_its_process_ends_and_not_before() {
+fn lock_of_get_is_free_when_its_process_ends_and_not_before() {
     let home = Home::new();
     let manager = home.open();
     let process = Kept::idle();
@@ -79,7 +79,7 @@ fn a_lock_of_get_goes_when_its_process_ends_and_not_before() {
 }
 
 #[test]
-fn the_locks_of_set_and_of_a_wait_go_with_their_process_too() {
+fn locks_of_set_and_of_a_wait_are_free_when_their_process_ends() {
     let home = Home::new();
     let manager = home.open();
     let process = Kept::idle();
@@ -105,7 +105,7 @@ fn the_locks_of_set_and_of_a_wait_go_with_their_process_too() {
 }
 
 #[test]
-fn a_renewal_leaves_a_lock_bound_as_it_is() {
+fn renewal_leaves_a_lock_bound_as_it_is() {
     let home = Home::new();
     let manager = home.open();
     let process = Kept::idle();
@@ -127,7 +127,7 @@ fn a_renewal_leaves_a_lock_bound_as_it_is() {
 }
 
 #[test]
-fn a_lock_also_goes_with_its_lease_where_its_process_lives() {
+fn bound_lock_expires_with_its_lease_although_its_process_lives() {
     let home = Home::new();
     let process = Kept::idle();
     let pid = process.pid().to_string();
@@ -138,7 +138,7 @@ fn a_lock_also_goes_with_its_lease_where_its_process_lives() {
 }
 
 #[test]
-fn a_process_that_is_not_there_is_refused() {
+fn missing_process_is_refused() {
     let home = Home::new();
     let manager = home.open();
     let process = Kept::idle();
@@ -170,7 +170,7 @@ fn a_process_that_is_not_there_is_refused() {
 }
 
 #[test]
-fn a_process_that_is_only_noted_frees_nothing() {
+fn noted_process_frees_nothing() {
     let home = Home::new();
     let process = Kept::idle();
     let pid = process.pid().to_string();
@@ -182,7 +182,7 @@ fn a_process_that_is_only_noted_frees_nothing() {
 }
 
 #[test]
-fn a_stopped_process_is_alive() {
+fn stopped_process_is_alive() {
     let home = Home::new();
     let manager = home.open();
     let process = Kept::idle();
@@ -198,7 +198,7 @@ fn a_stopped_process_is_alive() {
 }
 
 #[test]
-fn a_shell_script_holds_locks_as_long_as_it_lives() {
+fn shell_script_holds_locks_as_long_as_it_lives() {
     let home = Home::new();
     let manager = home.open();
     let inner = home.command();
@@ -214,7 +214,7 @@ fn a_shell_script_holds_locks_as_long_as_it_lives() {
 }
 
 #[test]
-fn a_killed_holder_makes_nobody_wait_for_its_lease() {
+fn killed_holder_frees_its_lock_before_its_lease_ends() {
     let home = Home::new();
     let manager = home.open();
     let holder = Kept::holder(&home, &["-o", "--lease", "3600", "x"]);
@@ -280,7 +280,7 @@ fn another_users_process_is_alive() {
 }
 
 #[test]
-fn a_holder_here_is_alive_as_seen_from_another_pid_namespace() {
+fn holder_here_is_alive_as_seen_from_another_pid_namespace() {
     if !is_elsewhere_possible() {
         return;
     }
@@ -303,7 +303,7 @@ fn a_holder_here_is_alive_as_seen_from_another_pid_namespace() {
 }
 
 #[test]
-fn a_living_waiter_in_another_pid_namespace_is_granted_its_turn_and_keeps_it() {
+fn living_waiter_in_another_pid_namespace_is_granted_its_turn_and_keeps_it() {
     if !is_elsewhere_possible() {
         return;
     }
@@ -330,7 +330,7 @@ fn a_living_waiter_in_another_pid_namespace_is_granted_its_turn_and_keeps_it() {
 }
 
 #[test]
-fn a_time_namespace_moves_no_deadline() {
+fn time_namespace_moves_no_deadline() {
     let shifted = ["unshare", "--time", "--boottime", "100000", "--fork"];
     if !is_root() || !works(&shifted) {
         skip("cannot make a time namespace");
@@ -354,7 +354,7 @@ fn a_time_namespace_moves_no_deadline() {
 }
 
 #[test]
-fn a_process_that_cannot_be_seen_is_alive() {
+fn unseen_process_counts_as_alive() {
     let mounts = [
         // Of others' processes nothing is seen, of one's own all.
         "mount -t proc -o hidepid=2 proc /proc",

@@ -156,7 +156,7 @@ fn set_fail_exits_with_2_and_changes_nothing() {
 }
 
 #[test]
-fn the_options_of_a_lease_mean_the_same_long_and_short() {
+fn options_of_a_lease_mean_the_same_long_and_short() {
     let home = Home::new();
     let host = gethostname::gethostname();
     let host = host.to_str().unwrap();
@@ -455,7 +455,7 @@ fn global_options_stand_before_and_after_the_command() {
 }
 
 #[test]
-fn the_store_is_the_option_or_else_the_environment() {
+fn store_is_the_option_or_else_the_environment() {
     let (home, other) = (Home::new(), Home::new());
     let with_env = |args: &[&str]| {
         run(through(&[])
@@ -471,7 +471,7 @@ fn the_store_is_the_option_or_else_the_environment() {
 }
 
 #[test]
-fn the_default_store_is_private_in_the_state_directory() {
+fn default_store_is_private_in_the_state_directory() {
     let home = Home::new();
     let (xdg, local) = (home.join("state"), home.join(".local/state"));
     for (setting, state) in [
@@ -508,7 +508,7 @@ fn without_a_home_the_store_must_be_named() {
 }
 
 #[test]
-fn an_empty_setting_of_the_store_is_none() {
+fn empty_lockmgr_db_counts_as_unset() {
     let home = Home::new();
     let mut command = through(&[]);
     command
@@ -520,7 +520,7 @@ fn an_empty_setting_of_the_store_is_none() {
 }
 
 #[test]
-fn a_missing_store_is_empty_for_readers_and_born_by_writers() {
+fn missing_store_is_empty_for_readers_and_created_by_writers() {
     let home = Home::new();
     assert_eq!(home.json(["is-locked", "a"]), (NO, json!(false)));
     assert_eq!(home.json(["find", "a"]), (NO, json!(null)));
@@ -552,7 +552,7 @@ fn help_and_version_are_no_errors() {
 }
 
 #[test]
-fn answer_that_cannot_be_printed_is_no_success() {
+fn output_that_cannot_be_printed_is_a_failure() {
     let home = Home::new();
     home.json(["set", "a"]);
     for args in [&["list"][..], &["--json", "list"], &["--help"]] {
@@ -564,7 +564,7 @@ fn answer_that_cannot_be_printed_is_no_success() {
 }
 
 #[test]
-fn nothing_printed_for_people_steers_a_terminal() {
+fn output_for_people_never_steers_a_terminal() {
     let steers = |c: char| {
         let bidi = ['\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}'];
         let bidi = bidi.contains(&c) || ('\u{202a}'..='\u{202e}').contains(&c);

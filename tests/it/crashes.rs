@@ -74,7 +74,7 @@ fn every_crash_leaves_a_prefix_of_the_calls_with_all_that_were_acknowledged() {
 }
 
 #[test]
-fn a_store_has_a_name_only_when_it_is_whole_on_the_disk() {
+fn store_has_a_name_only_when_it_is_whole_on_the_disk() {
     for is_exclusive in [false, true] {
         let home = Home::in_memory();
         let log = Log::default();
@@ -118,7 +118,7 @@ fn store_made_without_proc_has_a_name_only_when_it_is_whole_on_the_disk() {
     }
     let me = std::env::current_exe().unwrap();
     let script = "mount -t tmpfs tmpfs /proc && exec \"$0\" --exact \"$1\"";
-    let test = "crashes::a_store_has_a_name_only_when_it_is_whole_on_the_disk";
+    let test = "crashes::store_has_a_name_only_when_it_is_whole_on_the_disk";
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script]).arg(me);
     let ran = support::run(command.arg(test));
@@ -127,7 +127,7 @@ fn store_made_without_proc_has_a_name_only_when_it_is_whole_on_the_disk() {
 }
 
 #[test]
-fn the_files_of_the_runs_grow_and_shrink() {
+fn files_of_the_runs_grow_and_shrink() {
     let mut tally = Tally::default();
     (1..=3).for_each(|seed| tally += run(seed).tally());
     assert!(tally.growths > 0 && tally.shrinkages > 0, "{tally:?}");
@@ -152,7 +152,7 @@ fn keep_of(recording: &mut Recording, these: fn(&Event) -> bool, is_kept: fn(usi
 }
 
 #[test]
-fn a_sync_left_out_is_noticed() {
+fn omitted_sync_is_noticed() {
     let found = violations(|recording| {
         keep_of(
             recording,
@@ -164,7 +164,7 @@ fn a_sync_left_out_is_noticed() {
 }
 
 #[test]
-fn an_acknowledgement_before_the_commit_is_noticed() {
+fn acknowledgement_before_the_commit_is_noticed() {
     let found = violations(|recording| {
         keep_of(
             recording,
@@ -207,7 +207,7 @@ fn half_of_a_call_is_noticed() {
 }
 
 #[test]
-fn a_token_that_is_issued_again_is_noticed() {
+fn token_issued_again_is_noticed() {
     let found = violations(|recording| {
         for state in &mut recording.states {
             state.token += 1;

@@ -518,7 +518,7 @@ const NO_SPACE: Fault = Fault {
 };
 
 #[test]
-fn a_guard_whose_renewals_fail_for_its_lease_tells_its_owner() {
+fn guard_whose_renewals_fail_for_its_lease_tells_its_owner() {
     let (_home, storage, manager) = failing();
     let (lost, losses) = mpsc::channel();
     let lease = Duration::from_millis(400);
@@ -541,7 +541,7 @@ fn a_guard_whose_renewals_fail_for_its_lease_tells_its_owner() {
 }
 
 #[test]
-fn a_guard_outlives_a_renewal_that_failed() {
+fn guard_outlives_a_renewal_that_failed() {
     let (_home, storage, manager) = failing();
     let lease = Duration::from_millis(900);
     let guard = manager.acquire(["a"]).lease(lease);
@@ -557,7 +557,7 @@ fn a_guard_outlives_a_renewal_that_failed() {
 }
 
 #[test]
-fn a_guard_that_cannot_be_released_frees_its_locks_with_its_lease() {
+fn guard_that_cannot_be_released_frees_its_locks_with_its_lease() {
     let (home, storage) = (Home::in_memory(), Storage::default());
     let (others, clock) = home.open_with_clock();
     let builder = LockManager::builder().clock(clock.clone());
@@ -635,7 +635,7 @@ fn waits_with(fault: Fault) -> (usize, bool) {
 }
 
 #[test]
-fn a_wait_that_fails_leaves_nothing_behind() {
+fn wait_that_fails_leaves_nothing_behind() {
     let met = of_each_kind(|kind| {
         let mut met = 0;
         for lasts in [false, true] {
@@ -660,7 +660,7 @@ fn a_wait_that_fails_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_full_disk_is_told_by_the_library_and_loses_nothing() {
+fn full_disk_is_reported_by_the_library_and_loses_nothing() {
     let Some(disk) = Disk::new() else {
         return;
     };
@@ -712,7 +712,7 @@ fn a_full_disk_is_told_by_the_library_and_loses_nothing() {
 }
 
 #[test]
-fn a_full_disk_is_told_by_the_command_and_loses_nothing() {
+fn full_disk_is_reported_by_the_command_and_loses_nothing() {
     let Some(disk) = Disk::new() else {
         return;
     };
@@ -808,7 +808,7 @@ fn set_with(call: &str, n: usize, error: &str) -> bool {
 }
 
 #[test]
-fn the_command_outlives_every_system_call_that_fails() {
+fn command_outlives_every_system_call_that_fails() {
     if !works(&["strace", "-qq", "-o", "/dev/null"]) {
         return;
     }

@@ -58,7 +58,7 @@ fn both_refused(home: &Home, options: &[&str]) -> (Ran, Ran) {
 }
 
 #[test]
-fn every_option_of_flock_does_what_it_does_there_or_names_what_does() {
+fn every_option_of_flock_works_or_names_its_counterpart() {
     let exits = ["sh", "-c", "exit 3"];
     for names in options_of_flock() {
         for name in &names {

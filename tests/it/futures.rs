@@ -237,7 +237,7 @@ fn canceller_ends_the_wait_of_a_future() {
 
 /// What would block here would block for ever: the writer ends after all is done.
 #[test]
-fn nothing_blocks_the_thread_that_polls_while_another_writes() {
+fn polling_thread_never_blocks_while_another_writes() {
     let home = Home::new();
     let manager = home.open();
     let guard = wait(manager.acquire(["held"]).lock_async()).unwrap();

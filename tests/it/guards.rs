@@ -71,7 +71,7 @@ fn token(name: &str, token: u64) -> (String, u64) {
 }
 
 #[test]
-fn a_guard_holds_all_its_names_or_none() {
+fn guard_holds_all_its_names_or_none() {
     let home = Home::new();
     let manager = home.open();
     let b = manager.get_lock("b", get()).unwrap();
@@ -87,7 +87,7 @@ fn a_guard_holds_all_its_names_or_none() {
 }
 
 #[test]
-fn a_guard_bears_its_options() {
+fn guard_shows_its_options() {
     let home = Home::new();
     let (manager, _) = home.open_with_clock();
     let guard = manager.acquire(["a"]).try_lock().unwrap();
@@ -122,7 +122,7 @@ fn a_guard_bears_its_options() {
 }
 
 #[test]
-fn a_guard_releases_its_locks_when_it_is_dropped_released_or_unwound() {
+fn guard_releases_its_locks_when_it_is_dropped_released_or_unwound() {
     let home = Home::new();
     let manager = home.open();
     let hold = || manager.acquire(["a", "b"]).try_lock().unwrap();
@@ -145,7 +145,7 @@ fn a_guard_releases_its_locks_when_it_is_dropped_released_or_unwound() {
 }
 
 #[test]
-fn a_guard_may_go_to_another_thread() {
+fn guard_moves_to_another_thread() {
     fn may_be_shared<T: Send + Sync>(_: &T) {}
     let home = Home::new();
     let manager = home.open();
@@ -156,7 +156,7 @@ fn a_guard_may_go_to_another_thread() {
 }
 
 #[test]
-fn a_guard_outlives_every_other_handle_of_its_manager() {
+fn guard_outlives_every_other_handle_of_its_manager() {
     let home = Home::new();
     let guard = home.open().acquire(["a"]).try_lock().unwrap();
     assert!(guard.is_held().unwrap());
@@ -165,7 +165,7 @@ fn a_guard_outlives_every_other_handle_of_its_manager() {
 }
 
 #[test]
-fn a_guard_never_touches_a_successors_lock() {
+fn guard_never_touches_a_successors_lock() {
     let home = Home::new();
     let manager = home.open();
     type End = fn(LockGuard);
@@ -197,7 +197,7 @@ fn a_guard_never_touches_a_successors_lock() {
 }
 
 #[test]
-fn a_lease_that_ran_out_and_was_taken_is_told_in_every_way() {
+fn expired_and_taken_lease_is_reported_in_every_way() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let losses = Losses::default();
@@ -232,7 +232,7 @@ fn a_lease_that_ran_out_and_was_taken_is_told_in_every_way() {
 }
 
 #[test]
-fn a_lock_that_was_forced_away_is_told_in_every_way() {
+fn removed_lock_is_reported_in_every_way() {
     let home = Home::new();
     let (manager, _) = home.open_with_clock();
     type Call = fn(&mut LockGuard) -> Result<(), Error>;
@@ -268,7 +268,7 @@ fn a_lock_that_was_forced_away_is_told_in_every_way() {
 }
 
 #[test]
-fn every_lost_lock_is_told_of_once() {
+fn lost_lock_is_reported_once() {
     let home = Home::new();
     let manager = home.open();
     let losses = Losses::default();
@@ -287,7 +287,7 @@ fn every_lost_lock_is_told_of_once() {
 }
 
 #[test]
-fn a_release_in_vain_takes_no_longer_than_its_bound() {
+fn release_that_fails_ends_within_its_bound() {
     let (home, bound) = (Home::new(), secs(2));
     let manager = LockManager::builder().busy_timeout(bound);
     let manager = manager.open(home.db()).unwrap();
@@ -424,7 +424,7 @@ fn guard_of_a_process_that_executes_another_program_is_gone() {
 }
 
 #[test]
-fn a_loss_found_by_the_release_is_told_too() {
+fn loss_found_by_the_release_is_reported_too() {
     let home = Home::new();
     let manager = home.open();
     for end in [
@@ -441,7 +441,7 @@ fn a_loss_found_by_the_release_is_told_too() {
 }
 
 #[test]
-fn a_kept_lease_finds_its_loss_by_itself_and_its_callback_may_use_the_locks() {
+fn kept_lease_finds_its_loss_by_itself_and_its_callback_may_use_the_locks() {
     let home = Home::new();
     let manager = home.open();
     let found = Arc::new(Mutex::new(None));
@@ -463,7 +463,7 @@ fn a_kept_lease_finds_its_loss_by_itself_and_its_callback_may_use_the_locks() {
 }
 
 #[test]
-fn a_renewal_adds_two_minutes() {
+fn renewal_adds_two_minutes() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let acquire = manager.acquire(["a", "b"]).lease(secs(60)).no_keep_alive();
@@ -492,7 +492,7 @@ fn a_renewal_adds_two_minutes() {
 }
 
 #[test]
-fn a_renewal_begins_a_lease_that_ran_out_anew() {
+fn renewal_restarts_an_expired_lease() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let mut guard = manager
@@ -557,7 +557,7 @@ fn lease_that_another_had_and_gave_back_is_lost() {
 }
 
 #[test]
-fn a_renewal_does_not_take_what_somebody_else_has_or_waits_for() {
+fn renewal_never_takes_a_name_that_another_holds_or_waits_for() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let acquire = manager.acquire(["a", "b"]).lease(secs(10)).no_keep_alive();
@@ -597,7 +597,7 @@ fn a_renewal_does_not_take_what_somebody_else_has_or_waits_for() {
 }
 
 #[test]
-fn a_kept_lease_outlives_its_time_and_another_does_not() {
+fn kept_lease_outlives_its_time_and_another_does_not() {
     let home = Home::new();
     let manager = home.open();
     let lease = millis(1_500);
@@ -627,7 +627,7 @@ fn a_kept_lease_outlives_its_time_and_another_does_not() {
 }
 
 #[test]
-fn a_guard_adds_and_gives_back_single_locks() {
+fn guard_adds_and_releases_single_locks() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let mut guard = manager
@@ -668,7 +668,7 @@ fn a_guard_adds_and_gives_back_single_locks() {
 }
 
 #[test]
-fn a_guard_that_gave_all_back_holds_nothing_and_may_lock_again() {
+fn guard_that_released_all_holds_nothing_and_may_lock_again() {
     let home = Home::new();
     let manager = home.open();
     let mut guard = manager.acquire(["a"]).try_lock().unwrap();
@@ -705,7 +705,7 @@ fn lock_to_add_is_waited_for_by_lock_and_not_by_try_lock() {
 }
 
 #[test]
-fn a_kept_guard_keeps_what_it_waits_with() {
+fn kept_guard_keeps_what_it_waits_with() {
     let home = Home::new();
     let manager = home.open();
     let b = manager.acquire(["b"]).try_lock().unwrap();
@@ -741,7 +741,7 @@ fn tokens_are_in_the_order_of_the_names_and_those_of_the_store() {
 }
 
 #[test]
-fn a_guard_that_is_forgotten_releases_nothing() {
+fn forgotten_guard_releases_nothing() {
     let home = Home::new();
     let manager = home.open();
     std::mem::forget(manager.acquire(["a"]).try_lock().unwrap());
@@ -753,7 +753,7 @@ fn a_guard_that_is_forgotten_releases_nothing() {
 }
 
 #[test]
-fn a_name_given_twice_counts_once() {
+fn name_given_twice_counts_once() {
     let home = Home::new();
     let manager = home.open();
     let guard = manager.acquire(["a", "b", "a", "a"]).try_lock().unwrap();
@@ -770,7 +770,7 @@ fn a_name_given_twice_counts_once() {
 }
 
 #[test]
-fn no_names_are_held_without_the_store() {
+fn empty_request_is_granted_without_the_store() {
     let home = Home::new();
     let manager = home.open();
     let before = home.bytes();
@@ -789,7 +789,7 @@ fn no_names_are_held_without_the_store() {
 }
 
 #[test]
-fn a_guard_holds_ten_thousand_names() {
+fn guard_holds_ten_thousand_names() {
     let home = Home::new();
     let manager = home.open();
     let names: Vec<String> = (0..10_000).map(|i| format!("lock {i:05}")).collect();
@@ -804,7 +804,7 @@ fn a_guard_holds_ten_thousand_names() {
 }
 
 #[test]
-fn invalid_request_is_refused_before_anything_is_asked() {
+fn invalid_request_is_refused_before_the_store_is_read() {
     let home = Home::new();
     let manager = home.open();
     let before = home.bytes();
@@ -878,7 +878,7 @@ fn locks_are_released_that_cannot_be_detached() {
 }
 
 #[test]
-fn a_lock_that_is_added_while_the_lease_is_renewed_stays() {
+fn lock_added_during_a_renewal_stays() {
     let home = Home::new();
     let manager = home.open();
     let acquire = manager.acquire(["a"]).lease(millis(600));
@@ -896,7 +896,7 @@ fn a_lock_that_is_added_while_the_lease_is_renewed_stays() {
 }
 
 #[test]
-fn a_lost_lock_is_known_while_a_renewal_waits_for_another_process() {
+fn lost_lock_is_known_while_a_renewal_waits_for_another_process() {
     let home = Home::new();
     let manager = home.open();
     let acquire = manager.acquire(["a"]).lease(millis(900));
@@ -913,7 +913,7 @@ fn a_lost_lock_is_known_while_a_renewal_waits_for_another_process() {
 }
 
 #[test]
-fn a_renewal_does_not_take_back_what_was_forced_away() {
+fn renewal_never_takes_back_a_removed_lock() {
     let home = Home::new();
     let manager = home.open();
     let mut guard = manager.acquire(["a"]).try_lock().unwrap();
@@ -947,7 +947,7 @@ fn lease_that_ran_out_is_renewed_late_unless_a_waiter_can_have_it() {
 }
 
 #[test]
-fn a_guard_cannot_be_kept_from_its_owner_by_a_call_that_panics() {
+fn guard_stays_usable_after_a_call_that_panics() {
     let home = Home::new();
     let manager = home.open();
     let acquire = manager.acquire(["a", "b"]);
@@ -962,7 +962,7 @@ fn a_guard_cannot_be_kept_from_its_owner_by_a_call_that_panics() {
 }
 
 #[test]
-fn a_lease_that_would_end_past_the_calendar_when_it_is_granted_harms_nobody_else() {
+fn lease_that_would_end_past_the_calendar_harms_no_other_request() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let held = manager.acquire(["a"]).try_lock().unwrap();

@@ -111,7 +111,7 @@ fn unlinked_file_takes_its_locks_away() {
 }
 
 #[test]
-fn replacing_file_says_what_is_locked() {
+fn replaced_file_decides_what_is_locked() {
     let theirs = ["false", "1", "LockNotFound", "2", "false", "true"];
     all_are_told(theirs, |home| {
         let other = LockManager::open(home.join("other")).unwrap();
@@ -138,13 +138,13 @@ fn file_replaced_by_something_else_stops_the_store() {
 }
 
 #[test]
-fn changed_permissions_do_not_stop_managers_that_have_it_open() {
+fn changed_permissions_do_not_stop_an_open_manager() {
     all_are_told(UNHURT, |home| chmod(&db_in(home), 0));
     all_are_told(UNHURT, |home| chmod(&home.join("dir"), 0o555));
 }
 
 #[test]
-fn a_store_whose_directory_moves_is_missing_until_it_is_back() {
+fn store_whose_directory_moves_is_missing_until_it_is_back() {
     let home = Home::new();
     let (manager, held) = store_in(&home, LockManager::builder());
     thread::sleep(Duration::from_millis(110));
@@ -203,7 +203,7 @@ fn frugal(kib: u32) -> Command {
 }
 
 #[test]
-fn a_file_of_gigabytes_costs_neither_time_nor_memory() {
+fn file_of_gigabytes_costs_neither_time_nor_memory() {
     let home = Home::new();
     home.open().get_lock("held", get()).unwrap();
     let file = File::options().write(true).open(home.db()).unwrap();
@@ -253,7 +253,7 @@ fn link_in_the_place_of_a_store_is_refused_and_its_target_left_alone() {
 }
 
 #[test]
-fn file_prepared_in_a_common_directory_is_refused() {
+fn planted_file_in_a_common_directory_is_refused() {
     let home = Home::new();
     chmod(home.path(), 0o1777);
     let Some(_) = home.command_of_ordinary_user() else {
@@ -408,7 +408,7 @@ fn at(instant: &str) -> DateTime<Utc> {
 }
 
 #[test]
-fn a_clock_at_the_ends_of_time_gives_answers_and_errors() {
+fn clock_at_the_ends_of_time_gives_answers_and_errors() {
     for (wall, is_past_the_calendar) in [
         ("1970-01-01T00:00:00Z", false),
         ("1969-12-31T23:59:59Z", false),
@@ -526,7 +526,7 @@ fn clean_with_another_amid(bound: Duration, held: Duration) -> (Result<usize, Er
 }
 
 #[test]
-fn a_cleaning_waits_for_others_no_longer_than_its_bound_and_works_for_as_long_as_it_takes() {
+fn cleaning_bounds_its_wait_for_others_but_not_its_own_work() {
     let bound = Duration::from_secs(2);
     let (cleaned, left) = clean_with_another_amid(bound, bound / 4);
     assert_eq!((cleaned.unwrap(), left), (DEAD, 0));
@@ -539,7 +539,7 @@ fn a_cleaning_waits_for_others_no_longer_than_its_bound_and_works_for_as_long_as
 }
 
 #[test]
-fn a_large_cleaning_makes_the_file_smaller_whoever_has_it_open() {
+fn large_cleaning_shrinks_the_file_while_others_have_it_open() {
     for builder in [LockManager::builder(), LockManager::builder().exclusive()] {
         let home = Home::in_memory();
         let clock = ManualClock::new(at("2030-01-01T00:00:00Z"));
@@ -556,7 +556,7 @@ fn a_large_cleaning_makes_the_file_smaller_whoever_has_it_open() {
 }
 
 #[test]
-fn a_clock_before_the_times_of_the_store_frees_nothing() {
+fn clock_before_the_times_of_the_store_frees_nothing() {
     let home = Home::new();
     let clock = ManualClock::new(at("2030-01-01T00:00:00Z"));
     let manager = LockManager::builder().clock(clock.clone());
@@ -573,7 +573,7 @@ fn a_clock_before_the_times_of_the_store_frees_nothing() {
 }
 
 #[test]
-fn the_command_answers_at_any_time_of_the_wall_clock() {
+fn command_answers_at_any_time_of_the_wall_clock() {
     if !works(&["faketime", "-f", "-1d"]) {
         return;
     }

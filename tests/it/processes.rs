@@ -52,7 +52,7 @@ impl Worker {
 }
 
 #[test]
-fn exclusive_lock_is_never_shared_by_processes() {
+fn exclusive_lock_never_has_two_holders() {
     let home = Home::new();
     let shared = home.open();
     let workers = [
@@ -98,7 +98,7 @@ fn exclusive_lock_is_never_shared_by_processes() {
 }
 
 #[test]
-fn a_fail_is_met_by_a_lock_of_another_process() {
+fn set_with_fail_meets_a_lock_of_another_process() {
     let home = Home::new();
     let manager = home.open();
     let ours = manager.get_lock("ours", GetOptions::new()).unwrap();
@@ -156,7 +156,7 @@ const WRITERS: [&[&str]; 6] = [
 ];
 
 #[test]
-fn calls_end_at_their_bound_beside_a_stopped_writer() {
+fn call_ends_within_its_bound_beside_a_stopped_writer() {
     let home = Home::new();
     let manager = LockManager::builder().busy_timeout(Duration::from_millis(300));
     let manager = manager.open(home.db()).unwrap();
@@ -189,7 +189,7 @@ fn calls_end_at_their_bound_beside_a_stopped_writer() {
 }
 
 #[test]
-fn calls_end_at_their_bound_beside_a_process_stopped_anywhere() {
+fn call_ends_within_its_bound_beside_a_process_stopped_anywhere() {
     let home = Home::new();
     let manager = LockManager::builder().busy_timeout(Duration::from_millis(300));
     let manager = manager.open(home.db()).unwrap();
@@ -229,7 +229,7 @@ fn calls_end_at_their_bound_beside_a_process_stopped_anywhere() {
 }
 
 #[test]
-fn calls_end_at_their_bound_beside_a_process_stopped_at_any_instant() {
+fn call_ends_within_its_bound_beside_a_process_stopped_at_any_instant() {
     let home = Home::new();
     let began = Instant::now();
     home.json(["get", "held"]);
@@ -258,7 +258,7 @@ fn calls_end_at_their_bound_beside_a_process_stopped_at_any_instant() {
 }
 
 #[test]
-fn an_exclusive_manager_refuses_every_other_within_a_bound() {
+fn exclusive_manager_refuses_every_other_within_a_bound() {
     let home = Home::new();
     let alone = LockManager::builder().exclusive().open(home.db()).unwrap();
     alone.get_lock("held", GetOptions::new()).unwrap();
@@ -336,7 +336,7 @@ fn acknowledged_changes_outlive_killed_writers() {
 }
 
 #[test]
-fn a_store_that_was_never_closed_is_repaired_on_the_way() {
+fn store_that_was_never_closed_is_repaired_on_the_way() {
     let (home, killed) = (Home::new(), Home::new());
     let manager = home.open();
     for i in 0..20 {
@@ -385,7 +385,7 @@ pub(crate) fn can_fake_time() -> bool {
 }
 
 #[test]
-fn a_wall_clock_ahead_frees_nothing() {
+fn wall_clock_ahead_frees_nothing() {
     if !can_fake_time() {
         return;
     }
@@ -401,7 +401,7 @@ fn a_wall_clock_ahead_frees_nothing() {
 }
 
 #[test]
-fn a_wall_clock_behind_holds_nothing_longer() {
+fn wall_clock_behind_prolongs_nothing() {
     if !can_fake_time() {
         return;
     }
@@ -463,7 +463,7 @@ fn reading_writes_and_syncs_nothing() {
 }
 
 #[test]
-fn a_set_that_changes_nothing_costs_no_more_than_opening() {
+fn set_that_changes_nothing_costs_no_more_than_opening() {
     if !works(&["strace", "-qq", "-o", "/dev/null"]) {
         return;
     }

@@ -108,7 +108,7 @@ impl Pair {
 }
 
 #[test]
-fn the_exit_status_is_the_commands_as_with_flock() {
+fn exit_status_is_the_commands_as_with_flock() {
     let pair = Pair::free();
     for status in [0, 1, 2, 64, 75, 126, 127, 255] {
         let exit = format!("exit {status}");
@@ -177,7 +177,7 @@ fn without_an_option_it_waits_until_granted_as_flock_does() {
 }
 
 #[test]
-fn the_status_of_a_conflict_is_to_be_chosen_as_with_flock() {
+fn status_of_a_conflict_is_chosen_as_with_flock() {
     let pair = Pair::held();
     for status in [0, 1, 2, 75, 255] {
         let number = status.to_string();
@@ -199,7 +199,7 @@ fn how_the_lock_is_held_is_said_as_with_flock() {
 }
 
 #[test]
-fn a_string_is_run_by_the_shell_as_with_flock() {
+fn string_is_run_by_the_shell_as_with_flock() {
     let pair = Pair::free();
     for option in ["-c", "--command"] {
         let mut ours = pair.ours(&[option, "echo $0 | tr a-z A-Z; exit 3"], &[]);
@@ -250,7 +250,7 @@ fn without_a_fork_a_lease_may_be_given_and_the_lock_goes_with_the_end() {
 }
 
 #[test]
-fn command_that_cannot_be_run_is_126_or_127_as_in_a_shell() {
+fn command_that_cannot_run_exits_126_or_127_and_not_69_as_flock() {
     let pair = Pair::free();
     let script = pair.home.join("script");
     fs::write(&script, "#!/bin/sh\nexit 5\n").unwrap();
@@ -348,7 +348,7 @@ fn verbose_says_whom_it_waits_for_and_else_nothing() {
 }
 
 #[test]
-fn the_command_knows_the_store_its_names_and_its_tokens() {
+fn command_knows_the_store_its_names_and_its_tokens() {
     let home = Home::new();
     home.json(["get", "earlier"]);
     let print = "printf '%s|' \"$LOCKMGR_DB\" \"$LOCKMGR_NAMES\" \"$LOCKMGR_TOKENS\"";
@@ -395,7 +395,7 @@ fn check_tells_whether_a_token_still_holds() {
 }
 
 #[test]
-fn the_locks_are_held_while_the_command_runs_and_free_after() {
+fn locks_are_held_while_the_command_runs_and_free_after() {
     let home = Home::new();
     let manager = home.open();
     let this = env!("CARGO_BIN_EXE_lockmgr");
@@ -415,7 +415,7 @@ fn the_locks_are_held_while_the_command_runs_and_free_after() {
 }
 
 #[test]
-fn the_lease_is_kept_while_the_command_runs() {
+fn lease_is_kept_while_the_command_runs() {
     let home = Home::new();
     let manager = home.open();
     let holder = Kept::holder(&home, &["--lease", "1.2", "x"]);
@@ -431,7 +431,7 @@ fn the_lease_is_kept_while_the_command_runs() {
 }
 
 #[test]
-fn the_command_gets_what_is_read_and_written() {
+fn command_inherits_standard_input_and_output() {
     let home = Home::new();
     let mut run = Kept::start_open(home.command().args(["run", "x", "--", "cat"]));
     let stdin = run.child().stdin.as_mut().unwrap();
@@ -583,7 +583,7 @@ fn signals_reach_the_command_once_each() {
 }
 
 #[test]
-fn a_signal_sent_to_run_ends_a_command_that_does_not_care() {
+fn signal_sent_to_run_ends_a_command_without_a_handler() {
     let home = Home::new();
     for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
         let mut command = home.command();
@@ -596,7 +596,7 @@ fn a_signal_sent_to_run_ends_a_command_that_does_not_care() {
 }
 
 #[test]
-fn a_key_on_the_terminal_reaches_the_command_once() {
+fn key_on_the_terminal_reaches_the_command_once() {
     if !works(&["script", "--version"]) {
         return;
     }
@@ -654,7 +654,7 @@ fn command_of_close_dies_with_run() {
 }
 
 #[test]
-fn a_command_whose_lock_was_forced_away_is_ended() {
+fn command_whose_lock_was_removed_is_ended() {
     let home = Home::new();
     let manager = home.open();
     let exec = "exec sleep 60";
@@ -686,7 +686,7 @@ fn a_command_whose_lock_was_forced_away_is_ended() {
 }
 
 #[test]
-fn a_command_whose_lock_was_forced_away_is_ended_soon_whatever_the_lease() {
+fn command_whose_lock_was_removed_is_ended_soon_with_any_lease() {
     let home = Home::new();
     let manager = home.open();
     let script = "echo ready; exec sleep 60";
@@ -702,7 +702,7 @@ fn a_command_whose_lock_was_forced_away_is_ended_soon_whatever_the_lease() {
 }
 
 #[test]
-fn a_command_whose_lock_went_while_run_was_stopped_is_ended_when_that_goes_on() {
+fn command_whose_lock_was_lost_while_run_was_stopped_is_ended_when_run_continues() {
     let home = Home::new();
     let manager = home.open();
     let mut command = home.command();
@@ -720,7 +720,7 @@ fn a_command_whose_lock_went_while_run_was_stopped_is_ended_when_that_goes_on() 
 }
 
 #[test]
-fn a_command_may_be_let_go_on_without_its_lock() {
+fn command_goes_on_without_its_lock_with_on_lost_warn() {
     let home = Home::new();
     let manager = home.open();
     let (said, mut command) = (home.join("said"), home.command());
@@ -756,7 +756,7 @@ fn a_command_may_be_let_go_on_without_its_lock() {
 }
 
 #[test]
-fn the_holder_of_a_run_may_be_named() {
+fn holder_of_a_run_may_be_named() {
     let home = Home::new();
     let holder = Kept::holder(&home, &["--locked-by", "edge 7", "x"]);
     let lock = home.open().find("x").unwrap().unwrap();

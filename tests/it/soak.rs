@@ -466,7 +466,7 @@ fn soak(
 }
 
 #[test]
-fn every_promise_is_kept_by_processes_that_are_killed_and_stopped() {
+fn killed_and_stopped_processes_keep_every_promise() {
     let length = setting("LOCKMGR_SOAK_SECONDS").unwrap_or(10);
     let random = || {
         SystemTime::now()
@@ -561,7 +561,7 @@ fn judged(seen: u64) -> Vec<String> {
 }
 
 #[test]
-fn the_judge_tells_who_came_later_and_was_first_from_a_guard_that_asks_again() {
+fn judge_tells_an_overtaken_request_from_a_guard_that_asks_again() {
     assert_eq!(judged(310), [""; 0]);
     let said = judged(200);
     assert!(
@@ -602,7 +602,7 @@ fn judged_after_a_death(micros: u64) -> (Vec<String>, Vec<u64>) {
 }
 
 #[test]
-fn the_judge_tells_how_late_a_death_was_noticed() {
+fn judge_tells_how_late_a_death_was_noticed() {
     assert_eq!(judged_after_a_death(900), (vec![], vec![900]));
     let (violations, took) = judged_after_a_death(6_000_000);
     assert_eq!(took, [6_000_000]);
@@ -614,7 +614,7 @@ fn the_judge_tells_how_late_a_death_was_noticed() {
 /// Not a test: what a process of the soak does.
 #[test]
 #[ignore = "it is one process of the soak"]
-fn a_worker_of_the_soak() {
+fn worker_of_the_soak() {
     if let Some(worker) = Worker::from_env(None) {
         worker.work();
     }

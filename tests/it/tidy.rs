@@ -92,7 +92,7 @@ fn only_store_and_beacon_name_redb() {
 }
 
 #[test]
-fn the_map_stays_on_a_page() {
+fn architecture_stays_on_a_page() {
     let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     assert!(map.lines().count() < 80);
 }

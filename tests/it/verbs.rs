@@ -68,7 +68,7 @@ fn is_not_found(error: &Error, of: (&str, Option<u64>)) -> bool {
 }
 
 #[test]
-fn a_manager_is_a_handle_that_threads_and_clones_share() {
+fn manager_is_shared_by_threads_and_clones() {
     fn is_handle<T: Send + Sync + Clone + 'static>(_: &T) {}
     let home = Home::new();
     let manager = home.open();
@@ -81,7 +81,7 @@ fn a_manager_is_a_handle_that_threads_and_clones_share() {
 }
 
 #[test]
-fn an_absent_lock_is_created_with_the_defaults() {
+fn absent_lock_is_created_with_the_defaults() {
     let home = Home::new();
     let (manager, _) = home.open_with_clock();
     let result = manager.set_lock(["b", "a"], set()).unwrap();
@@ -109,7 +109,7 @@ fn an_absent_lock_is_created_with_the_defaults() {
 }
 
 #[test]
-fn the_default_holder_is_the_host() {
+fn default_holder_is_the_host() {
     let home = Home::new();
     let lock = home.open().get_lock("a", get()).unwrap();
     let host = gethostname::gethostname();
@@ -117,7 +117,7 @@ fn the_default_holder_is_the_host() {
 }
 
 #[test]
-fn an_absent_lock_stays_absent_where_only_renewals_are_wanted() {
+fn absent_lock_stays_absent_with_only_renew() {
     let home = Home::new();
     let manager = home.open();
     for options in [
@@ -134,7 +134,7 @@ fn an_absent_lock_stays_absent_where_only_renewals_are_wanted() {
 }
 
 #[test]
-fn a_set_with_fail_changes_nothing() {
+fn set_with_fail_changes_nothing() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let held = manager.get_lock("held", get().locked_by("other")).unwrap();
@@ -163,7 +163,7 @@ fn a_set_with_fail_changes_nothing() {
 }
 
 #[test]
-fn an_existing_lock_is_renewed_in_its_deadline_alone() {
+fn existing_lock_is_renewed_in_its_deadline_alone() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let lease = get().locked_by("first").process_id(1);
@@ -187,7 +187,7 @@ fn an_existing_lock_is_renewed_in_its_deadline_alone() {
 }
 
 #[test]
-fn an_existing_lock_is_skipped_where_renewals_are_unwanted() {
+fn existing_lock_is_skipped_with_no_renew() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let held = manager.get_lock("a", get()).unwrap();
@@ -202,7 +202,7 @@ fn an_existing_lock_is_skipped_where_renewals_are_unwanted() {
 }
 
 #[test]
-fn a_renewal_never_shortens() {
+fn renewal_never_shortens() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     manager.get_lock("a", get()).unwrap();
@@ -216,7 +216,7 @@ fn a_renewal_never_shortens() {
 }
 
 #[test]
-fn no_timeout_is_for_ever_and_stays_so() {
+fn lock_without_timeout_stays_for_ever_after_renewals() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     for (name, timeout) in [
@@ -246,7 +246,7 @@ fn no_timeout_is_for_ever_and_stays_so() {
 }
 
 #[test]
-fn a_name_given_twice_meets_what_its_first_mention_did() {
+fn name_given_twice_meets_its_first_mention() {
     let home = Home::new();
     let manager = home.open();
     let result = manager.set_lock(["a", "b", "a"], set()).unwrap();
@@ -279,7 +279,7 @@ fn a_name_given_twice_meets_what_its_first_mention_did() {
 }
 
 #[test]
-fn no_names_are_an_empty_result() {
+fn empty_set_has_an_empty_result() {
     let home = Home::new();
     let manager = home.open();
     for options in [set(), set().fail(), set().no_renew().only_renew()] {
@@ -291,7 +291,7 @@ fn no_names_are_an_empty_result() {
 }
 
 #[test]
-fn a_result_answers_by_name() {
+fn result_answers_by_name() {
     let home = Home::new();
     let manager = home.open();
     manager.get_lock("a", get()).unwrap();
@@ -334,7 +334,7 @@ fn one_bad_name_among_good_ones_changes_nothing() {
 }
 
 #[test]
-fn a_timeout_past_the_year_9999_changes_nothing() {
+fn timeout_past_the_year_9999_changes_nothing() {
     let home = Home::new();
     let (manager, _) = home.open_with_clock();
     manager.get_lock("a", get()).unwrap();
@@ -364,7 +364,7 @@ fn a_timeout_past_the_year_9999_changes_nothing() {
 }
 
 #[test]
-fn a_number_of_seconds_is_a_timeout_unless_it_is_none() {
+fn number_of_seconds_is_a_timeout_only_if_valid() {
     for bad in [-5.0, -1e-9, f64::NAN, f64::INFINITY, -f64::INFINITY, 1e30] {
         assert!(Timeout::from_secs_f64(bad).is_err(), "{bad}");
     }
@@ -388,7 +388,7 @@ fn names_and_holders_have_one_to_255_bytes() {
 }
 
 #[test]
-fn get_of_a_lock_that_exists_names_its_holder() {
+fn get_of_an_existing_lock_names_its_holder() {
     let home = Home::new();
     let (manager, _) = home.open_with_clock();
     let lease = get().locked_by("edge-7").process_id(4242);
@@ -408,7 +408,7 @@ fn get_of_a_lock_that_exists_names_its_holder() {
 }
 
 #[test]
-fn a_renewal_by_name_renews_whoever_holds_it() {
+fn renewal_by_name_renews_the_lock_of_any_holder() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let held = manager.get_lock("a", get()).unwrap();
@@ -443,7 +443,7 @@ fn added_time_counts_from_the_deadline() {
 }
 
 #[test]
-fn a_renewal_that_may_create_gets_an_absent_lock() {
+fn renewal_that_may_create_gets_an_absent_lock() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let lock = manager.renew_lock("a", renew().create()).unwrap();
@@ -461,7 +461,7 @@ fn a_renewal_that_may_create_gets_an_absent_lock() {
 }
 
 #[test]
-fn a_holder_renews_and_releases_only_what_bears_its_token() {
+fn holder_renews_and_releases_only_the_lock_with_its_token() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let mine = manager.get_lock("a", get()).unwrap();
@@ -511,7 +511,7 @@ fn unlocking_says_whether_the_lock_was_there() {
 }
 
 #[test]
-fn an_expired_lock_is_absent_for_every_verb() {
+fn expired_lock_is_absent_for_every_verb() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let absent = |verb: &dyn Fn(&LockManager, &Lock) -> bool| {
@@ -553,7 +553,7 @@ fn cleaning_removes_what_has_expired_and_nothing_else() {
 }
 
 #[test]
-fn a_reset_removes_and_counts_every_lock() {
+fn reset_removes_and_counts_every_lock() {
     let home = Home::new();
     let manager = home.open();
     let forever = set().timeout(Timeout::Never);
@@ -647,7 +647,7 @@ fn reading_and_changing_nothing_leave_the_file_as_it_is() {
 }
 
 #[test]
-fn a_step_of_the_wall_clock_neither_frees_nor_prolongs_a_lock() {
+fn step_of_the_wall_clock_neither_frees_nor_prolongs_a_lock() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     for days in [-1, 1, 3_000] {
@@ -673,7 +673,7 @@ fn another_boot_judges_a_deadline_by_the_wall_clock() {
 }
 
 #[test]
-fn a_renewal_moves_the_deadline_of_another_boot_to_this_one() {
+fn renewal_moves_the_deadline_of_another_boot_to_this_one() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     manager.get_lock("a", get()).unwrap();
@@ -691,7 +691,7 @@ fn a_renewal_moves_the_deadline_of_another_boot_to_this_one() {
 }
 
 #[test]
-fn a_read_only_manager_reads_and_refuses_to_write() {
+fn read_only_manager_reads_and_refuses_to_write() {
     let home = Home::new();
     let reader = LockManager::builder().read_only().open(home.db()).unwrap();
     assert!(!reader.is_locked("a").unwrap());
@@ -730,7 +730,7 @@ fn two_managers_on_one_file_see_each_other() {
 }
 
 #[test]
-fn a_bound_of_zero_creates_and_uses_a_store_that_nobody_keeps_busy() {
+fn bound_of_zero_creates_and_uses_an_idle_store() {
     let home = Home::new();
     let builder = LockManager::builder().busy_timeout(Duration::ZERO);
     let manager = builder.open(home.db()).unwrap();
@@ -738,7 +738,7 @@ fn a_bound_of_zero_creates_and_uses_a_store_that_nobody_keeps_busy() {
 }
 
 #[test]
-fn finished_call_is_seen_by_every_thread() {
+fn completed_call_is_seen_by_every_thread() {
     const LAST: u64 = 600;
     for builder in [LockManager::builder(), LockManager::builder().exclusive()] {
         let home = Home::new();
@@ -855,7 +855,7 @@ fn reads_never_go_back_amid_a_commit() {
 }
 
 #[test]
-fn dead_locks_do_not_fill_the_file() {
+fn dead_rows_do_not_fill_the_file() {
     let home = Home::new();
     let clock = ManualClock::new(noon());
     let builder = LockManager::builder().exclusive().clock(clock.clone());

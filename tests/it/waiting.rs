@@ -105,7 +105,7 @@ fn ten_waiting_threads_and_processes_are_served_as_they_came() {
 }
 
 #[test]
-fn request_is_not_granted_before_an_earlier_one_for_one_of_its_names() {
+fn request_never_passes_an_earlier_one_for_one_of_its_names() {
     const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
     const WAITERS: usize = 20;
     let home = Home::new();
@@ -217,7 +217,7 @@ fn arrival_decides_amid_constant_coming_and_going() {
 }
 
 #[test]
-fn newcomer_does_not_pass_a_waiter_for_a_free_name_and_another() {
+fn newcomer_never_passes_a_waiter_for_a_free_name_and_another() {
     let home = Home::new();
     let manager = home.open();
     let b = manager.acquire(["b"]).try_lock().unwrap();
@@ -275,7 +275,7 @@ fn newcomer_does_not_pass_a_waiter_for_a_free_name_and_another() {
 }
 
 #[test]
-fn a_newcomer_for_other_names_is_not_held_up() {
+fn newcomer_for_other_names_is_not_delayed() {
     let home = Home::new();
     let manager = home.open();
     let _b = manager.acquire(["b"]).try_lock().unwrap();
@@ -331,7 +331,7 @@ fn assert_ends_at_its_bound(bound: Duration, wait: impl Fn()) {
 }
 
 #[test]
-fn a_wait_ends_at_its_bound_and_leaves_the_queue() {
+fn wait_ends_at_its_bound_and_leaves_the_queue() {
     let home = Home::new();
     let manager = home.open();
     let _held = manager
@@ -360,7 +360,7 @@ fn a_wait_ends_at_its_bound_and_leaves_the_queue() {
 }
 
 #[test]
-fn a_bound_of_zero_does_not_wait() {
+fn bound_of_zero_does_not_wait() {
     let home = Home::new();
     let manager = home.open();
     let _held = manager.acquire(["x"]).try_lock().unwrap();
@@ -378,7 +378,7 @@ fn a_bound_of_zero_does_not_wait() {
 }
 
 #[test]
-fn an_end_of_the_wait_lets_those_behind_go_on() {
+fn ended_wait_lets_later_requests_go_on() {
     let home = Home::new();
     let manager = home.open();
     let b = manager.acquire(["b"]).try_lock().unwrap();
@@ -412,7 +412,7 @@ fn assert_prompt(manager: &LockManager, free: impl FnOnce()) {
 }
 
 #[test]
-fn a_killed_waiter_delays_nobody() {
+fn killed_waiter_delays_no_other() {
     let home = Home::new();
     let manager = home.open();
     for is_reaped in [false, true] {
@@ -431,7 +431,7 @@ fn a_killed_waiter_delays_nobody() {
 }
 
 #[test]
-fn a_waiter_killed_at_the_head_frees_what_was_kept_for_it() {
+fn waiter_killed_at_the_head_frees_the_names_kept_for_it() {
     let home = Home::new();
     let manager = home.open();
     let _y = manager.acquire(["y"]).try_lock().unwrap();
@@ -442,7 +442,7 @@ fn a_waiter_killed_at_the_head_frees_what_was_kept_for_it() {
 }
 
 #[test]
-fn a_stopped_waiter_has_its_turn_and_its_lease_and_no_more() {
+fn stopped_waiter_keeps_its_turn_and_lease_and_no_more() {
     let home = Home::new();
     let manager = home.open();
     let held = manager.acquire(["x"]).try_lock().unwrap();
@@ -479,7 +479,7 @@ fn a_stopped_waiter_has_its_turn_and_its_lease_and_no_more() {
 }
 
 #[test]
-fn a_stopped_waiter_keeps_what_ran_out_from_nobody_for_ever() {
+fn stopped_waiter_blocks_an_expired_name_for_a_bounded_time() {
     // By a clock that makes minutes pass at once.
     let home = Home::new();
     let clock = ManualClock::new(Utc::now());
@@ -502,7 +502,7 @@ fn a_stopped_waiter_keeps_what_ran_out_from_nobody_for_ever() {
 }
 
 #[test]
-fn a_signal_ends_a_wait() {
+fn signal_ends_a_wait() {
     let home = Home::new();
     let manager = home.open();
     let held = manager.acquire(["x"]).try_lock().unwrap();
@@ -526,7 +526,7 @@ fn a_signal_ends_a_wait() {
 }
 
 #[test]
-fn the_end_of_a_lease_hands_over() {
+fn end_of_a_lease_hands_over() {
     let home = Home::new();
     let manager = home.open();
     let lease = secs(1);
@@ -569,7 +569,7 @@ fn assert_hands_over(manager: &LockManager, what: &str, free: impl FnOnce()) {
 }
 
 #[test]
-fn whatever_frees_a_lock_hands_it_over() {
+fn every_call_that_frees_a_lock_hands_it_over() {
     let home = Home::new();
     let (manager, clock) = home.open_with_clock();
     let hold = || {
@@ -639,7 +639,7 @@ fn newcomer_at_the_end_of_a_lease_is_refused_before_the_waiter() {
 }
 
 #[test]
-fn the_command_hands_over_too() {
+fn command_hands_over_too() {
     let home = Home::new();
     let manager = home.open();
     for args in [&["unlock", "x"][..], &["reset", "-f"]] {
@@ -791,7 +791,7 @@ fn requests_are_listed_by_any_of_their_names_in_order() {
 }
 
 #[test]
-fn a_wait_goes_on_in_the_new_file_where_the_store_is_deleted() {
+fn wait_goes_on_in_the_new_file_after_the_store_is_deleted() {
     let home = Home::new();
     let manager = home.open();
     manager.get_lock("x", get()).unwrap();
@@ -809,7 +809,7 @@ fn a_wait_goes_on_in_the_new_file_where_the_store_is_deleted() {
 }
 
 #[test]
-fn a_wait_goes_on_in_the_new_file_where_the_store_is_replaced() {
+fn wait_goes_on_in_the_new_file_after_the_store_is_replaced() {
     let (home, new) = (Home::new(), Home::new());
     home.open().get_lock("x", get()).unwrap();
     let process = Kept::holder_in_waiting(&home, "x");
@@ -824,7 +824,7 @@ fn a_wait_goes_on_in_the_new_file_where_the_store_is_replaced() {
 }
 
 #[test]
-fn waiter_of_a_deleted_store_does_not_take_anothers_request_for_its_own() {
+fn waiter_of_a_deleted_store_never_adopts_a_request_in_the_new_one() {
     let (home, new) = (Home::new(), Home::new());
     home.open().get_lock("x", get()).unwrap();
     new.open().get_lock("x", get()).unwrap();
@@ -877,7 +877,7 @@ fn waiter_of_a_deleted_store_does_not_take_anothers_request_for_its_own() {
 }
 
 #[test]
-fn waiter_takes_the_grant_of_a_copy_that_replaces_the_store() {
+fn waiter_takes_its_grant_from_a_copy_that_replaces_the_store() {
     let (home, copy) = (Home::new(), Home::new());
     let manager = home.open();
     manager.get_lock("x", get()).unwrap();
@@ -912,7 +912,7 @@ fn threads_wait_for_each_other_in_an_exclusive_store_too() {
 }
 
 #[test]
-fn read_only_store_refuses_waits() {
+fn wait_in_a_read_only_store_is_refused() {
     let home = Home::new();
     let held = home.open().acquire(["x"]).try_lock().unwrap();
     let reader = LockManager::builder().read_only().open(home.db()).unwrap();
@@ -925,7 +925,7 @@ fn read_only_store_refuses_waits() {
 }
 
 #[test]
-fn waiter_that_lost_part_of_its_grant_unseen_asks_again_and_not_behind_itself() {
+fn waiter_that_lost_part_of_its_grant_requeues_and_not_behind_itself() {
     let home = Home::new();
     let manager = home.open();
     let held = manager.acquire(["a"]).try_lock().unwrap();
@@ -976,7 +976,7 @@ fn rows_of_requests(home: &Home) -> u64 {
 }
 
 #[test]
-fn a_wait_ends_at_its_bound_while_another_process_keeps_the_store_busy() {
+fn wait_ends_at_its_bound_while_another_process_keeps_the_store_busy() {
     let home = Home::new();
     let manager = home.open();
     let _held = manager.acquire(["x"]).try_lock().unwrap();

@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_ratio_keeps_two_digits() {
+    fn small_ratio_keeps_two_digits() {
         assert_eq!(plain(1.274), "1.27");
         assert_eq!(plain(0.104), "0.10");
         assert_eq!(plain(0.0456), "0.046");

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantile_lies_between_values() {
+    fn quantile_lies_between_values() {
         let sample = Sample(vec![4.0, 1.0, 3.0, 2.0]);
         assert_eq!(sample.median(), 2.5);
         assert_eq!((sample.quantile(0.0), sample.max()), (1.0, 4.0));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_not_moved_by_rounds_that_were_slow_for_both() {
+    fn ratio_is_not_moved_by_rounds_that_were_slow_for_both() {
         let peer: Sample = (0..100)
             .map(|i| if i % 2 == 0 { 1.0 } else { 50.0 })
             .collect();

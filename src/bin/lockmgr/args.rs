@@ -1,4 +1,4 @@
-//! The command line: its commands and options, and their meaning.
+//! Defines the command line: its commands and options, and their meaning.
 
 use crate::asking::Asking;
 use crate::complete::{locks, locks_and_waiters};
@@ -12,13 +12,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The answer of `--version`: also which files this release reads.
+/// The answer of `--version`, which also names the store format that this release reads.
 const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nstore format 1\nredb 4.6.0");
 
 /// Named locks with deadlines, in one file, for every process of this host.
 ///
-/// A lock is a lease: it has a holder, a deadline and a fencing token. The store is one file; it
-/// is created when first written to.
+/// A lock is a lease: it has a holder, a deadline and a fencing token. The store is one file. The
+/// first command that writes to the store creates it.
 #[derive(Debug, Parser)]
 #[command(
     name = "lockmgr",
@@ -32,8 +32,8 @@ const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nstore format 1\
         lock; 64 usage; 65 damaged, or no store; 70 a fault of lockmgr; 73 cannot create; 74 reading or writing failed; \
         75 busy, try again; 77 no permission.\n\n\
         Guide: `lockmgr help topics` lists its chapters; `lockmgr help recipes` is one, `lockmgr help \
-        errors` says what to do about each error. `lockmgr man DIRECTORY` writes it all as manual \
-        pages: lockmgr-guide(7), lockmgr-recipes(7)."
+        errors` explains each error and its remedy. `lockmgr man DIRECTORY` writes the guide as \
+        manual pages: lockmgr-guide(7), lockmgr-recipes(7)."
 )]
 pub(crate) struct Cli {
     /// The store's file [default: $LOCKMGR_DB, else lockmgr/locks.redb in the user's state
@@ -41,20 +41,20 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) db: Option<PathBuf>,
 
-    /// Use one store for all users of this host, /var/lib/lockmgr/locks.redb; `lockmgr help sharing`
-    /// says how to let them
+    /// Use one store for all users of this host, /var/lib/lockmgr/locks.redb; `lockmgr help
+    /// sharing` says how to give them access
     #[arg(long, global = true)]
     pub(crate) system: bool,
 
-    /// Print one JSON document on standard output, error or not
+    /// Print one JSON document on standard output, also for an error
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// Print nothing but errors
+    /// Print only errors
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
 
-    /// How long to wait, at most, for other processes at work on the store
+    /// Wait at most this long while other processes work on the store
     #[arg(
         long,
         global = true,
@@ -72,17 +72,17 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Hold locks while a command runs, as flock(1) does
     Run(Run),
-    /// Create locks that nobody holds, all or none, or name the holder of one
+    /// Create locks that nobody holds, all or none; otherwise name a holder
     Get(Get),
     /// Create, renew or skip locks, all in one transaction; does not exclude other callers
     ///
-    /// `set` excludes nobody: it renews a lock that exists, even another holder's, and succeeds. To hold
-    /// a lock that others cannot have, use `lockmgr run` (while a command runs) or `lockmgr get`.
+    /// `set` excludes nobody: it renews an existing lock, even another holder's, and succeeds. To
+    /// exclude other callers, use `lockmgr run` (while a command runs) or `lockmgr get`.
     #[command(alias = "set_lock")]
     Set(Set),
     /// Renew a lock
     Renew(Renew),
-    /// Remove locks, of any holder; those of running jobs only with --force
+    /// Remove locks of any holder; locks of running jobs only with --force
     #[command(visible_alias = "clear", alias = "clear_lock")]
     Unlock(Unlock),
     /// Ask whether a token still holds a lock
@@ -94,7 +94,7 @@ pub(crate) enum Command {
         #[arg(value_name = "TOKEN")]
         token: u64,
     },
-    /// Show the requests that wait for locks, first come first
+    /// Show the requests that wait for locks, the oldest first
     Queue {
         /// The beginning of the locks' names
         #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks_and_waiters))]
@@ -112,13 +112,13 @@ pub(crate) enum Command {
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(locks))]
         name: OsString,
     },
-    /// List the locks, or those whose names begin with one of the prefixes
+    /// List all locks, or the locks whose names begin with one of the prefixes
     #[command(alias = "list_locks", alias = "ls")]
     List(List),
-    /// Print what changes, until ^C: asked, granted, renewed, released, expired, freed, left
+    /// Print changes, until ^C: asked, granted, renewed, released, expired, freed, left
     ///
-    /// It looks five times a second, and misses what comes and goes between two looks. It only
-    /// reads. With --json it prints one document a line.
+    /// It reads the store five times a second. It misses a lock or a request that comes and goes
+    /// between two reads. It never writes. With --json it prints one document a line.
     #[command(after_help = "Examples:\n  \
         lockmgr watch                   every change\n  \
         lockmgr watch job:              changes of locks whose names begin so\n  \
@@ -128,31 +128,32 @@ pub(crate) enum Command {
         #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks_and_waiters))]
         prefix: Option<OsString>,
     },
-    /// Say where the store is, who may use it, whether it is whole, and what to do
+    /// Report the store's place, permissions and integrity, and advise
     ///
-    /// Exits with 0 if all is well, and else as a command does that meets the first problem.
+    /// Exits with 0 if there is no problem. Otherwise the exit status is that of a command that
+    /// meets the first problem.
     Doctor,
     /// Print the script that lets a shell complete commands, options and the names of locks
     Completions(Completions),
     /// Write the manual pages into a directory: lockmgr(1), one for each command, and the guide
     ///
-    /// The guide is lockmgr-guide(7) and lockmgr-recipes(7). If the directory is called man1, they go
-    /// into man7 beside it.
+    /// The guide is lockmgr-guide(7) and lockmgr-recipes(7). If the directory is called man1, they
+    /// go into man7 beside it.
     #[command(after_help = "Example:\n  \
         lockmgr man ~/.local/share/man/man1 && man lockmgr-recipes")]
     Man {
-        /// The directory, made if it is missing
+        /// The directory; it is created if it is missing
         #[arg(value_name = "DIRECTORY")]
         directory: PathBuf,
     },
-    /// Remove what is left of expired locks, to reclaim space at once
+    /// Remove the rows of expired locks, to reclaim their space at once
     Clean,
     /// Remove every lock, of every holder
     ///
-    /// It asks first, and names the running jobs that would lose their locks.
+    /// It asks first, and names the running programs and jobs that would lose their locks.
     #[command(alias = "reset_locks")]
     Reset {
-        /// Do not ask, and take the locks of running jobs too
+        /// Do not ask, and remove the locks of running programs and jobs too
         #[arg(short, long)]
         force: bool,
     },
@@ -170,7 +171,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// The lease that was asked for, or this one.
+    /// Returns the lease that the options ask for, or this default.
     pub(crate) fn timeout_or(&self, default: Timeout) -> Result<Timeout, BadDuration> {
         match &self.timeout {
             _ if self.no_timeout => Ok(Timeout::Never),
@@ -186,7 +187,7 @@ pub(crate) struct Holder {
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
 
-    /// A process to note with it, for people to read; it frees nothing
+    /// A process to note with the lock, for people to read; its end frees nothing
     #[arg(long = "pid", visible_alias = "process-id", value_name = "PID")]
     pub(crate) process_id: Option<u32>,
 }
@@ -231,22 +232,22 @@ pub(crate) struct Set {
     pub(crate) fail: bool,
     #[command(flatten)]
     pub(crate) holder: Holder,
-    /// Hold the locks no longer than this process lives; `parent` is the caller. It binds only
-    /// locks that are created, so it needs --fail or --no-renew
+    /// Free the locks when this process ends, at the latest; `parent` is the caller. The option
+    /// binds only locks that `set` creates, so it needs --fail or --no-renew
     #[arg(long = "while", value_name = "PID")]
     pub(crate) bound_to: Option<Bound>,
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "An option that says how names are held is for the names behind it, up to the \
+    after_help = "An option that sets how names are held applies to the names after it, up to the \
     next such option.\n\nExamples:\n  \
     lockmgr get deploy --while parent           held until the script ends\n  \
-    lockmgr get -s config --timeout 10m         shared with others who share it\n  \
+    lockmgr get -s config --timeout 10m         shared with other -s requests\n  \
     lockmgr get --slots 8 --take 3 gigabytes    3 of 8 slots\n  \
-    lockmgr get --any gpu:0 gpu:1 --wait 1m     one of two, and says which\n\n\
-    The script that got a lock holds it: `lockmgr run` of the same name in that script would wait \
-    for it."
+    lockmgr get --any gpu:0 gpu:1 --wait 1m     one of two; the output names it\n\n\
+    The lock outlives `lockmgr get`: `lockmgr run` of the same name in the same script waits for \
+    it."
 )]
 pub(crate) struct Get {
     #[command(flatten)]
@@ -255,20 +256,20 @@ pub(crate) struct Get {
     pub(crate) lease: Lease,
     #[command(flatten)]
     pub(crate) holder: Holder,
-    /// Hold the locks no longer than this process lives; `parent` is the process that called
+    /// Free the locks when this process ends, at the latest; `parent` is the process that called
     /// lockmgr: a script, or a subshell of one
     #[arg(long = "while", value_name = "PID")]
     pub(crate) bound_to: Option<Bound>,
-    /// Why the locks are held, for people to read
+    /// The reason for holding the locks, for people to read
     #[arg(long, value_name = "TEXT")]
     pub(crate) note: Option<OsString>,
-    /// Keep the names taken until this time has passed since the grant, however the locks end
+    /// Keep the names taken for this long after the grant, even if the locks end earlier
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) at_least: Option<String>,
-    /// Do not wait for the locks [default, unless --wait says so]
+    /// Do not wait for the locks [default, unless --wait is given]
     #[arg(short, long, visible_aliases = ["nonblocking", "nb"], conflicts_with = "wait")]
     pub(crate) nonblock: bool,
-    /// Wait for the locks, first come, first served, for at most this long, or `forever`
+    /// Wait for the locks for at most this long, or `forever`; first come, first served
     #[arg(short, long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) wait: Option<String>,
 }
@@ -280,7 +281,7 @@ pub(crate) struct Renew {
     pub(crate) name: OsString,
     #[command(flatten)]
     pub(crate) lease: Lease,
-    /// Count the timeout from the present deadline instead of from now
+    /// Count the timeout from the current deadline instead of from now
     #[arg(long)]
     pub(crate) add_time: bool,
     /// Move the deadline to the timeout from now even if that is earlier
@@ -292,7 +293,7 @@ pub(crate) struct Renew {
     /// The holder of a lock that is created [default: $LOCKMGR_LOCKED_BY, else this host's name]
     #[arg(long, value_name = "HOLDER", requires = "create")]
     pub(crate) locked_by: Option<OsString>,
-    /// A process to note with a lock that is created, for people to read; it frees nothing
+    /// A process to note with a lock that is created, for people to read; its end frees nothing
     #[arg(
         long = "pid",
         visible_alias = "process-id",
@@ -303,7 +304,7 @@ pub(crate) struct Renew {
     /// Bind the lock to this process from now on; `parent` is the caller
     #[arg(long = "while", value_name = "PID")]
     pub(crate) bound_to: Option<Bound>,
-    /// Only if it still bears this token
+    /// Renew the lock only if it still has this token
     #[arg(long, value_name = "N")]
     pub(crate) token: Option<u64>,
 }
@@ -313,11 +314,13 @@ pub(crate) struct Unlock {
     /// The locks' names
     #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks))]
     pub(crate) names: Vec<OsString>,
-    /// Only if it still bears this token (one name); else exit with 1 and name the holder
+    /// Remove the lock only if it still has this token (one name); otherwise exit with 1 and name
+    /// the holder
     #[arg(long, value_name = "N")]
     pub(crate) token: Option<u64>,
-    /// Also take the locks of running programs and of jobs of `lockmgr run`; without it one such
-    /// lock refuses them all. A job that loses its lock is ended, unless it runs with --on-lost warn
+    /// Also remove locks of running programs and of jobs of `lockmgr run`. Without --force, one
+    /// such lock makes unlock refuse all. A job that loses its lock is ended, unless it runs with
+    /// --on-lost warn
     #[arg(short, long)]
     pub(crate) force: bool,
 }
@@ -328,7 +331,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 }

@@ -7,7 +7,7 @@ use lockmgr::{Acquire, Lock, LockManager, LockName, Mode, Printable};
 use std::collections::HashSet;
 
 impl Asking {
-    /// Returns the request, found valid before the store is opened.
+    /// Returns the request, validated before the store is opened.
     pub(crate) fn asked(&self) -> Result<Asked, Failure> {
         let mut asked = Asked::default();
         let mut mode = Mode::Exclusive;
@@ -23,7 +23,8 @@ impl Asking {
                 options.clear();
             }
             let claim = (valid(name)?, mode);
-            // Once is enough; but twice as many slots could be meant, which the library refuses.
+            // A repeated name counts once. Repeated slots could mean twice as many: the library
+            // refuses those.
             let is_again = !matches!(mode, Mode::Slots { .. }) && !seen.insert(claim.clone());
             if !is_again || asked.any.is_some() {
                 asked.claims.push(claim);
@@ -37,13 +38,13 @@ impl Asking {
     }
 }
 
-const TAKE_ALONE: &str = "--take says how many of a name's slots to take: say --slots N too";
+const TAKE_ALONE: &str = "--take counts slots of a name: say --slots N too";
 const ANY_ALONE: &str =
-    "--any stands alone: lockmgr run --any=K NAME... ; ask for other names apart";
+    "--any stands alone: lockmgr run --any=K NAME... ; request other names separately";
 
 fn no_names(option: &str) -> Failure {
     Failure::Usage(format!(
-        "{option} stands before the names that it is for, and none follow it"
+        "{option} stands before the names that it applies to, and no name follows it"
     ))
 }
 
@@ -69,7 +70,7 @@ fn slots(take: &str, of: &str) -> Result<Mode, Failure> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
     claims: Vec<(LockName, Mode)>,
-    /// How many of the names are enough; none if all are wanted.
+    /// The number of names that are enough. `None` asks for all names.
     pub(crate) any: Option<u32>,
 }
 
@@ -82,7 +83,7 @@ impl Asked {
         self.claims.iter().map(|(name, _)| name).collect()
     }
 
-    /// The mode that these options set for the names behind them.
+    /// Returns the mode that these options set for the names after them.
     fn mode(&mut self, options: &[&Word], before: Mode) -> Result<Mode, Failure> {
         if self.any.is_some() {
             return Err(Failure::Usage(ANY_ALONE.into()));
@@ -111,7 +112,7 @@ impl Asked {
         }
     }
 
-    /// How many of the names have to be granted.
+    /// Returns how many of the names have to be granted.
     pub(crate) fn needed(&self) -> usize {
         self.any.map_or(self.claims.len(), |any| any as usize)
     }
@@ -120,8 +121,8 @@ impl Asked {
         let first = self.claims.first().map(|(name, _)| name.as_str());
         if let Some(number) = first.filter(|it| self.any == Some(1) && it.parse::<u32>().is_ok()) {
             return Err(Failure::Usage(format!(
-                "\"{number}\" behind --any is a name: did you mean --any={number}? for the name, say \
-                    --any=1 {number}"
+                "\"{number}\" after --any is a name: did you mean --any={number}? for the name, \
+                    say --any=1 {number}"
             )));
         }
         for (name, mode) in &self.claims {
@@ -130,13 +131,13 @@ impl Asked {
             {
                 let name = Printable(name.as_str());
                 return Err(Failure::Usage(format!(
-                    "\"{name}\" has {of} slots by --slots, and --take wants {take} of them"
+                    "--slots gives \"{name}\" {of} slots, and --take wants {take} of them"
                 )));
             }
         }
         match self.any {
             Some(any) if any as usize > self.claims.len() => Err(Failure::Usage(format!(
-                "--any={any} of {} names: give more names, or want fewer",
+                "--any={any} of {} names: give more names, or ask for fewer",
                 self.claims.len()
             ))),
             _ => Ok(()),
@@ -162,7 +163,7 @@ impl Asked {
     }
 }
 
-/// The first holder in the way of a hold of that mode; none if it fits beside them.
+/// Returns the first holder that conflicts with a hold of that mode, if one does.
 pub(crate) fn in_the_way(holders: Vec<Lock>, mode: Mode) -> Option<Lock> {
     let beside = |lock: &Lock| match (lock.mode(), mode) {
         (Mode::Shared, Mode::Shared) => Some(0),
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn option_is_for_the_names_behind_it_up_to_the_next() {
+    fn option_applies_to_the_names_after_it_up_to_the_next_option() {
         for (line, meant) in [
             ("a b", "a:exclusive b:exclusive"),
             ("-s a b", "a:shared b:shared"),

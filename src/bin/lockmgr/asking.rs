@@ -1,22 +1,22 @@
-//! The words of `run` and `get` that say what is asked for: names, and the options that say how the
-//! names behind them are held. Another module finds out what they mean.
+//! Reads the words of `run` and `get` that form a request: names, and the options that set how the
+//! names after them are held. [`crate::asked`] interprets these words.
 
 use crate::complete::locks_and_waiters;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use clap_complete::engine::ArgValueCompleter;
 use std::ffi::OsString;
 
-/// The options as clap is told of them. Their order on the command line counts, so that
-/// [`Asking`] reads them.
+/// The options as clap defines them. Their order on the command line counts, so [`Asking`] reads
+/// them.
 #[derive(Debug, Args)]
 struct Options {
-    /// The locks' names: all of them at once, or none
+    /// The locks' names; all are granted at once, or none
     #[arg(required = true, value_name = "NAME", add = ArgValueCompleter::new(locks_and_waiters))]
     names: Vec<OsString>,
-    /// Share the names that follow with all requests that say -s too
+    /// Share the names that follow with all other requests that give -s
     #[arg(short, long, num_args = 0, default_missing_value = "true", action = ArgAction::Append)]
     shared: Vec<bool>,
-    /// Hold the names that follow alone, as without this option
+    /// Hold the names that follow exclusively [default]
     #[arg(
         short = 'x',
         short_alias = 'e',
@@ -26,14 +26,14 @@ struct Options {
         action = ArgAction::Append
     )]
     exclusive: Vec<bool>,
-    /// The names that follow have N slots each; take one, or as many as --take says. Every request
-    /// for a name says the same N
+    /// Give the names that follow N slots each, and take one slot, or as many as --take says. Every
+    /// request for a name must give the same N
     #[arg(long, value_name = "N", action = ArgAction::Append, allow_hyphen_values = true)]
     slots: Vec<String>,
     /// Take K of the --slots of the names that follow
     #[arg(long, value_name = "K", action = ArgAction::Append, allow_hyphen_values = true)]
     take: Vec<String>,
-    /// Take one of the names that follow, or K of them: whichever are free first
+    /// Take one of the names that follow, or K of them: the names that are free first
     #[arg(
         long,
         value_name = "K",
@@ -45,7 +45,7 @@ struct Options {
     any: Vec<String>,
 }
 
-/// One word of the command line that says what is asked for.
+/// One word of the command line that belongs to the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     Name(OsString),
@@ -57,7 +57,7 @@ pub(crate) enum Word {
 }
 
 impl Word {
-    /// The option as people write it.
+    /// Returns the option as people write it.
     pub(crate) fn option(&self) -> &'static str {
         match self {
             Self::Name(_) => "NAME",
@@ -70,7 +70,7 @@ impl Word {
     }
 }
 
-/// Keeps the words of a request, in the order of the command line.
+/// The words of a request, in the order of the command line.
 #[derive(Clone, Debug)]
 pub(crate) struct Asking(pub(crate) Vec<Word>);
 
@@ -116,7 +116,7 @@ impl FromArgMatches for Asking {
 }
 
 impl Asking {
-    /// The names as they were given.
+    /// Returns the names as they were given.
     pub(crate) fn names(&self) -> Vec<&OsString> {
         let names = self.0.iter().filter_map(|word| match word {
             Word::Name(name) => Some(name),

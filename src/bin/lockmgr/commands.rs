@@ -1,4 +1,4 @@
-//! Does each command: one call of the library, and its output.
+//! Runs each command: one call of the library, and its output.
 
 use crate::args::{Bound, Cli, Command, Renew, Set};
 use crate::complete;
@@ -22,10 +22,10 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Does what the command line says.
+/// Runs the command that the command line names.
 pub(crate) fn run(cli: Cli, arguments: &[OsString]) -> Result<ExitCode, Failure> {
-    // Before anything takes time: a caller that ends is not mixed up with the one that inherits
-    // this process.
+    // Read first: later, the caller may have ended, and the parent would be the process that
+    // inherited this one.
     let parent = getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
     let store = Place::of(&cli)?;
     let done = match &cli.command {
@@ -55,8 +55,8 @@ impl Place {
     fn set(&self, set: &Set, parent: Option<u32>) -> Result<ExitCode, Failure> {
         let names = names(&set.names)?;
         if set.bound_to.is_some() && !set.fail && !set.no_renew {
-            let message = "set --while binds only locks that it creates, and would renew one that \
-                exists without binding it: say --fail or --no-renew too, or use \
+            let message = "set --while binds only locks that it creates, and would renew an \
+                existing lock without binding it: say --fail or --no-renew too, or use \
                 `lockmgr get NAME --while PID`";
             return Err(Failure::Usage(message.into()));
         }
@@ -116,7 +116,7 @@ impl Place {
         Ok(ExitCode::Success)
     }
 
-    /// Says of an empty list which locks it would have: their prefix, and the store.
+    /// Describes the locks that an empty list would have: their prefix, and the store.
     pub(crate) fn of_prefix(&self, prefix: &str) -> String {
         let store = self.shown();
         match prefix {
@@ -167,7 +167,7 @@ impl Place {
         self.or_give_back(&manager, created, told)
     }
 
-    /// Gives the locks back if the caller could not be told of them.
+    /// Releases the locks if the answer could not be printed for the caller.
     pub(crate) fn or_give_back<'a>(
         &self,
         manager: &LockManager,
@@ -219,7 +219,7 @@ impl Place {
         output::printed(self.try_print(document, lines))
     }
 
-    /// Does the same, but a closed pipe is an error.
+    /// Prints like [`Self::print`], but returns an error if the pipe is closed.
     fn try_print<T: Display, L: IntoIterator<Item = T>>(
         &self,
         document: &impl Serialize,
@@ -233,8 +233,8 @@ impl Place {
     }
 }
 
-/// The process to bind locks to, looked for before the store is opened, as the library will look
-/// again.
+/// Returns the process to bind locks to, after a check that it exists. The check runs before the
+/// store is opened. The library checks again.
 pub(crate) fn there_is(
     bound_to: Option<Bound>,
     parent: Option<u32>,
@@ -254,14 +254,14 @@ pub(crate) fn there_is(
     if raw.is_some_and(exists) && !is_zombie(pid) {
         Ok(Some(pid))
     } else {
-        let message = "there is none, or it cannot be seen from here";
+        let message = "there is no such process, or it cannot be seen from here";
         Err(Failure::Usage(format!(
             "cannot bind to process {pid}: {message}"
         )))
     }
 }
 
-/// Refuses to bind a lock to a process if nobody could tell when that ends.
+/// Refuses to bind a lock to a process if the end of the process cannot be detected.
 pub(crate) fn need_proc(remedy: &str) -> Result<(), Failure> {
     if is_proc_there() {
         return Ok(());
@@ -269,7 +269,7 @@ pub(crate) fn need_proc(remedy: &str) -> Result<(), Failure> {
     Err(Failure::Invalid {
         kind: "Unsupported",
         message: format!(
-            "cannot bind a lock to a process: there is no /proc, which tells when one ends; \
+            "cannot bind a lock to a process: without /proc its end cannot be detected; \
                 {remedy}"
         ),
     })

@@ -1,4 +1,4 @@
-//! `lockmgr doctor`: where the store is, who may use it, whether it is whole, and what to do.
+//! Implements `lockmgr doctor`: reports the store's place, permissions and integrity, and advises.
 
 use crate::columns::labelled;
 use crate::exit_code::ExitCode;
@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Something that is not well.
+/// A problem that was found.
 #[derive(Debug)]
 struct Problem {
     kind: &'static str,
@@ -21,7 +21,7 @@ struct Problem {
     message: String,
 }
 
-/// The findings, for people in this order.
+/// The findings, printed for people in this order.
 #[derive(Debug)]
 struct Findings {
     path: PathBuf,
@@ -30,12 +30,12 @@ struct Findings {
     report: Option<Report>,
     problems: Vec<Problem>,
     advice: Vec<String>,
-    /// Whether the commands make the directory of the store.
+    /// Tells whether commands create the directory of the store.
     is_directory_made: bool,
 }
 
 const NOT_YET: &str =
-    "nothing: there is no store yet, the first command that takes a lock makes it";
+    "nothing: there is no store yet, the first command that takes a lock creates it";
 
 impl Place {
     pub(crate) fn doctor(&self) -> Result<ExitCode, Failure> {
@@ -92,8 +92,8 @@ impl Findings {
     fn look_at_the_place(&mut self) {
         if let Some(kind) = self.file_system.clone().filter(|it| is_of_network(it)) {
             let message = format!(
-                "the store is on a file system of a network ({kind}): hosts do not see each \
-                    other's locks, and may damage it; keep it on a disk of this host"
+                "the store is on a network file system ({kind}): hosts do not see each other's \
+                    locks, and may damage the store; keep the store on a disk of this host"
             );
             self.problem(ErrorKind::Unsupported.as_str(), ExitCode::Usage, message);
         }
@@ -110,16 +110,16 @@ impl Findings {
                 });
             }
             (None, Ok(_)) => self.advice.push(NOT_YET.into()),
-            // Unless it is a store, its kind and its users do not matter here.
+            // The kind and the permissions of a file matter only if it is a store.
             (Some(_), _) if self.report.is_none() => {}
             (Some(file), Ok(directory)) => {
                 if file.mode() & 0o006 != 0 {
                     self.advice.push(format!(
                         "every user can {}: `chmod o= {}`",
                         if file.mode() & 0o002 != 0 {
-                            "write to the store, and so take and break every lock"
+                            "write to the store, and take and break every lock"
                         } else {
-                            "read the store, and so keep others from writing to it"
+                            "read the store, and keep others from writing to it"
                         },
                         shown(&self.path)
                     ));
@@ -140,7 +140,7 @@ impl Findings {
         let left = report.expired() + report.dead().len();
         if left > 1_000 && left > report.live() {
             self.advice.push(format!(
-                "{left} rows of locks that are over take space: `lockmgr clean` reclaims it"
+                "{left} rows of ended locks take space: `lockmgr clean` reclaims it"
             ));
         }
     }
@@ -219,7 +219,7 @@ impl Findings {
     }
 }
 
-/// Says which users may write a file of this mode.
+/// Names the users who may write to a file of this mode.
 fn users(mode: u32, user: &str, group: &str) -> String {
     let mut users = vec!["root".to_owned()];
     if mode & 0o600 == 0o600 && user != "root" {
@@ -234,7 +234,7 @@ fn users(mode: u32, user: &str, group: &str) -> String {
     users.join(", ")
 }
 
-/// The name of a user or group, or else its number.
+/// Returns the name of a user or group, or its number if it has no name.
 fn name_in(table: &str, id: u32) -> String {
     let table = fs::read_to_string(table).unwrap_or_default();
     let number = id.to_string();

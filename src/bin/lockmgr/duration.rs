@@ -1,17 +1,17 @@
-//! How durations are written on the command line.
+//! Reads durations of the command line.
 
 use chrono::Utc;
 use lockmgr::{InvalidTimeout, Timeout};
 use std::time::Duration;
 
-/// Why a duration cannot be used.
+/// A duration that cannot be used, and the reason.
 #[derive(Debug)]
 pub(crate) struct BadDuration {
     pub(crate) text: String,
     pub(crate) rule: String,
 }
 
-/// How long a request waits for its locks.
+/// The time that a request waits for its locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     Not,
@@ -31,14 +31,14 @@ pub(crate) fn duration(text: &str) -> Result<Timeout, BadDuration> {
         !digits.contains(|c: char| c.is_ascii_digit() && c != '0')
     };
     let timeout = match (text.trim().parse(), humantime::parse_duration(text)) {
-        // Too small for a number, and yet not for ever.
+        // Too small for the type, and still not zero, which would mean for ever.
         (Ok(0.0), _) if !is_written_as_zero(text) => Timeout::After(Duration::from_micros(1)),
         (Ok(secs), _) => Timeout::from_secs_f64(secs).map_err(refused)?,
         (_, Ok(Duration::ZERO)) => Timeout::Never,
         (_, Ok(duration)) => duration.into(),
         _ => return Err(bad("give seconds (90, 0.25) or units (250ms, 10m, 1h30m)")),
     };
-    // Found out before the store is opened, so that a wrong one leaves it untouched.
+    // Checked before the store is opened, so that a wrong timeout leaves the store untouched.
     timeout.ends_at(Utc::now()).map_err(refused)?;
     Ok(timeout)
 }

@@ -1,10 +1,10 @@
-//! The exit statuses, as a type. The numbers above 63 are those of BSD's `sysexits.h`.
+//! Defines the exit statuses as a type. Numbers above 63 are those of BSD's `sysexits.h`.
 
 use lockmgr::{Error, ErrorKind};
 use std::io;
 use std::process;
 
-/// How the command ends.
+/// The exit status of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCode {
     /// Done; for a question, yes.
@@ -74,13 +74,13 @@ pub(crate) fn classify(error: &Error) -> (&'static str, ExitCode) {
     (error.kind().as_str(), code)
 }
 
-/// Whether the store could not be created, for another reason than a full disk.
+/// Tells whether the store could not be created, for another reason than a full disk.
 pub(crate) fn is_creation(error: &Error) -> bool {
     matches!(error, Error::Io { source, action, .. } if *action == "create"
         && !matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
 
-/// Whether the system was short of memory or processes.
+/// Tells whether the system was short of memory or processes.
 fn is_short(error: &Error) -> bool {
     let is_short = |source: &io::Error| {
         matches!(

@@ -1,4 +1,4 @@
-//! The reasons for which a command fails, and their messages.
+//! Lists the reasons for which a command fails, and their messages.
 
 use crate::duration::BadDuration;
 use crate::exit_code::{ExitCode, classify, is_creation};
@@ -8,12 +8,12 @@ use lockmgr::{Bound, Error, ErrorKind, Lock, Mode, Printable};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a command failed.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It was asked wrongly.
+    /// The usage was wrong.
     Usage(String),
-    /// Names, timeouts and the store.
+    /// The library returned an error.
     Lock(Error),
     /// `set --fail` met an earlier request.
     SetFail(Error),
@@ -23,17 +23,17 @@ pub(crate) enum Failure {
         code: u8,
         is_silent: bool,
     },
-    /// A lock is not removed because a program or a job works under it.
+    /// A lock is not removed because a program or a job runs under it.
     Running(Box<Lock>),
-    /// A name or a duration that the library cannot be asked with.
+    /// A name or a duration does not fit the library's types.
     Invalid { kind: &'static str, message: String },
-    /// The directory of the store could not be made.
+    /// The directory of the store could not be created.
     Directory(PathBuf, io::Error),
-    /// Standard output went away or is full.
+    /// Standard output is closed or full.
     Output(io::Error),
-    /// The system refused something else.
+    /// The system refused another call.
     System(&'static str, io::Error),
-    /// It happened in this store.
+    /// Another failure, with the store that it is about.
     In(PathBuf, Box<Self>),
 }
 
@@ -59,12 +59,12 @@ impl From<BadDuration> for Failure {
 }
 
 impl Failure {
-    /// Says of which store it speaks.
+    /// Adds the store that the failure is about.
     pub(crate) fn at(self, place: &Place) -> Self {
         Self::In(place.path.clone(), Box::new(self))
     }
 
-    /// Returns its name in JSON, and the exit code.
+    /// Returns the failure's name in JSON, and the exit code.
     pub(crate) fn kind(&self) -> (&'static str, ExitCode) {
         match self {
             Self::Usage(_) => ("Usage", ExitCode::Usage),
@@ -113,7 +113,7 @@ impl Failure {
                     let reason = match lock.bound_to().map(|it| it.kind()) {
                         Some(Bound::Manager) => "its program would lose it",
                         Some(Bound::Job) => "its job would lose it",
-                        _ => "its holder asked for it at least so long",
+                        _ => "its at-least time has not passed",
                     };
                     message += &format!("; {reason}: say --force to take it away");
                     if lock.mode() != Mode::Exclusive {
@@ -128,7 +128,7 @@ impl Failure {
         }
     }
 
-    /// The lock that is in the way.
+    /// Returns the lock that caused the failure, if there is one.
     pub(crate) fn lock(&self) -> Option<&Lock> {
         match self {
             Self::Running(lock) => Some(lock),
@@ -149,7 +149,7 @@ impl Failure {
         }
     }
 
-    /// Whether nobody wants to read of it.
+    /// Tells whether no message is wanted.
     pub(crate) fn is_silent(&self) -> bool {
         match self {
             Self::Conflict { is_silent, .. } => *is_silent,
@@ -158,7 +158,7 @@ impl Failure {
         }
     }
 
-    /// The error of standard output, if that failed.
+    /// Returns the error of standard output, if the output failed.
     pub(crate) fn of_output(&self) -> Option<&io::Error> {
         match self {
             Self::Output(error) => Some(error),
@@ -176,7 +176,7 @@ pub(crate) fn is_short_of_means(error: &io::Error) -> bool {
     )
 }
 
-/// The directory for want of which the store cannot be created.
+/// Returns the missing directory without which the store cannot be created.
 fn missing(store: &Path, error: &Error) -> Option<PathBuf> {
     let parent = store.parent().filter(|it| *it != Path::new(""))?;
     (is_creation(error) && !parent.exists()).then(|| parent.to_owned())

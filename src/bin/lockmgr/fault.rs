@@ -1,4 +1,4 @@
-//! Our own faults: a panic is reported with its place, and nothing else of it is printed.
+//! Reports our own faults: the message of a panic and its place, and nothing else.
 
 use lockmgr::Printable;
 use std::panic::{self, UnwindSafe};
@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 /// The place and the message of the last panic.
 static LAST: Mutex<Option<String>> = Mutex::new(None);
 
-/// Runs the command. A panic that gets out of it is a fault of ours, and its report is the error.
-/// Panics that the library catches, as redb's on a damaged file, print nothing.
+/// Runs the command. A panic that escapes is a fault of ours, and its report is the error. A panic
+/// that the library catches, such as redb's on a damaged file, prints nothing.
 pub(crate) fn caught<T>(command: impl FnOnce() -> T + UnwindSafe) -> Result<T, String> {
     let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
     panic::set_hook(Box::new(move |panic| {

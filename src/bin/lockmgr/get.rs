@@ -1,6 +1,6 @@
-//! `lockmgr get`: locks that outlive the command, for its caller.
+//! Implements `lockmgr get`: takes locks that outlive the command, for its caller.
 //!
-//! Locks of which the caller could not be told are given back.
+//! If the answer cannot be printed for the caller, the locks are released.
 
 use crate::args::Get;
 use crate::commands::there_is;
@@ -61,8 +61,8 @@ impl Place {
         })?
     }
 
-    /// Binds the locks to a process, but only once the caller was told of them: killed before, this
-    /// process leaves nothing that lives as long as that one.
+    /// Binds the locks to a process after the answer was printed. If this process is killed before
+    /// that, it leaves no lock bound to the other process.
     fn bind(
         &self,
         manager: &LockManager,
@@ -75,7 +75,7 @@ impl Place {
         match guard.detach_to(process_id) {
             Ok(_) => Ok(ExitCode::Success),
             Err(error) => {
-                // The one document is written already.
+                // The one JSON document has been written already.
                 let failure = Failure::from(error).at(self);
                 let _ = writeln!(io::stderr(), "lockmgr: {}", failure.message());
                 Ok(failure.kind().1)
@@ -83,7 +83,7 @@ impl Place {
         }
     }
 
-    /// Prints the locks, bound to this process as they are about to be.
+    /// Prints the locks as they will be, bound to this process.
     fn tell(
         &self,
         manager: &LockManager,

@@ -1,4 +1,4 @@
-//! The guide in the terminal: its chapters, which rustdoc shows as modules of `lockmgr::guide`.
+//! Shows the guide in the terminal. rustdoc shows the same chapters as modules of `lockmgr::guide`.
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -24,7 +24,7 @@ macro_rules! chapters {
     };
 }
 
-/// All of them, in the order to read them.
+/// All chapters, in reading order.
 pub(crate) const CHAPTERS: &[Chapter] = chapters![
     "choosing" "leases" "sharing" "guards" "waiting" "kinds" "fencing" "futures" "testing" "limits"
     "errors" "flock" "django_lockmgr" "sem" "sqlite" "recipes"
@@ -33,14 +33,14 @@ pub(crate) const CHAPTERS: &[Chapter] = chapters![
 /// The widest text that reads well.
 const WIDEST: usize = 100;
 
-/// The columns that the text keeps on a narrower terminal.
+/// The least width of a text, even on a narrower terminal.
 const NARROWEST: usize = 40;
 
-/// The columns of a text that goes to no terminal.
+/// The width of a text that is not for a terminal.
 const COLUMNS: usize = 80;
 
 impl Chapter {
-    /// The name that `lockmgr help` knows it by.
+    /// Returns the chapter's name for `lockmgr help`.
     pub(crate) fn topic(self) -> String {
         self.module.replace('_', "-")
     }
@@ -55,7 +55,7 @@ impl Chapter {
     }
 }
 
-/// The part of the guide that `lockmgr help TOPIC` asks for, if it does, as a text.
+/// Returns the text of the chapter that `lockmgr help TOPIC` asks for, if the arguments name one.
 pub(crate) fn asked(arguments: &[OsString]) -> Option<Vec<String>> {
     let [_, help, topic] = arguments else {
         return None;
@@ -74,7 +74,7 @@ pub(crate) fn asked(arguments: &[OsString]) -> Option<Vec<String>> {
     Some(layout::lines(&chapter.blocks(), columns, heading))
 }
 
-/// Prints it.
+/// Prints a text of the guide.
 pub(crate) fn print(lines: Vec<String>) -> Result<ExitCode, Failure> {
     output::printed(output::lines(lines))?;
     Ok(ExitCode::Success)
@@ -112,7 +112,7 @@ mod tests {
             for line in text.lines() {
                 assert!(line.width() <= COLUMNS, "{}: {line}", chapter.module);
                 assert_eq!(line, line.trim_end(), "{}", chapter.module);
-                // For terminals that know no other.
+                // Some terminals show nothing but ASCII.
                 assert!(line.is_ascii(), "{}: {line}", chapter.module);
             }
         }

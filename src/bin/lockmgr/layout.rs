@@ -1,19 +1,20 @@
-//! Lays out blocks of text in lines of so many columns, for a terminal and for the parts of a manual
-//! page that are shown as they are.
+//! Lays out blocks of text in lines of so many columns, for a terminal and for the parts of a
+//! manual page that man(1) shows unchanged.
 
 use crate::markdown::{Block, Cell, Item, Piece};
 use unicode_width::UnicodeWidthStr;
 
-/// Between two columns of a table.
+/// The gap between two columns of a table.
 const GAP: usize = 2;
 
 /// Rows of more lines are hard to tell apart without a blank line between them.
 const HIGH: usize = 3;
 
-/// The columns that each column of a table gets at least, if there is room.
+/// The least width of a column of a table, if there is room for it.
 const LEAST: usize = 8;
 
-/// The blocks as lines, with an empty one between two blocks. `heading` shows the line of a heading.
+/// Returns the blocks as lines, with an empty line between two blocks. `heading` formats the line
+/// of a heading.
 pub(crate) fn lines(
     blocks: &[Block],
     columns: usize,
@@ -49,7 +50,7 @@ fn running(text: &[Piece]) -> String {
     pieces.collect()
 }
 
-/// A cell, without the backquotes if all of it is code, or a list of such.
+/// Returns the text of a cell, without the backquotes if the cell is only code, or a list of code.
 fn of_cell(cell: &Cell) -> String {
     let is_code = |piece: &Piece| match piece {
         Piece::Code(_) => true,
@@ -79,7 +80,7 @@ fn listed(item: &Item, columns: usize) -> Vec<String> {
     lines.collect()
 }
 
-/// A text in lines that fit, broken between words. A word that is longer has a line of its own.
+/// Breaks a text between words into lines that fit. A longer word gets a line of its own.
 fn wrapped(text: &str, columns: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ').filter(|word| !word.is_empty()) {
@@ -94,7 +95,7 @@ fn wrapped(text: &str, columns: usize) -> Vec<String> {
     lines
 }
 
-/// The rows of a table in columns, with a line below the headings. Cells that are wide have several
+/// Returns the rows of a table in columns, with a line below the headings. A wide cell has several
 /// lines.
 pub(crate) fn table(rows: &[Vec<Cell>], columns: usize) -> Vec<String> {
     let rows: Vec<Vec<String>> = rows
@@ -118,7 +119,7 @@ pub(crate) fn table(rows: &[Vec<Cell>], columns: usize) -> Vec<String> {
     lines
 }
 
-/// The lines of one row.
+/// Returns the lines of one row.
 fn in_columns(row: &[String], widths: &[usize]) -> Vec<String> {
     let cells = row.iter().zip(widths);
     let cells: Vec<Vec<String>> = cells.map(|(cell, &width)| wrapped(cell, width)).collect();
@@ -139,8 +140,8 @@ fn in_columns(row: &[String], widths: &[usize]) -> Vec<String> {
     (0..height).map(line).collect()
 }
 
-/// How wide the columns of a table are: as their widest cells, if all fit. Otherwise the widest give
-/// way, but no column to less than its longest word.
+/// Returns the widths of the columns of a table. If all fit, each is as wide as its widest cell.
+/// Otherwise the widest columns shrink, but none below its longest word.
 fn widths(rows: &[Vec<String>], columns: usize) -> Vec<usize> {
     let count = rows.iter().map(Vec::len).max().unwrap_or_default();
     let widest = |of: &dyn Fn(&str) -> usize| -> Vec<usize> {

@@ -1,4 +1,4 @@
-//! `lockmgr list`: the locks, in an order, for people and for scripts.
+//! Implements `lockmgr list`: prints the locks in an order, for people and for scripts.
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -19,7 +19,7 @@ impl Place {
             [] => manager.locks("")?,
             [prefix] => manager.locks(prefix)?,
             prefixes => {
-                // One look: locks that change meanwhile are seen in one state.
+                // One look, so that locks that change meanwhile are seen in one state.
                 let mut locks = manager.locks("")?;
                 let is_meant = |lock: &Lock| {
                     prefixes
@@ -46,7 +46,7 @@ impl Place {
         Ok(ExitCode::Success)
     }
 
-    /// Says for people on a terminal how many there are.
+    /// Returns the line that counts the locks, for people on a terminal.
     fn summary(&self, locks: &[Lock], prefixes: &[&str]) -> Option<String> {
         let columns = Screen::of_stdout().columns?;
         let waited = locks.iter().filter(|lock| lock.waiting() > 0).count();
@@ -75,7 +75,7 @@ impl Place {
     }
 }
 
-/// A name alone: as it is for a program, and so that it cannot steer a terminal.
+/// Returns a name for its own line: unchanged for a program, escaped for a terminal.
 fn line(lock: &Lock) -> String {
     let name = lock.name().as_str();
     if io::stdout().is_terminal() {

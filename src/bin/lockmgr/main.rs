@@ -91,13 +91,13 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Whether JSON is asked for, if the arguments as a whole cannot be understood.
+/// Tells whether the caller wants JSON, if the arguments as a whole cannot be parsed.
 fn wants_json(arguments: &[OsString]) -> bool {
     let options = arguments.iter().take_while(|&argument| argument != "--");
     options.into_iter().any(|argument| argument == "--json")
 }
 
-/// Says why a command failed. If even that cannot be written, the exit status alone tells.
+/// Prints why a command failed. If the message cannot be written, only the exit status tells.
 fn report(failure: &Failure, is_json: bool) -> ExitCode {
     let (kind, code) = failure.kind();
     if failure.is_silent() && !is_json {

@@ -1,5 +1,5 @@
-//! The manual pages: of the commands, made from the definition of the command line, so that they say
-//! what `--help` says, and of the guide.
+//! Writes the manual pages of the commands and of the guide. The pages of the commands come from
+//! the definition of the command line, so that their texts are those of `--help`.
 
 use crate::args::Cli;
 use crate::exit_code::ExitCode;
@@ -9,7 +9,8 @@ use clap::CommandFactory;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Writes lockmgr(1), a page for each command that the help shows, and the guide's pages of section 7.
+/// Writes lockmgr(1), a page for each command that the help shows, and the guide's pages of section
+/// 7.
 pub(crate) fn write(directory: &Path) -> Result<ExitCode, Failure> {
     let guide = of_section_7(directory);
     for directory in [directory, guide.as_path()] {
@@ -23,8 +24,8 @@ pub(crate) fn write(directory: &Path) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// Where man(1) looks for pages of section 7, if those of section 1 are here: beside `man1`. In a
-/// directory of another name all stand together.
+/// Returns the directory in which man(1) looks for pages of section 7, if pages of section 1 are in
+/// this one: beside `man1`. In a directory of another name, all pages are together.
 fn of_section_7(directory: &Path) -> PathBuf {
     match directory.file_name() {
         Some(name) if name == "man1" => directory.with_file_name("man7"),

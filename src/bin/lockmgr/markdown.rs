@@ -1,5 +1,5 @@
-//! Reads the Markdown of the guide as blocks to lay out. Markdown that the guide does not use, as
-//! pictures or quotations, is refused.
+//! Parses the guide's Markdown into blocks to lay out. Markdown that the guide does not use, such
+//! as pictures and quotations, is refused.
 
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
@@ -9,14 +9,14 @@ pub(crate) enum Block {
     /// A heading, and its level: 1 is the title.
     Heading(usize, Vec<Piece>),
     Paragraph(Vec<Piece>),
-    /// Lines to show as they are.
+    /// Lines to show unchanged.
     Code(Vec<String>),
     List(Vec<Item>),
     /// The first row has the headings.
     Table(Vec<Vec<Cell>>),
 }
 
-/// An item of a list, and what stands before it: a number or a dash.
+/// An item of a list, and its mark: a number or a dash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) mark: String,
@@ -34,10 +34,11 @@ pub(crate) enum Piece {
     Strong(String),
 }
 
-/// Reads a text. A link becomes its text; one to a page of the web, its text and its address.
+/// Parses a text. A link becomes its text. A link to a page of the web becomes its text and its
+/// address.
 ///
 /// # Panics
-/// Whatever the guide does not use is a fault of the guide, which is part of this program.
+/// Panics on Markdown that is refused: the guide is part of this program, so that is our fault.
 pub(crate) fn blocks(text: &str) -> Vec<Block> {
     let mut reader = Reader::default();
     for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
@@ -76,7 +77,7 @@ impl Reader {
         }
     }
 
-    /// Adds to the running text.
+    /// Adds a piece to the running text.
     fn say(&mut self, more: &str) {
         match (self.text.last_mut(), self.is_strong) {
             (Some(Piece::Plain(text)), false) | (Some(Piece::Strong(text)), true) => {
@@ -122,7 +123,7 @@ impl Reader {
                 let text = std::mem::take(&mut self.text);
                 self.blocks.push(Block::Heading(level as usize, text));
             }
-            // Of an item with a blank line behind it.
+            // The paragraph of an item with a blank line after it.
             TagEnd::Paragraph if self.list.is_some() => {}
             TagEnd::Paragraph => {
                 let text = std::mem::take(&mut self.text);
@@ -160,7 +161,7 @@ impl Reader {
     }
 }
 
-/// Whether rustdoc compiles this line of Rust and does not show it.
+/// Tells whether rustdoc compiles this line of Rust and does not show it.
 fn is_hidden(line: &str) -> bool {
     let line = line.trim_start();
     line == "#" || line.starts_with("# ")

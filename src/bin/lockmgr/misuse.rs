@@ -17,7 +17,7 @@ pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> Failure {
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
     let lines = text.lines();
-    // clap's own tips would take the command for a lock, or an option for a command.
+    // clap's own tips would treat the command as a lock, or an option as a command.
     let is_misleading = |line: &&str| {
         let tip = line.trim_start();
         tip.starts_with("tip:") && (remedy.is_some() || tip.contains("as a value, use"))
@@ -40,8 +40,8 @@ pub(crate) fn of_flock(run: &Run, arguments: &[OsString]) -> Result<(), Failure>
     let has_command = !run.command.is_empty() || run.command_string.is_some();
     let message = match run.asking.names().as_slice() {
         _ if run.unlock => {
-            "run gives its locks back when the command ends, so there is no -u; \
-                `lockmgr unlock NAME` gives back what `lockmgr get NAME --while parent` took"
+            "run releases its locks when the command ends, so there is no -u; \
+                `lockmgr unlock NAME` releases a lock of `lockmgr get NAME --while parent`"
         }
         _ if has_command => return Ok(()),
         [name] if is_descriptor(name) => {
@@ -59,14 +59,14 @@ pub(crate) fn of_flock(run: &Run, arguments: &[OsString]) -> Result<(), Failure>
     Err(Failure::Usage(message.into()))
 }
 
-/// The words after `run`, if that is the command.
+/// Returns the words after `run`, if `run` is the command.
 fn words_of_run(arguments: &[OsString]) -> Option<&[OsString]> {
     let (_, words) = arguments.split_first()?;
     let command = first_word(&built(), words)?;
     (words[command] == "run").then_some(&words[command + 1..])
 }
 
-/// These words as they were probably meant: one name, and a command behind `--`.
+/// Returns the line that the user probably meant: one name, and a command after `--`.
 fn with_dashes(words: &[OsString]) -> Option<String> {
     if words.iter().any(|word| word == "--") {
         return None;
@@ -80,14 +80,14 @@ fn with_dashes(words: &[OsString]) -> Option<String> {
     Some(format!("lockmgr run {}", shown.join(" ")))
 }
 
-/// The command line, with the global options in each command.
+/// Returns the definition of the command line, with the global options in each command.
 fn built() -> clap::Command {
     let mut command = Cli::command();
     command.build();
     command
 }
 
-/// Where the first word stands that is neither an option of this command nor the value of one.
+/// Returns the index of the first word that is neither an option of this command nor its value.
 fn first_word(command: &clap::Command, words: &[OsString]) -> Option<usize> {
     let mut is_value = false;
     words.iter().position(|word| {
@@ -121,7 +121,7 @@ fn first_word(command: &clap::Command, words: &[OsString]) -> Option<usize> {
     })
 }
 
-/// A word as a shell reads it.
+/// Returns a word, quoted for a shell.
 fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-+=:,./@%^".contains(c);

@@ -1,16 +1,16 @@
-//! On which kind of file system a path is, as /proc tells it.
+//! Finds the type of the file system of a path, from /proc.
 
 use std::fs;
 use std::path::Path;
 
-/// The type of the file system that a path, which exists, is on: `ext4`, `nfs4`, `fuse.sshfs`.
+/// Returns the type of the file system of an existing path: `ext4`, `nfs4`, `fuse.sshfs`.
 pub(crate) fn type_of(path: &Path) -> Option<String> {
     let path = fs::canonicalize(path).ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     type_in(&mounts, &path)
 }
 
-/// Whether hosts share it over a network.
+/// Tells whether hosts share this file system over a network.
 pub(crate) fn is_of_network(file_system: &str) -> bool {
     const NETWORK: [&str; 19] = [
         "9p",
@@ -36,7 +36,8 @@ pub(crate) fn is_of_network(file_system: &str) -> bool {
     NETWORK.contains(&file_system) || file_system.starts_with("nfs")
 }
 
-/// Of the mounts above the path, the deepest; of several there, the last covers the others.
+/// Returns the type of the deepest mount above the path. Of several mounts on one directory, the
+/// last covers the others.
 fn type_in(mounts: &str, path: &Path) -> Option<String> {
     let mut found: Option<(usize, &str)> = None;
     for line in mounts.lines() {

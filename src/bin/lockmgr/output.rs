@@ -21,8 +21,8 @@ pub(crate) fn lines<T: Display>(lines: impl IntoIterator<Item = T>) -> io::Resul
     out.flush()
 }
 
-/// Takes a pipe that its reader has closed for the end of the output, as in
-/// `lockmgr list | head -1`, and not for an error.
+/// Treats a pipe that its reader has closed as the end of the output, as in
+/// `lockmgr list | head -1`, and not as an error.
 pub(crate) fn printed(printed: io::Result<()>) -> io::Result<()> {
     match printed {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,4 +1,4 @@
-//! The guide as manual pages of section 7.
+//! Writes the guide as manual pages of section 7.
 
 use crate::guide::{CHAPTERS, Chapter};
 use crate::layout;
@@ -11,13 +11,13 @@ use std::path::Path;
 /// The chapter that has a page of its own.
 const RECIPES: &str = "recipes";
 
-/// The columns that a page of 80 has for a text, beside its margins.
+/// The columns for a text on a page of 80 columns, without the margins.
 const COLUMNS: usize = 71;
 
-/// An argument of a macro that says nothing: of a page, its date.
+/// An empty argument of a macro: for the date of a page.
 const NONE: &str = "\"\"";
 
-/// The indentation within a text.
+/// The depth of an indented part of a text.
 const INDENT: &str = "4";
 
 /// Writes lockmgr-guide(7), with all chapters but the recipes, and lockmgr-recipes(7).
@@ -53,7 +53,7 @@ fn begun(name: &str, about: &str) -> Roff {
     let mut page = Roff::new();
     let source = concat!("lockmgr ", env!("CARGO_PKG_VERSION"));
     page.control("TH", [name, "7", NONE, source, "lockmgr"]);
-    // No word of code is broken, and none is moved apart.
+    // No hyphens in words of code, and no added blanks between words.
     page.control("nh", []).control("ad", ["l"]);
     page.control("SH", ["NAME"]);
     page.text([roman(format!("{name} - {about}"))]);
@@ -89,7 +89,7 @@ fn add_item(page: &mut Roff, item: &Item) {
     page.text(inlines(&item.text));
 }
 
-/// Lines that are neither filled nor broken.
+/// Adds lines that are neither filled nor broken.
 fn as_they_are(page: &mut Roff, indent: &str, lines: &[String]) {
     page.control("RS", [indent]);
     page.control("nf", []);

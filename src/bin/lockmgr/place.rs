@@ -1,4 +1,4 @@
-//! The place of the store, and the names that the user gives to locks and holders.
+//! Finds the place of the store, and checks the names that the user gives to locks and holders.
 
 use crate::args::Cli;
 use crate::duration;
@@ -11,26 +11,26 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fs, io};
 
-/// The directory of the host's store.
+/// The directory of the host-wide store.
 const SYSTEM: &str = "/var/lib/lockmgr";
 
 /// The name of the store's file, if the user named no other.
 const FILE: &str = "locks.redb";
 
-/// A directory that is made for a store if it is missing.
+/// A directory that is created for a store if it is missing.
 #[derive(Debug)]
 enum Directory {
-    /// The user's own. Directories that are missing above it are made too.
+    /// The user's own directory. Missing directories above it are created too.
     Private(PathBuf),
-    /// The host's: others may look into it.
+    /// The host-wide directory: other users may read it.
     System,
 }
 
-/// Where the store is, and how to speak of it.
+/// The place of the store, and its description for people.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) path: PathBuf,
-    /// The directory to make, if the user named no file.
+    /// The directory to create, if the user named no file.
     directory: Option<Directory>,
     builder: Builder,
     pub(crate) json: bool,
@@ -73,7 +73,7 @@ impl Place {
         Ok(self.builder.clone().read_only().open(&self.path)?)
     }
 
-    /// For somebody who does not wait so long for the store as a command does.
+    /// Opens the store for reading, with a shorter bound of waiting than that of a command.
     pub(crate) fn to_read_within(&self, bound: Duration) -> Result<LockManager, Failure> {
         let builder = self.builder.clone().busy_timeout(bound);
         Ok(builder.read_only().open(&self.path)?)
@@ -89,7 +89,7 @@ impl Place {
         Ok(self.builder.clone().open(&self.path)?)
     }
 
-    /// Names the store for people: its file, and that it is missing if it is.
+    /// Describes the store for people: its file, and whether the file is missing.
     pub(crate) fn shown(&self) -> String {
         let shown = shown(&self.path);
         let is_missing = |path: &Path| matches!(fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound);
@@ -103,7 +103,7 @@ impl Place {
         }
     }
 
-    /// Whether the user named no file, so that its directory is made if it is missing.
+    /// Tells whether the user named no file. Then the directory is created if it is missing.
     pub(crate) fn is_default(&self) -> bool {
         self.directory.is_some()
     }
@@ -127,7 +127,7 @@ pub(crate) fn text<'a>(role: &str, given: &'a OsStr) -> Result<&'a str, Failure>
     })
 }
 
-/// A lock's name, found valid before the store is opened.
+/// Validates a lock's name, before the store is opened.
 pub(crate) fn valid(given: &OsStr) -> Result<LockName, Failure> {
     let name = LockName::new(text("lock name", given)?).map_err(Error::from)?;
     Ok(name)
@@ -137,21 +137,21 @@ pub(crate) fn names(given: &[OsString]) -> Result<Vec<LockName>, Failure> {
     given.iter().map(|given| valid(given)).collect()
 }
 
-/// A holder, likewise.
+/// Validates a holder, before the store is opened.
 pub(crate) fn holder(given: &OsStr) -> Result<&str, Failure> {
     let text = text("holder", given)?;
     Holder::new(text).map_err(Error::from)?;
     Ok(text)
 }
 
-/// A note, likewise.
+/// Validates a note, before the store is opened.
 pub(crate) fn note(given: &OsStr) -> Result<&str, Failure> {
     let text = text("note", given)?;
     Note::new(text).map_err(Error::from)?;
     Ok(text)
 }
 
-/// The holder that `LOCKMGR_LOCKED_BY` names, for commands without `--locked-by`.
+/// Returns the holder that `LOCKMGR_LOCKED_BY` names, for commands without `--locked-by`.
 fn default_holder() -> Result<Option<String>, Failure> {
     let Some(given) = env::var_os("LOCKMGR_LOCKED_BY").filter(|by| !by.is_empty()) else {
         return Ok(None);
@@ -165,9 +165,9 @@ fn default_holder() -> Result<Option<String>, Failure> {
     }
 }
 
-/// `lockmgr` in the user's state directory, as the XDG Base Directory Specification 0.8 has it:
-/// `$XDG_STATE_HOME` if that is absolute, else `~/.local/state`. Never in the home of another
-/// user, whose owner could not use the store, and never above a home that does not exist.
+/// Returns `lockmgr` in the user's state directory, as the XDG Base Directory Specification 0.8
+/// defines it: in `$XDG_STATE_HOME` if that is absolute, else in `~/.local/state`. Refuses the home
+/// of another user, who could not use the store, and a home that does not exist.
 fn state_directory() -> Result<PathBuf, Failure> {
     let absolute = |key| {
         let path = PathBuf::from(env::var_os(key)?);
@@ -178,7 +178,7 @@ fn state_directory() -> Result<PathBuf, Failure> {
             .ancestors()
             .find_map(|path| owner(path).map(|owner| (path, owner)));
         return match above {
-            // Directories of root are everybody's: permissions decide there.
+            // All users share directories of root: permissions decide there.
             Some((path, owner)) if owner != geteuid().as_raw() && owner != 0 => {
                 Err(foreign("XDG_STATE_HOME", path, owner))
             }
@@ -220,7 +220,7 @@ fn foreign(variable: &str, path: &Path, owner: u32) -> Failure {
     ))
 }
 
-/// Makes the directory if it is missing.
+/// Creates the directory if it is missing.
 fn make(directory: &Path, mode: u32, with_parents: bool) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(with_parents).mode(mode);

@@ -1,4 +1,5 @@
-//! `lockmgr run`: takes the locks, runs the command, gives them back, and ends as the command did.
+//! Implements `lockmgr run`: takes the locks, runs the command, releases the locks, and ends as the
+//! command did.
 
 mod job;
 mod supervise;
@@ -23,7 +24,7 @@ use std::ffi::OsString;
 use std::sync::mpsc::{self, Receiver};
 use supervise::Supervisor;
 
-/// The most bytes of a note.
+/// The largest number of bytes of a note.
 const LONGEST_NOTE: usize = 255;
 
 const ELLIPSIS: &str = "…";
@@ -35,7 +36,7 @@ type Held = Vec<(String, u64)>;
 #[derive(Debug)]
 struct Plan<'a> {
     asked: Asked,
-    /// The command's words; the first is the program.
+    /// The words of the command. The first word is the program.
     command: Vec<OsString>,
     wait: Wait,
     lease: Option<Timeout>,
@@ -135,7 +136,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// A command as the note of its locks: as many of its characters as a note may have.
+/// Returns the note for the locks of a command: the command, cut to the length of a note.
 fn note_of(command: &[OsString]) -> Option<String> {
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     let plain = |c: char| if c.is_control() { ' ' } else { c };
@@ -149,9 +150,9 @@ fn note_of(command: &[OsString]) -> Option<String> {
     (!note.is_empty()).then_some(note)
 }
 
-/// Opens the store, and looks whether jobs around this process hold the locks already. Then the
-/// locks are theirs to keep and to release, and are returned with their tokens. To wait for some of
-/// them would be to wait for itself.
+/// Opens the store, and looks whether jobs around this process hold the locks already. If so,
+/// returns the locks with their tokens, and the jobs keep and release them. A wait for a lock of
+/// such a job could never end, as the job waits for this process.
 fn open(place: &Place, plan: &Plan<'_>) -> Result<(LockManager, Option<Held>), Failure> {
     let manager = place.to_write()?;
     let outer = Outer::of(place);
@@ -183,13 +184,13 @@ fn open(place: &Place, plan: &Plan<'_>) -> Result<(LockManager, Option<Held>), F
     let held = names.filter(|name| held.iter().any(|(held, _)| **name == held.as_str()));
     Err(Failure::Usage(format!(
         "this job runs under {} already, but not under {}: name all of them in the outer run, or \
-            none of the first here",
+            none of the first ones here",
         table::names(held.collect()),
         table::names(others)
     )))
 }
 
-/// Whether one who holds a name so may do all that this mode allows.
+/// Tells whether a hold of the first mode allows everything that the second mode allows.
 fn covers(held: Mode, asked: Mode) -> bool {
     match (held, asked) {
         (Mode::Exclusive, _) => true,
@@ -208,7 +209,7 @@ fn weaker_hold(lock: &Lock) -> String {
     }
 }
 
-/// Takes the locks, waiting as it was asked to, and tells of those that are lost later.
+/// Takes the locks, waits as long as the options say, and reports locks that are lost later.
 fn acquire(
     place: &Place,
     manager: &LockManager,
@@ -258,7 +259,7 @@ fn acquire(
     Ok((guard, lost))
 }
 
-/// Becomes the command, which gets the descriptor that the locks hang on.
+/// Becomes the command, which inherits the descriptor that proves that the holder lives.
 fn become_holder(place: &Place, guard: LockGuard, plan: &Plan<'_>) -> Result<ExitCode, Failure> {
     let inherited = job::inheritable(&guard).map_err(unable)?;
     let code = job::become_it(place, plan, &guard.tokens());

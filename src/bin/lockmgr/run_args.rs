@@ -1,4 +1,4 @@
-//! The options of `lockmgr run`. Those that flock(1) has too bear its names.
+//! Defines the options of `lockmgr run`. Options that flock(1) has too have flock's names.
 
 use crate::asking::Asking;
 use clap::{Args, ValueEnum};
@@ -8,18 +8,19 @@ use std::ffi::OsString;
 #[command(
     override_usage = "lockmgr run [OPTIONS] NAME... -- COMMAND [ARG...]\n       \
         lockmgr run [OPTIONS] NAME... -c STRING",
-    after_help = "An option that says how names are held is for the names behind it, up to the \
+    after_help = "An option that sets how names are held applies to the names after it, up to the \
         next such option.\n\nExamples:\n  \
         lockmgr run nightly -- ./job.sh               one at a time\n  \
-        lockmgr run -s config -- ./read.sh            beside others who share it, as flock -s\n  \
+        lockmgr run -s config -- ./read.sh            beside other -s requests, as flock -s\n  \
         lockmgr run --slots 4 cc -- cc -c a.c         4 at a time\n  \
         lockmgr run --slots 8 --take 3 gb -- ./big    3 of 8\n  \
-        lockmgr run --any gpu:0 gpu:1 -- ./train      one of them: $LOCKMGR_NAMES says which\n  \
+        lockmgr run --any gpu:0 gpu:1 -- ./train      one of them, named in $LOCKMGR_NAMES\n  \
         lockmgr run -s host -x disk -- ./backup       two kinds in one request\n\n\
-        The command sees LOCKMGR_DB, LOCKMGR_NAMES and LOCKMGR_TOKENS, one name and one \
-        token a line, if they fit.\n\nExit status: the command's; if a signal ends the command, \
-        lockmgr ends by the same signal; 126 not executable; 127 not found; 75 no memory or no \
-        processes to start it; 1, or what -E says, if the locks could not be acquired."
+        The command gets LOCKMGR_DB, LOCKMGR_NAMES and LOCKMGR_TOKENS, one name and one token a \
+        line, if the lines fit into the environment.\n\nExit status: the command's; if a signal \
+        ends the command, lockmgr ends by the same signal; 126 not executable; 127 not found; 75 \
+        no memory or no processes to start it; 1, or the status that -E sets, if the locks could \
+        not be acquired."
 )]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -39,10 +40,10 @@ pub(crate) struct Run {
         allow_hyphen_values = true
     )]
     pub(crate) wait: Option<String>,
-    /// Exit status if the locks could not be acquired; with 0, or with -q, without a message
+    /// Exit status if the locks could not be acquired; with 0, or with -q, no message is printed
     #[arg(short = 'E', long, value_name = "N", default_value_t = 1)]
     pub(crate) conflict_exit_code: u8,
-    /// Run this by the shell: $SHELL, or /bin/sh
+    /// Run this string with the shell: $SHELL, or /bin/sh
     #[arg(
         short,
         long = "command",
@@ -50,25 +51,25 @@ pub(crate) struct Run {
         conflicts_with = "command"
     )]
     pub(crate) command_string: Option<OsString>,
-    /// The lease, renewed at a third while the command runs. If lockmgr hangs, others get the locks
-    /// after this time [default: none, the locks are held as long as any process of the job lives]
+    /// The lease; renewed while the command runs. If lockmgr hangs, others get the locks after this
+    /// time [default: none, the locks are held as long as any process of the job lives]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) lease: Option<String>,
-    /// Become the command; with --lease, until a fixed deadline
+    /// Become the command, without a process beside it; with --lease, the deadline is fixed
     #[arg(short = 'F', long)]
     pub(crate) no_fork: bool,
-    /// Action on the command if its locks are lost
+    /// The reaction if the locks of the command are lost
     #[arg(long, value_enum, default_value_t = OnLost::Kill, conflicts_with = "no_fork")]
     pub(crate) on_lost: OnLost,
-    /// Hold the locks only until the command or lockmgr ends; if lockmgr is killed, the kernel kills
-    /// the command, unless that is setuid
+    /// Hold the locks only until the command or lockmgr ends. If lockmgr is killed, the kernel
+    /// kills the command, unless the command is setuid
     #[arg(short = 'o', long, hide_short_help = true, conflicts_with = "no_fork")]
     pub(crate) close: bool,
     /// The holder [default: $LOCKMGR_LOCKED_BY, else this host's name]
     #[arg(long, value_name = "HOLDER")]
     pub(crate) locked_by: Option<OsString>,
-    /// Keep the names taken until this time has passed since the grant, however the job ends: not
-    /// twice within 5 minutes
+    /// Keep the names taken for this long after the grant, even if the job ends earlier: with 5m,
+    /// no second job within 5 minutes
     #[arg(
         long,
         value_name = "DURATION",
@@ -76,21 +77,21 @@ pub(crate) struct Run {
         conflicts_with = "no_fork"
     )]
     pub(crate) at_least: Option<String>,
-    /// Why the locks are held, for people to read [default: the command]
+    /// The reason for holding the locks, for people to read [default: the command]
     #[arg(long, value_name = "TEXT")]
     pub(crate) note: Option<OsString>,
-    /// Say whom it waits for; on a terminal that is said anyway
+    /// Print the holder that the wait is for; on a terminal this is the default
     #[arg(short, long)]
     pub(crate) verbose: bool,
-    /// Refused with the name of its counterpart
+    /// Refused; the message names the counterpart
     #[arg(short, long, hide = true)]
     pub(crate) unlock: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnLost {
-    /// Send TERM, then KILL, to the command and all that it started
+    /// Send TERM, then KILL, to the command and to all processes that it started
     Kill,
-    /// Say so, and let the command go on
+    /// Print a warning, and let the command go on
     Warn,
 }

@@ -1,4 +1,4 @@
-//! The arguments of the commands that show: `list` and `completions`.
+//! Defines the arguments of `list` and `completions`.
 
 use crate::complete::locks;
 use clap::{Args, ValueEnum};
@@ -8,17 +8,17 @@ use std::ffi::OsString;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
         lockmgr list                    all locks of the store\n  \
-        lockmgr list job: backup        those whose names begin so\n  \
-        lockmgr list --sort until       those that expire first come first\n  \
-        lockmgr list -q | wc -l         the names alone, one a line\n\n\
-        HELD BY is the holder that --locked-by named, and the program that holds the lock; `this \
-        host` if neither is known. PROCESS is what the lock is bound to. `lockmgr help choosing` \
-        explains each column.")]
+        lockmgr list job: backup        locks whose names begin with one of these\n  \
+        lockmgr list --sort until       locks that expire first come first\n  \
+        lockmgr list -q | wc -l         only the names, one a line\n\n\
+        HELD BY shows the holder that --locked-by named, and the program that holds the lock; \
+        `this host` if neither is known. PROCESS shows the process that the lock is bound to. \
+        `lockmgr help choosing` explains each column.")]
 pub(crate) struct List {
-    /// The beginnings of their names
+    /// The beginnings of the locks' names
     #[arg(value_name = "PREFIX", add = ArgValueCompleter::new(locks))]
     pub(crate) prefixes: Vec<OsString>,
-    /// The order of the locks: oldest first, first to expire first
+    /// The order of the locks; `age` puts the oldest first, `until` the first to expire
     #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Name)]
     pub(crate) sort: Order,
 }

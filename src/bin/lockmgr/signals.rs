@@ -1,5 +1,5 @@
-//! Signals sent to this process: caught from the first instruction, so that none ends or stops it
-//! unseen; and ending by a signal.
+//! Catches signals from the start, so that no signal ends or stops this process unnoticed. Also
+//! ends this process by a signal.
 
 use crate::processes::ignored_signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,21 +18,21 @@ use std::os::unix::process::CommandExt;
 use std::process::{self, Command};
 use std::time::Duration;
 
-/// The signals that are not caught: KILL and STOP, because nobody can; those of a process's own
-/// faults; PIPE, because Rust ignores it; URG, because it does nothing by default.
+/// The signals that are not caught: KILL and STOP, which no process can catch; the signals of a
+/// process's own faults; PIPE, which Rust ignores; URG, which does nothing by default.
 const NOT_CAUGHT: [i32; 10] = [
     SIGKILL, SIGSTOP, SIGILL, SIGFPE, SIGSEGV, SIGBUS, SIGTRAP, SIGSYS, SIGPIPE, SIGURG,
 ];
 
-/// A signal that came.
+/// A signal that was caught.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caught {
     pub(crate) signal: i32,
-    /// From a terminal, a timer or a limit, and not from a process.
+    /// Set if a terminal, a timer or a limit sent the signal, and not a process.
     pub(crate) is_from_kernel: bool,
 }
 
-/// The signals that were caught, and a sleep that they end.
+/// The caught signals, and a sleep that a signal ends.
 #[derive(Debug)]
 pub(crate) struct Signals {
     delivery: SignalDelivery<UnixStream, WithOrigin>,
@@ -51,16 +51,16 @@ impl Waker {
 }
 
 impl Signals {
-    /// Catches every signal that would end or stop this process. Signals that its caller told it to
-    /// ignore, as nohup does, stay ignored, for its command too. The others are for the command as
-    /// they were, because a handler does not outlive exec.
+    /// Catches every signal that would end or stop this process. Signals that the caller set to be
+    /// ignored, as nohup does, stay ignored, also for the command. The command gets the other
+    /// signals with their defaults, because a handler does not outlive exec.
     pub(crate) fn catch() -> io::Result<Self> {
         let (read, wake) = UnixStream::pair()?;
         let waker = wake.try_clone()?;
         let none: [i32; 0] = [];
         let delivery = SignalDelivery::with_pipe(read, waker, WithOrigin::default(), none)?;
         let is_ignored = ignored_signals();
-        // Real-time signals too. The C library refuses those that it needs itself.
+        // Includes real-time signals. The C library refuses the signals that it needs itself.
         for signal in 1..=64 {
             let is_left_out = NOT_CAUGHT.contains(&signal);
             if !is_left_out && (!is_ignored(signal) || signal == SIGCHLD) {
@@ -81,7 +81,7 @@ impl Signals {
             tv_nsec: most.subsec_nanos().into(),
         };
         let wakes = PollFd::new(self.delivery.get_read(), PollFlags::IN);
-        // Whatever ends it, the caller looks at everything.
+        // The caller checks everything after each sleep.
         let _ = poll(&mut [wakes], Some(&timeout));
     }
 
@@ -94,8 +94,8 @@ impl Signals {
         caught.collect()
     }
 
-    /// While there is no command to pass signals on to: stops if one says so, and returns the one
-    /// that ends this process.
+    /// Handles signals while there is no command to pass them on to. Stops this process on a stop
+    /// signal, and returns a signal that ends this process.
     pub(crate) fn ending(&mut self) -> Option<i32> {
         for caught in self.pending() {
             match caught.signal {
@@ -108,25 +108,25 @@ impl Signals {
     }
 }
 
-/// Stops this process until it is told to go on.
+/// Stops this process until it is continued.
 pub(crate) fn stop() {
     let _ = kill_process(getpid(), Signal::STOP);
 }
 
-/// Ends this process by a signal, as its caller expects it: a shell's loop ends at ^C only if the
-/// signal ended the program in it. Process 1 of a container cannot be ended so, and exits with 128 and
-/// the signal's number.
+/// Ends this process by a signal, as the caller expects: a shell's loop ends at ^C only if the
+/// signal ended the program in it. A signal cannot end process 1 of a container. That process exits
+/// with 128 plus the signal's number.
 pub(crate) fn end_by(signal: i32) -> ! {
     if !getpid().is_init() {
-        // The core, if there is one, was the command's.
+        // If there is a core file, the command has written it.
         #[cfg(target_os = "linux")]
         let _ =
             rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
-        // It takes IO for a signal that does nothing.
+        // The library assumes that IO does nothing.
         if signal != SIGIO {
             let _ = emulate_default_handler(signal);
         }
-        // It does not know them all. A new program has the default handlers.
+        // The library does not know all signals. A new program has the default handlers.
         let script = ["-c", "kill -$0 $$", &signal.to_string()];
         let _ = Command::new("/bin/sh").args(script).exec();
     }

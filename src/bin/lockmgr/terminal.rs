@@ -1,5 +1,5 @@
-//! The terminals that standard output and standard error may be: whether a line can be drawn there
-//! again and again, how much fits into it, and whether it has colours.
+//! Describes the terminals on standard output and standard error: whether a line can be redrawn,
+//! how many columns it has, and whether it has colours.
 
 use crate::processes::kin;
 use rustix::process::getpid;
@@ -9,13 +9,13 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use unicode_width::UnicodeWidthChar;
 
-/// The columns of a terminal that says nothing of them.
+/// The width of a terminal that does not report its width.
 const COLUMNS: usize = 80;
 
-/// Tells what standard output can show.
+/// The abilities of standard output.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
-    /// None if it is no terminal: then nothing is cut.
+    /// The width; `None` if standard output is no terminal. Then nothing is cut.
     pub(crate) columns: Option<usize>,
     pub(crate) is_colored: bool,
 }
@@ -23,7 +23,7 @@ pub(crate) struct Screen {
 impl Screen {
     pub(crate) fn of_stdout() -> Self {
         let is_terminal = io::stdout().is_terminal();
-        // As https://no-color.org has it: set to anything but nothing.
+        // As https://no-color.org defines it: set, and not empty.
         let is_refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             columns: is_terminal.then(|| columns_of(io::stdout())),
@@ -31,7 +31,7 @@ impl Screen {
         }
     }
 
-    /// A text with this SGR parameter, if there are colours.
+    /// Returns a text with this SGR parameter, if there are colours.
     pub(crate) fn styled(self, text: &str, style: Option<u8>) -> String {
         match style.filter(|_| self.is_colored) {
             Some(style) => format!("\x1b[{style}m{text}\x1b[0m"),
@@ -44,12 +44,13 @@ fn is_dumb() -> bool {
     env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
-/// Whether a line on standard error can be drawn again in its place.
+/// Tells whether a line on standard error can be redrawn in its place.
 pub(crate) fn is_live() -> bool {
     io::stderr().is_terminal() && !is_dumb()
 }
 
-/// Whether this process may write there: in the background it would draw over another's output.
+/// Tells whether this process may write there: in the background it would overwrite another
+/// process's output.
 pub(crate) fn is_in_foreground() -> bool {
     let (drawn_by, this) = (tcgetpgrp(io::stderr()), kin(getpid()));
     match (drawn_by, this) {
@@ -58,7 +59,7 @@ pub(crate) fn is_in_foreground() -> bool {
     }
 }
 
-/// How many columns it has now.
+/// Returns the current number of columns of a terminal.
 pub(crate) fn columns() -> usize {
     columns_of(io::stderr())
 }
@@ -73,7 +74,7 @@ fn columns_of(terminal: impl AsFd) -> usize {
         .unwrap_or(COLUMNS)
 }
 
-/// The beginning of a text that fits into so many columns, with dots if that is not all of it.
+/// Returns the beginning of a text that fits into so many columns, with dots if the rest is cut.
 pub(crate) fn cut(text: &str, columns: usize) -> String {
     let width = |c: char| c.width().unwrap_or_default();
     if text.chars().map(width).sum::<usize>() <= columns {

@@ -1,5 +1,5 @@
-//! `lockmgr unlock` and `lockmgr reset`: they remove locks of any holder, and spare those of running
-//! jobs unless they are forced.
+//! Implements `lockmgr unlock` and `lockmgr reset`. They remove locks of any holder. Without
+//! `--force` they refuse locks of running programs and jobs, or ask first.
 
 use crate::args::Unlock;
 use crate::commands::lock_ref;
@@ -23,7 +23,7 @@ impl Place {
         let names = names(&unlock.names)?;
         let manager = self.to_write()?;
         let outer = Outer::of(self);
-        // By its token a lock is given back, and not forced away: the caller's job goes on.
+        // With its token a lock is released, and not lost: the caller's job goes on.
         let own = names.iter().map(|name| outer.holds_of(&manager, name));
         let own = own.collect::<lockmgr::Result<Vec<_>>>()?;
         let locks = names.iter().zip(&own).map(|(name, own)| {
@@ -106,13 +106,13 @@ impl Place {
     }
 }
 
-/// Whether the name was asked for until a time that has not come.
+/// Tells whether the at-least time of the name has not passed yet.
 fn is_kept(lock: &Lock) -> bool {
     lock.at_least().is_some_and(|until| Utc::now() < until)
 }
 
-/// Whether a program or a job works under this lock and would lose it unawares. The process of
-/// `--while` does not count: its script unlocks what it got.
+/// Tells whether a program or a job runs under this lock and does not expect to lose it. A lock of
+/// `--while` does not count: its script unlocks the lock itself.
 fn is_running(lock: &Lock) -> bool {
     let kind = lock.bound_to().map(|it| it.kind());
     matches!(kind, Some(Bound::Manager | Bound::Job))

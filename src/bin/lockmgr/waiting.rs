@@ -1,4 +1,4 @@
-//! Waiting for locks: saying whom the wait is for, and ending it by a signal.
+//! Waits for locks, shows which holder the wait is for, and ends the wait on a signal.
 
 use crate::asked::{Asked, in_the_way};
 use crate::duration::Wait;
@@ -16,14 +16,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A grant that comes sooner needs no words.
+/// The time after which a waiter shows its line. A faster grant shows none.
 const AT_ONCE: Duration = Duration::from_millis(20);
 
-/// How often the line is drawn again, and signals are looked for even if nothing woke this process.
+/// The time after which the line is redrawn, and signals are checked even without a wake-up.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Does work that may have to wait, for locks or for the store, in a thread of its own, while this
-/// thread looks at the signals: a signal that ends the process ends the wait with it.
+/// Runs work that may wait for locks or for the store in its own thread, while this thread handles
+/// signals. A signal that ends the process also ends the wait.
 pub(crate) fn attended<T: Send>(
     signals: &mut Signals,
     line: Option<Line>,
@@ -47,7 +47,7 @@ pub(crate) fn attended<T: Send>(
                 drop(line);
                 if let Some(canceller) = canceller {
                     canceller.cancel();
-                    // Once it is done, the request is gone.
+                    // When the work is done, the request is gone.
                     let _ = is_done.recv_timeout(SECOND);
                 }
                 end_by(signal);
@@ -57,7 +57,7 @@ pub(crate) fn attended<T: Send>(
     })
 }
 
-/// Asks for locks, attended, and waits for them as this says.
+/// Requests locks, and waits for them as `wait` says, while signals are handled.
 pub(crate) fn acquire(
     signals: &mut Signals,
     line: Option<Line>,
@@ -72,8 +72,8 @@ pub(crate) fn acquire(
     })
 }
 
-/// The line for this wait: on a terminal it is drawn again and again, elsewhere said
-/// once, if `verbose`.
+/// Returns the line for this wait. On a terminal the line is redrawn. Elsewhere it is printed once,
+/// if `verbose`.
 pub(crate) fn line(
     place: &Place,
     manager: &LockManager,
@@ -84,8 +84,8 @@ pub(crate) fn line(
     is_told.then(|| Line::begin(manager, asked, terminal::is_live()))
 }
 
-/// The line that says whom a wait is for, from a thread that nobody waits for: it may have to wait
-/// for the store. Dropped, it is erased.
+/// The line that names the holder that a wait is for. A thread of its own draws the line, as it may
+/// have to wait for the store. Nothing waits for that thread. Drop erases the line.
 #[derive(Debug)]
 pub(crate) struct Line {
     shown: Arc<Mutex<Shown>>,
@@ -122,14 +122,14 @@ impl Line {
                     return;
                 }
                 if terminal::is_in_foreground() {
-                    // The last column stays free: a terminal may go to the next line after it.
+                    // The last column stays free: a terminal may wrap after it.
                     let line = terminal::cut(&line, terminal::columns() - 1);
                     let _ = write!(io::stderr(), "\r{line}\x1b[K");
                     shown.is_drawn = true;
                 }
             }
         };
-        // Without a thread for it, nothing is said.
+        // If no thread can be started, no line is shown.
         let _ = thread::Builder::new().spawn(telling);
         Self { shown, _ends: ends }
     }
@@ -149,8 +149,8 @@ fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
     shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says whom a wait is for, and how many are ahead. None if nobody is in the way or ahead: then the
-/// grant is on its way.
+/// Describes the holder that a wait is for, and the number of requests ahead. Returns `None` if no
+/// holder and no request is in the way: then the grant is about to come.
 fn whom(manager: &LockManager, asked: &Asked) -> Option<String> {
     let names = asked.names();
     let requests = manager.requests("").unwrap_or_default();
@@ -159,7 +159,7 @@ fn whom(manager: &LockManager, asked: &Asked) -> Option<String> {
     let mine = requests
         .iter()
         .position(|request| request.process_id() == me);
-    // Not queued yet, it comes after all.
+    // A request that is not queued yet comes after all others.
     let before = &requests[..mine.unwrap_or(requests.len())];
     let ahead = before.iter().filter(|request| wants_one(request)).count();
     let held = |(name, mode): &(LockName, Mode)| {
@@ -174,7 +174,7 @@ fn whom(manager: &LockManager, asked: &Asked) -> Option<String> {
     }
 }
 
-/// Says who holds a lock, and what for. A note of its holder belongs here, before the program.
+/// Describes the holder of a lock and its purpose: the holder's note, then the program.
 fn held_for(lock: &Lock) -> String {
     match processes::holder_of(lock) {
         Some(program) => format!("{lock}; {program}"),

@@ -172,7 +172,7 @@ impl Places {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).args([
             "--exact",
-            "soak::a_worker_of_the_soak",
+            "soak::worker_of_the_soak",
             "--nocapture",
             "--ignored",
         ]);

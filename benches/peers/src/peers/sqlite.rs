@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exclusive_connection_refuses_others_and_shares_no_memory() -> Result<()> {
+    fn exclusive_connection_refuses_others_and_shares_no_memory() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let file = dir.path().join("peer.sqlite");
         let shared = dir.path().join("peer.sqlite-shm");

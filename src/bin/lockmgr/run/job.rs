@@ -1,5 +1,5 @@
-//! The job of `run`: starts the command, tells it of its locks, and sends signals to it and to all
-//! that it started.
+//! Manages the job of `run`: starts the command, passes its locks to it, and sends signals to it
+//! and to all processes that it started.
 
 use super::Plan;
 use crate::exit_code::ExitCode;
@@ -26,36 +26,37 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 
-/// The first argument of the process that becomes the command; the next is its parent. Not for
-/// people, and not worth a parser.
+/// The first argument of the process that becomes the command. The next argument is its parent.
+/// Both are internal, so no parser reads them.
 pub(crate) const EXEC: &str = "__exec";
 
-/// The exit statuses of shells if a command was found but cannot be run, and if it was not found.
+/// The exit statuses of shells for a command that was found but cannot run, and for one not found.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// The command's process, and all that it starts.
+/// The command's process, and all processes that it starts.
 #[derive(Debug)]
 pub(super) struct Job {
     command: SharedChild,
     pid: Pid,
-    /// Whether it was started in the process group of `run`.
+    /// Tells whether the command was started in the process group of `run`.
     shares_group: bool,
-    /// How the command ended.
+    /// The exit status of the command, once it has ended.
     pub(super) status: Option<WaitStatus>,
-    /// Whether a process of the job may live.
+    /// Tells whether a process of the job may live.
     pub(super) is_there: bool,
-    /// The children that this process had before it became `run`.
+    /// The children of this process before it became `run`.
     others: Vec<i32>,
 }
 
 impl Job {
-    /// Starts the command. Without a terminal it gets a process group of its own, so that a signal to
-    /// the group of `run` reaches it once, by `run`. With one it shares the group, as the terminal's
-    /// keys go to that.
+    /// Starts the command. Without a terminal the command gets its own process group, so that a
+    /// signal to the group of `run` reaches the command once, by `run`. With a terminal the command
+    /// shares the group of `run`, as the terminal sends the signals of its keys to that group.
     ///
-    /// The command inherits the descriptor that the locks hang on, and so does all that it starts.
-    /// With `--close` it does not: then the kernel kills it if this process is killed.
+    /// The command and all processes that it starts inherit the descriptor that proves that the
+    /// holder lives. With `--close` they do not: then the kernel kills the command if this process
+    /// is killed.
     pub(super) fn start(
         place: &Place,
         plan: &Plan<'_>,
@@ -77,7 +78,7 @@ impl Job {
                     command.args(&plan.command);
                 }
                 None => {
-                    say("the command will outlive lockmgr if that is killed: there is no /proc")
+                    say("the command will outlive lockmgr if lockmgr is killed: there is no /proc")
                 }
             }
         }
@@ -104,7 +105,7 @@ impl Job {
         })
     }
 
-    /// Takes note of processes that have ended: the command, and those it left behind.
+    /// Reaps processes that have ended: the command, and processes that it left behind.
     pub(super) fn reap(&mut self) {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -120,8 +121,8 @@ impl Job {
         }
     }
 
-    /// Passes on a signal. The command gets those that the terminal sends to its foreground anyway,
-    /// unless it left the group.
+    /// Passes on a signal, except a signal that the terminal has already sent to the command's
+    /// group.
     pub(super) fn forward(&self, caught: Caught) {
         let (this, command) = (kin(getpid()), kin(self.pid));
         let is_shared = match (this, command) {
@@ -131,7 +132,7 @@ impl Job {
         let leads_session =
             this.is_some_and(|this| this.session == getpid().as_raw_nonzero().get());
         if self.status.is_none() && is_passed_on(caught, is_shared, leads_session) {
-            // It may have ended; then there is nobody to tell.
+            // Fails if the command has ended, which is harmless.
             let _ = self.command.send_signal(caught.signal);
         }
         let is_stop = match caught.signal {
@@ -144,8 +145,9 @@ impl Job {
         }
     }
 
-    /// Sends a signal to the command and to all that descends from it, wherever it went: a process
-    /// that lost its parent became a child of this one. Without /proc only the command gets it.
+    /// Sends a signal to the command and to all its descendants, in any group or session: a process
+    /// that lost its parent became a child of this process. Without /proc only the command gets the
+    /// signal.
     pub(super) fn end(&self, signal: Signal) {
         let all = descendants(&self.others);
         if all.is_empty() && self.status.is_none() {
@@ -157,21 +159,21 @@ impl Job {
     }
 }
 
-/// Whether the command does not get a signal anyway, as it shares the group of this process or not.
+/// Tells whether the command needs this signal from `run`, as the kernel did not send it to both.
 fn is_passed_on(caught: Caught, is_shared: bool, leads_session: bool) -> bool {
     let is_for_both = match caught.signal {
         SIGCHLD => return false,
         SIGINT | SIGQUIT | SIGTSTP | SIGTTIN | SIGTTOU | SIGWINCH => is_shared,
-        // The terminal tells the leader of its session alone of a hangup.
+        // The terminal sends a hangup only to the leader of its session.
         SIGHUP => is_shared && !leads_session,
-        // It was this process whose file grew too large.
+        // A file of this process grew too large, not one of the command.
         SIGXFSZ => true,
         _ => false,
     };
     !(caught.is_from_kernel && is_for_both)
 }
 
-/// Signals a descendant of this process, and not another of its number that came since.
+/// Sends a signal to a descendant of this process, and not to a newer process with its number.
 fn send(process: Kin, signal: Signal) {
     let Some(pid) = Pid::from_raw(process.pid) else {
         return;
@@ -189,19 +191,19 @@ fn send(process: Kin, signal: Signal) {
                 return;
             }
             Err(Errno::SRCH) => return,
-            // Not every kernel knows that.
+            // Some kernels do not support this call.
             Err(_) => {}
         }
     }
     let _ = kill_process(pid, signal);
 }
 
-/// From here on no script opens a descriptor by its number: `exec 9>FILE` and `200>FILE` would
-/// close the one that the locks hang on.
+/// The least number for the descriptor that a job inherits. Scripts open smaller numbers:
+/// `exec 9>FILE` and `200>FILE` would close a descriptor with that number.
 const UNNAMED: RawFd = 300;
 
-/// A descriptor that the locks of a job hang on, for the processes that are started while it is
-/// open.
+/// Returns the descriptor that proves that the holder lives, for processes that are started while
+/// it is open.
 pub(super) fn inheritable(guard: &LockGuard) -> io::Result<Option<OwnedFd>> {
     let Some(low) = guard.job_descriptor() else {
         return Ok(None);
@@ -212,7 +214,8 @@ pub(super) fn inheritable(guard: &LockGuard) -> io::Result<Option<OwnedFd>> {
     Ok(Some(descriptor))
 }
 
-/// This program's file, to start it again: by /proc, or as it was called.
+/// Returns the path of this program's file, to start it again: from /proc, or from the first
+/// argument.
 fn this_program() -> Option<PathBuf> {
     let by_proc = Path::new("/proc/self/exe");
     if by_proc.exists() {
@@ -246,13 +249,13 @@ fn retried<T>(
 }
 
 /// Becomes the command, in the process that `run` started for it. If the parent is killed, the
-/// kernel kills this process: the command does not outlive the holder of its locks.
+/// kernel kills this process, so that the command does not outlive the holder of its locks.
 pub(crate) fn become_command(parent: &OsStr, command: &[OsString]) -> ExitCode {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let is_parent = |pid: Pid| parent == OsStr::new(&pid.as_raw_nonzero().to_string());
     if !getppid().is_some_and(is_parent) {
-        // It went before it was asked to take this process along.
+        // The parent ended before the kernel was told to kill this process with it.
         return ExitCode::Software;
     }
     let Some((program, arguments)) = command.split_first() else {
@@ -261,7 +264,7 @@ pub(crate) fn become_command(parent: &OsStr, command: &[OsString]) -> ExitCode {
     not_run(program, &Command::new(program).args(arguments).exec())
 }
 
-/// Becomes the command, in this process. It sees these locks, with their tokens.
+/// Becomes the command, in this process. The command gets these locks, with their tokens.
 pub(super) fn become_it(place: &Place, plan: &Plan<'_>, held: &[(String, u64)]) -> ExitCode {
     let program = &plan.command[0];
     let mut command = Command::new(program);
@@ -273,7 +276,7 @@ pub(super) fn become_it(place: &Place, plan: &Plan<'_>, held: &[(String, u64)]) 
     not_become.map_or_else(|error| not_run(program, &error), |()| ExitCode::Success)
 }
 
-/// Says why a command was not run, and tells how to end.
+/// Prints why a command was not run, and returns the exit status.
 fn not_run(program: &OsStr, error: &io::Error) -> ExitCode {
     say(&format!(
         "cannot run {}: {error}",
@@ -286,7 +289,7 @@ fn not_run(program: &OsStr, error: &io::Error) -> ExitCode {
     }
 }
 
-/// Says something that is no answer, on standard error.
+/// Prints a message on standard error.
 pub(super) fn say(what: &str) {
     let _ = writeln!(io::stderr(), "lockmgr: {what}");
 }

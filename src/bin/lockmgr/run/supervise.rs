@@ -1,5 +1,5 @@
-//! Watching over the command of `run`: one thread, asleep until a signal comes, a process of the
-//! job ends, or the lease wants a look.
+//! Supervises the command of `run`, in one thread. The thread sleeps until a signal comes, a
+//! process of the job ends, or the lease has to be checked.
 
 use super::Plan;
 use super::job::{Job, say};
@@ -11,25 +11,25 @@ use rustix::process::{Signal, WaitStatus};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-/// How long a job has to end by itself once its locks are lost.
+/// The time that a job has to end by itself after its locks are lost.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long a job may take to be gone once it was killed. One of another user may refuse.
+/// The time that `run` waits for a killed job to be gone. A process of another user may survive.
 const LAST: Duration = Duration::from_secs(1);
 
 /// The longest sleep.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How often a job that was told to end is looked at.
+/// The time between two looks at a job that was told to end.
 const SOON: Duration = Duration::from_millis(10);
 
-/// How far a job that lost its locks was told to end.
+/// The signals that a job has got because it lost its locks.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
     Not,
-    /// TERM was sent; KILL comes then.
+    /// TERM was sent. KILL is sent at this instant.
     Asked(Instant),
-    /// KILL was sent; after this instant nobody waits for the rest of the job.
+    /// KILL was sent. After this instant `run` does not wait for the rest of the job.
     Killed(Instant),
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Supervisor<'a> {
     signals: Signals,
     is_told: bool,
     ending: Ending,
-    /// For how long this process has looked on while the renewal was overdue.
+    /// The time that this process has run while the renewal was overdue.
     overdue: Duration,
     looked_at: Instant,
 }
@@ -68,8 +68,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Runs the command to its end, whatever happens to it and to its locks, and releases them, or
-    /// leaves them to the processes that the command left behind.
+    /// Supervises the command until it ends. Then releases the locks, or leaves them to the
+    /// processes that the command left behind.
     pub(super) fn run(mut self, is_given_back: impl Fn(&Lock) -> bool) -> Option<WaitStatus> {
         let mut gave_back = false;
         let status = loop {
@@ -89,7 +89,7 @@ impl<'a> Supervisor<'a> {
             }
             self.look();
         };
-        // Processes that the command left behind keep the locks, as they have the descriptor.
+        // Processes that the command left behind keep the locks, as they inherited the descriptor.
         let released = match self.plan.close {
             true => self.guard.release(),
             false => self.guard.leave_to_job().map(drop),
@@ -104,7 +104,7 @@ impl<'a> Supervisor<'a> {
         status
     }
 
-    /// Whether the command has ended, and all that it started if the locks are lost.
+    /// Tells whether the command has ended, and also all that it started if the locks are lost.
     fn is_over(&self) -> bool {
         let is_command_over = self.job.status.is_some();
         let is_enough = match self.ending {
@@ -134,16 +134,16 @@ impl<'a> Supervisor<'a> {
                 self.job.end(Signal::KILL);
                 self.ending = Ending::Killed(Instant::now() + LAST);
             }
-            // It may have started others meanwhile.
+            // The job may have started more processes meanwhile.
             Ending::Killed(_) => self.job.end(Signal::KILL),
             _ => {}
         }
     }
 
-    /// Whether nobody can tell how long the locks are held. A lease is renewed when a third of it is
-    /// gone. If two thirds are gone, that has failed often, or this process was stopped. The
-    /// renewal then gets a sixth of the lease, counted while this process runs, so that a stopped
-    /// job goes on if its locks are still there.
+    /// Tells whether it is uncertain how long the locks are held. A lease is renewed when a third
+    /// of it has passed. If two thirds have passed, renewals have failed often, or this process was
+    /// stopped. The renewal then gets a sixth of the lease, counted while this process runs, so
+    /// that a stopped job goes on if its locks are still there.
     fn is_in_doubt(&mut self) -> bool {
         let now = Instant::now();
         let since = now.duration_since(self.looked_at).min(2 * self.next_look());
