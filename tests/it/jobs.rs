@@ -59,7 +59,7 @@ fn job_of_another_user_holds_the_lock_after_run_is_killed() {
     assert!(
         refused
             .stderr
-            .contains("is gone, and something that it started"),
+            .contains("is gone, and a process that it started"),
         "{refused:?}"
     );
     let list = home.lockmgr(["list"]);
