@@ -1,5 +1,5 @@
-//! Processes that hold or wait by the library, in namespaces of their own if need be: this very
-//! test binary, run again for one ignored test.
+//! Helper: processes that hold or wait by the library, in their own namespaces if a test asks for
+//! that. Each is this test binary, started again for one ignored test.
 
 use crate::holding_support::Kept;
 use crate::support::Home;
@@ -12,8 +12,8 @@ const STORE: &str = "LOCKMGR_TEST_ACT_STORE";
 const NAMES: &str = "LOCKMGR_TEST_ACT_NAMES";
 const EXECUTES: &str = "LOCKMGR_TEST_ACT_EXECUTES";
 
-/// A process that waits for these locks, says "held", and holds them until its input ends. The
-/// wrapper is a program that runs others.
+/// Starts a process that waits for these locks, prints "held", and holds them until its input ends.
+/// The wrapper is a program that starts other programs.
 pub(crate) fn actor(home: &Home, wrapper: &[String], names: &str) -> Kept {
     Kept::start_open(&mut command(home, wrapper, names))
 }

@@ -1,5 +1,5 @@
-//! What a crash of a process or of the machine leaves: every user who may read the store gets its
-//! last commit.
+//! Tests reading after a crash of a process or of the machine: every user who may read the store
+//! gets its last commit.
 
 use crate::holding_support::{Kept, until};
 use crate::support::{Home, chmod, is_root, run, skip, through, works};
@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// The names of `count` locks, which fill some pages.
+/// Returns the names of `count` locks, which fill some pages.
 fn names(count: usize) -> Vec<String> {
     (0..count).map(|i| format!("{i:0100}")).collect()
 }
@@ -20,9 +20,9 @@ fn listed(manager: &LockManager) -> Vec<String> {
     locks.iter().map(|lock| lock.name().to_string()).collect()
 }
 
-/// What a machine leaves that crashed before the last sync of a commit: all was written, and each
-/// branch page is torn, so that it leads to pages of gigabytes. With it, the names of the locks
-/// before that commit.
+/// Returns the file of a machine that crashed before the last sync of a commit, and the names of
+/// the locks before that commit. All was written, and each branch page is torn, so that the page
+/// leads to pages of gigabytes.
 fn torn_store() -> (Vec<u8>, Vec<String>) {
     let home = Home::in_memory();
     let changes = Arc::new(Mutex::new(Vec::new()));
@@ -86,7 +86,7 @@ fn store_with_torn_branches_opens_in_every_mode_with_the_commit_before() {
     );
 }
 
-/// The store as a process leaves it that is killed while it has the store open.
+/// Leaves the store as a process does that is killed while the store is open.
 fn left_by_a_killed_process(manager: &LockManager, home: &Home) {
     manager.find("held").unwrap();
     let left = Home::new();
@@ -94,7 +94,7 @@ fn left_by_a_killed_process(manager: &LockManager, home: &Home) {
     fs::rename(left.db(), home.db()).unwrap();
 }
 
-/// A store of the lock `held`, left so.
+/// Returns a store of the lock `held`, left by a killed process.
 fn left_store() -> Home {
     let home = Home::new();
     let manager = home.open();
@@ -103,7 +103,7 @@ fn left_store() -> Home {
     home
 }
 
-/// Opens a store whose every write is refused, so that it is repaired in memory.
+/// Opens a store whose every write is refused, so that redb repairs the store in memory.
 fn reader(
     home: &Home,
     refusal: io::ErrorKind,
@@ -189,7 +189,7 @@ fn reader_of_a_store_repaired_in_memory_sees_the_next_commit_at_once() {
 
 #[test]
 fn store_changed_while_it_is_repaired_in_memory_is_read_as_it_became() {
-    // The writer comes before each read of the copy in turn, and dies again or not.
+    // The writer runs before each read of the copy in turn, and is killed again or not.
     let came = |before: usize, dies: bool| {
         let home = Arc::new(left_store());
         let (is_refused, reads) = (AtomicBool::new(false), AtomicUsize::new(0));

@@ -1,4 +1,4 @@
-//! Names that stay taken for a time, however their hold ends, and leases that are shortened.
+//! Tests names that stay taken for a time, however their hold ends, and leases that are shortened.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, secs, until, until_queued};
 use crate::support::{Home, run};
@@ -7,7 +7,8 @@ use serde_json::json;
 use std::thread;
 use std::time::Duration;
 
-/// ShedLock's contract: "the lock will be held for lockAtLeastFor even if the task finishes sooner".
+/// ShedLock's contract: "the lock will be held for lockAtLeastFor even if the task finishes
+/// sooner".
 #[test]
 fn shedlock_lock_at_least_for_keeps_the_name_after_a_short_task() {
     let home = Home::new();
@@ -37,7 +38,8 @@ fn shedlock_lock_at_least_for_ends_with_a_longer_task() {
     assert!(!manager.is_locked("report").unwrap());
 }
 
-/// ShedLock's contract for `extend`: the deadline moves to now + lockAtMostFor, also to an earlier one.
+/// ShedLock's contract for `extend`: the deadline moves to now + lockAtMostFor, also to an earlier
+/// one.
 #[test]
 fn shedlock_extend_may_shorten_the_lease() {
     let home = Home::new();
@@ -56,7 +58,7 @@ fn shedlock_extend_may_shorten_the_lease() {
     let endless = manager.get_lock("endless", endless).unwrap();
     let shorter = manager.renew_lock(&endless, shorten(5)).unwrap();
     assert_eq!(manager.time_left(&shorter), Some(secs(5)));
-    // The last of the two counts.
+    // The later of the two times counts.
     let options = shorten(5).add_time();
     let extended = manager.renew_lock(&endless, options).unwrap();
     assert_eq!(manager.time_left(&extended), Some(secs(10)));
@@ -200,7 +202,7 @@ fn command_runs_once_within_the_time_and_only_force_unlocks_it() {
     assert!(refused.stderr.contains("--force"), "{}", refused.stderr);
     assert_eq!(home.lockmgr(["unlock", "--force", "a"]).status, DONE);
     assert_eq!(run().status, DONE);
-    // Held still, it is spared as well; by its token the holder gives it back.
+    // A lock that is still held is refused too. With its token the holder releases it.
     let (_, lock) = home.json(["get", "b", "--at-least", "600"]);
     assert_eq!(home.lockmgr(["unlock", "b"]).status, NO);
     let token = lock["token"].to_string();
@@ -214,7 +216,7 @@ fn command_runs_once_within_the_time_and_only_force_unlocks_it() {
 #[test]
 fn inner_run_is_not_covered_by_a_hold_that_has_ended() {
     let home = Home::new();
-    // The job gives its own lock back, and goes on.
+    // The job releases its own lock, and goes on.
     let script = "\"$0\" -q unlock a --token $LOCKMGR_TOKENS && \"$0\" run -n a -- echo twice";
     let mut command = home.command();
     command.args(["run", "--on-lost", "warn", "--at-least", "600", "a", "--"]);

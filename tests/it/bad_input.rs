@@ -1,5 +1,5 @@
-//! Bad input and bad stores: each is refused with its own exit status, by name, and without a
-//! trace in the store's file.
+//! Tests bad input and bad stores: each is refused with its own exit status and error name, and the
+//! store's file stays unchanged.
 
 use crate::support::{Disk, Home, chmod, run, through};
 use lockmgr::{Error, GetOptions, LockManager, ManualClock, SetOptions, Timeout};
@@ -18,10 +18,10 @@ const CANNOT_CREATE: i32 = 73;
 const IO: i32 = 74;
 const PERMISSION: i32 = 77;
 
-/// How a call is refused: the exit status, the kind of the error, and a part of its message.
+/// A refusal of a call: the exit status, the kind of the error, and a part of its message.
 type Refusal<'a> = (i32, &'a str, &'a str);
 
-/// Runs a command for machines and for people, and checks that both refuse it so.
+/// Runs a command with and without `--json`, and checks that both print this refusal.
 fn refuses(mut command: impl FnMut() -> Command, (status, kind, part): Refusal<'_>) {
     let ran = run(command().arg("--json"));
     let document = ran.document();
@@ -41,7 +41,7 @@ fn refuses(mut command: impl FnMut() -> Command, (status, kind, part): Refusal<'
     assert_eq!(complaint.lines().next(), message.lines().next());
 }
 
-/// A store that holds a lock called `held`.
+/// Returns a store that holds a lock called `held`.
 fn store() -> Home {
     let home = Home::new();
     let manager = home.open();
@@ -49,7 +49,7 @@ fn store() -> Home {
     home
 }
 
-/// Checks that these arguments are refused so, and that the file stays as it was.
+/// Checks that these arguments get this refusal, and that the file stays as it was.
 fn refuses_args<A: AsRef<OsStr>>(home: &Home, args: &[A], refusal: Refusal<'_>) {
     let before = home.bytes();
     let command = || {
@@ -171,7 +171,7 @@ fn wrong_usage_is_refused() {
     assert_eq!(json_first.document()["error"]["kind"], "Usage");
 }
 
-/// Checks that every verb refuses what stands where the store should.
+/// Checks that every verb refuses the file at the store's path.
 fn refuses_store(home: &Home, refusal: Refusal<'_>) {
     for args in [
         &["set", "a"][..],
@@ -425,7 +425,7 @@ fn store_on_a_read_only_file_system_is_read_and_not_written() {
     refuses(elsewhere, (CANNOT_CREATE, "Io", "new.redb"));
 }
 
-/// A store with locks of every kind, the same bytes each time, and its list.
+/// Returns a store with locks of every kind, the same bytes each time, and its list.
 fn full_store() -> (Home, Value) {
     let home = Home::new();
     let (manager, _) = home.open_with_clock();
@@ -443,7 +443,7 @@ fn full_store() -> (Home, Value) {
     (home, list)
 }
 
-/// Runs verbs on a damaged store. Each answers rightly or says that the store is damaged.
+/// Runs verbs on a damaged store. Each answers correctly or reports that the store is damaged.
 fn is_right_or_refused(bytes: &[u8], list: &Value, what: &str) {
     let home = Home::new();
     fs::write(home.db(), bytes).unwrap();
@@ -505,7 +505,7 @@ fn store_with_flipped_bits_is_read_rightly_or_refused() {
     }
 }
 
-/// The positions of these bytes in the file.
+/// Returns the positions of these bytes in the file.
 fn positions(whole: &[u8], of: &[u8]) -> Vec<usize> {
     let found = whole.windows(of.len()).enumerate();
     let positions: Vec<_> = found
@@ -520,7 +520,7 @@ fn positions(whole: &[u8], of: &[u8]) -> Vec<usize> {
 fn store_beyond_repair_is_not_repaired_for_ever() {
     let (home, list) = full_store();
     let whole = home.bytes();
-    // A table of redb's own, of which a writer finds out during its transaction.
+    // A table of redb's own. A writer detects the damage during its transaction.
     for at in positions(&whole, b"redb::TransactionIdWithPagination") {
         let mut flipped = whole.clone();
         flipped[at] ^= 1;
@@ -528,7 +528,7 @@ fn store_beyond_repair_is_not_repaired_for_ever() {
     }
 }
 
-/// Rows of some pages, of which some were renewed and some removed.
+/// Returns a store with rows of some pages, of which some were renewed and some removed.
 fn fill(manager: &LockManager) {
     let names: Vec<_> = (0..400).map(|i| format!("job:{i:03}")).collect();
     let options = SetOptions::new().process_id(4242);
@@ -541,7 +541,7 @@ fn fill(manager: &LockManager) {
     }
 }
 
-/// A branch in the place of a leaf, as after a misdirected write, leads from row to row for ever.
+/// A branch page in place of a leaf, as after a misdirected write, leads from row to row for ever.
 #[test]
 fn rows_that_never_end_are_not_cleaned_for_ever() {
     let home = Home::new();
@@ -569,18 +569,18 @@ fn rows_that_never_end_are_not_cleaned_for_ever() {
     assert!(refused > 0);
 }
 
-/// What a child process is told by its environment: where its store is, who holds the locks, and
-/// the first copy it makes.
+/// The variables that a child process gets: the path of its store, the holder of the locks, and the
+/// first copy it makes.
 const STORE: &str = "LOCKMGR_TEST_STORE";
 const HOLDER: &str = "LOCKMGR_TEST_HOLDER";
 const FIRST: &str = "LOCKMGR_TEST_FIRST";
 
-/// Writes to a store in which a leaf of redb's trees is in the place of another. Where one of the
-/// two keeps redb's books, redb gives out pages that are in use.
+/// Writes to a store in which one leaf of redb's trees is in the place of another. If one of the
+/// two leaves records free pages, redb allocates pages that are in use.
 #[test]
 #[ignore = "another test runs it, and sees it die"]
 fn writes_with_one_leaf_in_the_place_of_another() {
-    // Nothing of this is there where somebody runs all ignored tests.
+    // A run of all ignored tests sets none of these variables.
     let [Ok(path), Ok(holder), Ok(first)] = [STORE, HOLDER, FIRST].map(std::env::var) else {
         return;
     };
@@ -616,14 +616,15 @@ fn writes_with_one_leaf_in_the_place_of_another() {
     }
 }
 
-/// Two known limits, both redb's. A mended one leaves this test and the guide's chapter `limits`.
+/// Tests two known limits of redb. Remove a limit here and in the guide's chapter `limits` once
+/// redb has fixed it.
 #[test]
 fn process_that_dies_in_redb_leaves_the_store_to_others() {
     let home = Home::new();
     let script = "ulimit -c 0 && exec \"$0\" --exact --ignored --nocapture \
         bad_input::writes_with_one_leaf_in_the_place_of_another";
     let (mut full_stacks, mut double_panics) = (0, 0);
-    // The longer it is, the more pages the rows fill: what meets which limit depends on that.
+    // A longer name makes the rows fill more pages. The limits are met at different lengths.
     for holder in ["a holder, 12"] {
         let mut first = 0;
         loop {
@@ -704,7 +705,7 @@ fn store_whose_tables_are_hidden_by_damage_is_not_empty() {
     let home = Home::new();
     home.open().get_lock("a", GetOptions::new()).unwrap();
     let mut damaged = home.bytes();
-    // The numbers of rows of the leaves that list our tables.
+    // The row counts of the leaves that list our tables.
     for at in positions(&damaged, b"lockmgrlocksrequests") {
         damaged[at / 4096 * 4096 + 2] = 0;
     }
@@ -729,7 +730,7 @@ fn large_store_whose_table_is_hidden_by_damage_is_not_empty() {
     assert!(matches!(got, Err(Error::Corrupted { .. })), "{got:?}");
 }
 
-/// The pages of redb's trees that lead to others, and where in each the numbers of those are.
+/// Returns the branch pages of redb's trees, and the positions of their page numbers.
 fn branches(whole: &[u8]) -> Vec<(usize, std::ops::Range<usize>)> {
     let pages = whole.chunks(4096).enumerate().skip(1);
     let branches = pages.filter(|(_, page)| page[0] == 2);
@@ -760,7 +761,7 @@ fn page_that_claims_four_gigabytes_gets_no_such_memory() {
             let script = "ulimit -v 524288 && exec \"$0\" \"$@\"";
             let mut command = through(&["sh", "-c", script]);
             let ran = run(command.args(args).arg("--db").arg(damaged.db()));
-            // Not in use, a page is not read.
+            // A page that is not in use is not read.
             let is_refused = ran.status == Some(DATA);
             assert!(is_refused || ran.status == Some(0), "page {page}: {ran:?}");
             refused += usize::from(is_refused);

@@ -1,4 +1,5 @@
-//! Locks bound to a process: gone at once when it has provably ended, and not before.
+//! Tests locks bound to a process: free at once when the process has provably ended, and not
+//! before.
 
 use crate::holding_support::{
     DONE, Kept, LOCK_FAIL, NO, USAGE, bound_pid, secs, until, until_queued,
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 const ELSEWHERE: [&str; 5] = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
 
-/// Whether processes can be started in a namespace of their own; skips the test where not.
+/// Tells whether processes can be started in their own namespace; skips the test if not.
 fn is_elsewhere_possible() -> bool {
     if !is_root() {
         skip("only root can make a pid namespace");
@@ -22,7 +23,7 @@ fn is_elsewhere_possible() -> bool {
     works(&ELSEWHERE)
 }
 
-/// The command on that store, as the first process of another pid namespace.
+/// Returns the command on that store, as the first process of another pid namespace.
 fn elsewhere(home: &Home, args: &[&str]) -> Command {
     let mut command = Command::new(ELSEWHERE[0]);
     command.args(&ELSEWHERE[1..]);
@@ -32,7 +33,7 @@ fn elsewhere(home: &Home, args: &[&str]) -> Command {
     command
 }
 
-/// The document that the command prints there.
+/// Returns the document that the command prints in that namespace.
 fn json_elsewhere(home: &Home, args: &[&str]) -> (Option<i32>, Value) {
     let ran = run(elsewhere(home, args).arg("--json"));
     (ran.status, ran.document())
@@ -96,7 +97,7 @@ fn locks_of_set_and_of_a_wait_are_free_when_their_process_ends() {
     assert_eq!(manager.locks("").unwrap().len(), 4);
     process.kill_into_zombie();
     assert!(manager.locks("").unwrap().is_empty());
-    // What is gone is renewed by nobody.
+    // A renewal of a lock that is gone is refused.
     let fail = SetOptions::new().fail();
     assert_eq!(
         manager.set_lock(["a", "b"], fail).unwrap().counts().created,
@@ -112,7 +113,7 @@ fn renewal_leaves_a_lock_bound_as_it_is() {
     let pid = process.pid().to_string();
     home.json(["get", "x", "--while", &pid]);
     let other = std::process::id().to_string();
-    // It would renew the lock, and bind nothing.
+    // The call would renew the lock without binding it.
     assert_eq!(home.json(["set", "x", "--while", &other]).0, USAGE);
     let (_, result) = home.json(["set", "-n", "x", "--while", &other]);
     assert_eq!(result["counts"]["skip_renew"], 1);
@@ -294,7 +295,7 @@ fn holder_here_is_alive_as_seen_from_another_pid_namespace() {
     assert_eq!((exit, &refused["error"]["kind"]), (NO, &json!("Locked")));
     let cleaned = json_elsewhere(&home, &["clean"]);
     assert_eq!(cleaned, (DONE, json!({ "removed": 0 })));
-    // It is not to be seen from there, so nothing can be bound to it there.
+    // A process of that namespace cannot see this process, and cannot bind a lock to it.
     assert_eq!(json_elsewhere(&home, &get_while("y", "32000")).0, USAGE);
 
     process.kill_into_zombie();
@@ -356,9 +357,9 @@ fn time_namespace_moves_no_deadline() {
 #[test]
 fn unseen_process_counts_as_alive() {
     let mounts = [
-        // Of others' processes nothing is seen, of one's own all.
+        // A user sees only their own processes.
         "mount -t proc -o hidepid=2 proc /proc",
-        // Of nobody's.
+        // No process of any user is seen.
         "mount -t tmpfs none /proc",
     ];
     if !is_root() || !works(&["unshare", "--mount", "sh", "-c", mounts[0]]) {
@@ -366,7 +367,7 @@ fn unseen_process_counts_as_alive() {
         return;
     }
     let home = Home::new();
-    // For a user who owns nothing of all this.
+    // Runs as a user who owns none of these processes.
     chmod(home.path(), 0o777);
     let process = Kept::idle();
     let args = get_while("x", &process.pid().to_string()).map(str::to_owned);

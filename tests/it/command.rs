@@ -1,4 +1,4 @@
-//! The command: what it prints, for people and in JSON, and how it exits.
+//! Tests the command: its output, for people and in JSON, and its exit statuses.
 
 use crate::support::{Home, Ran, run, skip, through};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,7 +13,7 @@ const NO: Option<i32> = Some(1);
 const LOCK_FAIL: Option<i32> = Some(2);
 const USAGE: Option<i32> = Some(64);
 
-/// The keys of an object, sorted.
+/// Returns the keys of an object, sorted.
 fn keys(object: &Value) -> Vec<&str> {
     object
         .as_object()
@@ -30,8 +30,8 @@ fn instant(text: &Value) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// Checks that it is a lock in the shape of the specification, and returns how many seconds after
-/// its last renewal it expires.
+/// Checks that this is a lock in the shape of the specification, and returns the seconds from its
+/// last renewal to its deadline.
 fn lease(lock: &Value) -> Option<f64> {
     let fields = [
         "at_least",
@@ -58,7 +58,7 @@ fn lease(lock: &Value) -> Option<f64> {
     Some(lease.as_seconds_f64())
 }
 
-/// Checks that it is an error in the shape of the specification, and returns its kind and its lock.
+/// Checks that this is an error in the shape of the specification, and returns its kind and lock.
 fn error(document: &Value) -> (&str, &Value) {
     assert_eq!(keys(document), ["error"]);
     let error = &document["error"];
@@ -67,7 +67,7 @@ fn error(document: &Value) -> (&str, &Value) {
     (error["kind"].as_str().unwrap(), &error["lock"])
 }
 
-/// Checks that people were told of an error, and returns what.
+/// Checks that the output has an error for people, and returns its message.
 fn complaint(ran: &Ran) -> &str {
     assert_eq!(ran.stdout, "");
     ran.stderr.strip_prefix("lockmgr: ").unwrap()

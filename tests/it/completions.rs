@@ -1,4 +1,4 @@
-//! Completions: what a shell is offered, and that a prompt never waits.
+//! Tests completions: the words that a shell gets. A prompt never waits.
 
 use crate::holding_support::{DONE, Kept, until_queued};
 use crate::support::{Home, chmod, run, through, works};
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// What bash is offered for the last of these words.
+/// Returns the completions that bash gets for the last of these words.
 fn offered(db: &Path, words: &[&str]) -> Vec<String> {
     let mut command = through(&[]);
     command

@@ -1,5 +1,5 @@
-//! Containers: pid namespaces and boot ids of their own. No living process is judged gone, and a
-//! process that is killed there is found gone here, and the reverse.
+//! Tests containers, with their own pid namespaces and boot ids. No living process counts as gone.
+//! A process killed in a container is found gone on the host, and the reverse.
 
 use crate::acting::actor;
 use crate::holding_support::{DONE, Kept, NO, bound_pid, millis, secs, until, until_queued};
@@ -11,14 +11,14 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A program that runs others in namespaces of their own.
+/// A program that starts other programs in their own namespaces.
 type Wrapper = Vec<String>;
 
 fn words(words: &[&str]) -> Wrapper {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// A pid namespace with the boot id of the host; none if it cannot be had.
+/// Returns a pid namespace with the boot id of the host, or none if the system refuses it.
 fn pid_namespace() -> Option<Wrapper> {
     usable(words(&[
         "unshare",
@@ -29,7 +29,7 @@ fn pid_namespace() -> Option<Wrapper> {
     ]))
 }
 
-/// A container with a boot id of its own, in a pid namespace of its own or in that of the host.
+/// Returns a container with its own boot id, in its own pid namespace or in that of the host.
 fn container(home: &Home, has_pids: bool) -> Option<Wrapper> {
     let id = home.join("boot_id");
     fs::write(&id, "a6a5a4a3-b1b2-4c3c-8d4d-e5e6e7e8e9e0\n").unwrap();
@@ -54,7 +54,7 @@ fn usable(wrapper: Wrapper) -> Option<Wrapper> {
     works(&probe).then_some(wrapper)
 }
 
-/// The command as it runs there.
+/// Returns the command as it runs in this container.
 fn command_in(home: &Home, wrapper: &Wrapper) -> Command {
     let mut command = Command::new(&wrapper[0]);
     let inner = home.command();
@@ -68,7 +68,7 @@ fn json_in(home: &Home, wrapper: &Wrapper, args: &[&str]) -> (Option<i32>, Value
     (ran.status, ran.document())
 }
 
-/// Both containers, each in a new directory.
+/// Returns both containers, each in a new directory.
 fn in_containers(test: impl Fn(&Home, &LockManager, &Wrapper)) {
     for has_pids in [false, true] {
         let home = Home::new();
@@ -90,7 +90,7 @@ fn guard_in_a_container_with_its_own_boot_id_holds_for_the_host() {
         assert_eq!(manager.clean_locks().unwrap(), 0);
         let lock = manager.find("x").unwrap().unwrap();
         assert_eq!(lock.bound_to().unwrap().is_alive(), Some(true));
-        // Of another container too, with the same boot id or another.
+        // Includes another container, with the same boot id or another.
         assert_eq!(json_in(home, wrapper, &["is-locked", "x"]).0, DONE);
         assert_eq!(holder.end().status, DONE);
         assert!(!manager.is_locked("x").unwrap());
@@ -190,7 +190,7 @@ fn lock_bound_to_a_process_is_not_freed_by_another_boot_id_in_either_direction()
         assert!(manager.get_lock("there", GetOptions::new()).is_err());
         assert_eq!(manager.clean_locks().unwrap(), 0);
         there.end();
-        // What can be proven from here is found out, whatever the boot ids say.
+        // An end that can be proved from here is found, whatever the boot ids are.
         process.kill_into_zombie();
         assert!(!manager.is_locked("host").unwrap());
     });
@@ -251,7 +251,7 @@ fn waiter_killed_in_another_pid_namespace_is_noticed_within_a_second() {
         });
     }
     assert!(fastest < millis(1_200), "{fastest:?}");
-    // A newcomer is not kept from a free name, without a wait.
+    // A newcomer gets a free name without a wait.
     let dead = actor(&home, &wrapper, "x y");
     until_queued(&manager, "x", 1);
     dead.kill_into_zombie();

@@ -1,13 +1,13 @@
-//! Crashes of the machine: whatever the disk kept of what was not synced, the store opens again
-//! with the state after some prefix of its calls, which includes every one that was acknowledged.
+//! Tests crashes of the machine. Whatever unsynced bytes the disk kept, the store opens again with
+//! the state after some prefix of its calls. The prefix includes every acknowledged call.
 //!
-//! Random calls are recorded together with what they do to the file. From the recording come
-//! images of the disk at every sync and between syncs; each is opened, compared, written to, and
-//! opened again, and of some the repair crashes too.
+//! A test records random calls together with their changes to the file. The recording gives images
+//! of the disk at every sync and between syncs. The test opens each image, compares it, writes to
+//! it, and opens it again. For some images the repair crashes too.
 //!
-//! `LOCKMGR_CRASH_IMAGES` sets how many images there are at least, 1,000 by default, and
-//! `LOCKMGR_CRASH_SEED` the seed of the first run. `.ci/run` tries 10,000, from a seed that it draws
-//! from the commit.
+//! `LOCKMGR_CRASH_IMAGES` sets the least number of images, 1,000 by default, and
+//! `LOCKMGR_CRASH_SEED` the seed of the first run. `.ci/run` tries 10,000, from a seed that it
+//! draws from the commit.
 
 mod check;
 mod disk;
@@ -29,7 +29,7 @@ use std::time::Instant;
 const STEPS: usize = 40;
 const IMAGES_OF_A_RUN: usize = 600;
 
-/// The run of that seed: each kind of sharing in turn.
+/// Returns the run of that seed: each kind of sharing in turn.
 fn run(seed: u64) -> Recording {
     let sharing = [Sharing::Exclusive, Sharing::Shared, Sharing::TwoManagers];
     record(seed, STEPS, sharing[(seed % 3) as usize])
@@ -133,7 +133,7 @@ fn files_of_the_runs_grow_and_shrink() {
     assert!(tally.growths > 0 && tally.shrinkages > 0, "{tally:?}");
 }
 
-/// What the check says of each kind of run where the recording lies about it.
+/// Returns the findings of the check for each kind of run, if the recording is falsified.
 fn violations(lie: impl Fn(&mut Recording)) -> [Option<String>; 3] {
     [1, 2, 3].map(|seed| {
         let mut recording = run(seed);
@@ -142,7 +142,7 @@ fn violations(lie: impl Fn(&mut Recording)) -> [Option<String>; 3] {
     })
 }
 
-/// Keeps those of these events for which `is_kept` says so of their number.
+/// Keeps the events whose number `is_kept` accepts.
 fn keep_of(recording: &mut Recording, these: fn(&Event) -> bool, is_kept: fn(usize) -> bool) {
     let mut number = 0;
     recording.events.retain(|event| {
@@ -185,7 +185,7 @@ fn acknowledgement_before_the_commit_is_noticed() {
 
 #[test]
 fn half_of_a_call_is_noticed() {
-    // Takes every two calls for one.
+    // Merges every two calls into one.
     let found = violations(|recording| {
         keep_of(
             recording,

@@ -1,5 +1,5 @@
-//! Chance that can be repeated, and times in short: what the tests share with the program that
-//! forks for them.
+//! Helper: repeatable random numbers, and short forms of times. The tests share this file with the
+//! program that forks for them.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl Dice {
         (self.0 >> 33) % bound
     }
 
-    /// Some of the names, in any order.
+    /// Draws some of the names, in any order.
     pub(crate) fn some_of<'a>(&mut self, names: &[&'a str]) -> Vec<&'a str> {
         loop {
             let mut chosen: Vec<&str> = Vec::new();

@@ -1,4 +1,4 @@
-//! `lockmgr doctor`: what it finds, what it advises, and how it exits.
+//! Tests `lockmgr doctor`: its findings, its advice, and its exit statuses.
 
 use crate::holding_support::{DONE, Kept, until};
 use crate::support::{Home, chmod, run, skip};
@@ -17,7 +17,7 @@ fn healthy_store_is_counted_and_exits_with_0() {
     manager.get_lock("bound", bound).unwrap();
     let short = GetOptions::new().timeout(Duration::from_millis(200));
     manager.get_lock("short", short).unwrap();
-    // From here on no lock is created, which would sweep.
+    // No lock is created after this line, as that would remove expired rows.
     process.end();
     until("it expires", || !manager.is_locked("short").unwrap());
     let (status, found) = home.json(["doctor"]);
@@ -61,7 +61,7 @@ fn store_in_trouble_exits_as_its_error_does() {
     fs::write(home.db(), "not a store").unwrap();
     chmod(&home.db(), 0o644);
     assert_eq!(of(&home), (Some(65), json!("NotAStore")));
-    // Nobody is told to change what is not ours.
+    // The advice never tells a user to change a file that is no store.
     let (_, found) = home.json(["doctor"]);
     let advice = found["advice"].as_array().unwrap();
     assert!(

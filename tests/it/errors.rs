@@ -1,4 +1,4 @@
-//! What an error says: its kind, the true reason, the true time, the remedy.
+//! Tests the contents of errors: the kind, the true reason, the true time, the remedy.
 
 use crate::holding_support::millis;
 use crate::support::{Home, run};
@@ -31,7 +31,7 @@ fn hook_that_panics_in_any_call_is_reported_as_a_bug_with_its_place() {
         let builder = LockManager::builder().storage_hook(hook);
         let manager = builder.open(home.db()).unwrap();
         manager.get_lock("held", GetOptions::new()).unwrap();
-        // Another commits, so that this one reads pages again.
+        // Another manager commits, so that this one reads pages again.
         home.open().get_lock("more", GetOptions::new()).unwrap();
         panics.store(true, Ordering::Relaxed);
         let error = manager.get_lock("new", GetOptions::new()).unwrap_err();
@@ -51,7 +51,7 @@ fn hook_that_panics_in_any_call_is_reported_as_a_bug_with_its_place() {
     }
 }
 
-/// It changes the panic hook of its process.
+/// Runs in its own process, as it changes the panic hook.
 #[test]
 #[ignore = "another test runs it alone"]
 fn panics_with_hooks_of_the_program() {
@@ -78,7 +78,7 @@ fn panics_with_hooks_of_the_program() {
         called.store(0, Ordering::Relaxed);
         let failed = manager.is_locked("a");
         let told = matches!(&failed, Err(Error::Bug { place, .. }) if place.starts_with(expected));
-        // The next hook comes after the manager was opened, and takes the place of all.
+        // The next hook is set after the manager was opened, and replaces all others.
         panic::set_hook(mine());
         assert!(told, "{nth}: {failed:?}");
         assert_ne!(called.load(Ordering::Relaxed), 0, "{nth}");

@@ -1,5 +1,6 @@
-//! Storage that fails: each call of the store to its file, once or until it is mended. Whatever
-//! fails, the call says so, the store is as before it or after it, and goes on.
+//! Tests storage that fails: each call of the store to its file fails, once or until the storage is
+//! repaired. The verb reports the failure. The store has the state before or after the verb, and
+//! goes on.
 
 use crate::holding_support::until;
 use crate::support::{Disk, Home, noon, run, through, works};
@@ -53,23 +54,23 @@ impl Kind {
     }
 }
 
-/// No step takes so long, unless it hangs.
+/// A step that takes longer than this hangs.
 const HANG: Duration = Duration::from_secs(10);
 
 const EINTR: i32 = 4;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-/// How the command says that storage failed.
+/// The message of the command if storage failed.
 const IO: i32 = 74;
 
 /// The calls that fail.
 #[derive(Clone, Copy, Debug)]
 struct Fault {
     kind: Kind,
-    /// From which call of the kind on, the first being 0.
+    /// The number of the first call of the kind that fails, from 0.
     from: usize,
-    /// Whether those that follow fail too.
+    /// Tells whether later calls fail too.
     lasts: bool,
     error: i32,
 }
@@ -105,7 +106,7 @@ impl Storage {
         }
     }
 
-    /// Lets these calls fail, counted from now on.
+    /// Makes these calls fail, counted from now on.
     fn fail(&self, fault: Fault) {
         *self.0.lock().unwrap() = Calls {
             fault: Some(fault),
@@ -121,18 +122,18 @@ impl Storage {
         self.0.lock().unwrap().seen[kind as usize]
     }
 
-    /// Returns once no handle is left, of work that is undone in the background neither.
+    /// Returns once no handle is left, including those of undo work in the background.
     fn until_let_go(&self) {
         until("the file is let go", || Arc::strong_count(&self.0) == 1);
     }
 
-    /// How many calls failed.
+    /// Returns how many calls failed.
     fn failed(&self) -> usize {
         self.0.lock().unwrap().failed
     }
 }
 
-/// One process with a store, and what it has at hand.
+/// One process with a store, and its handles.
 struct World {
     home: Home,
     storage: Storage,
@@ -140,15 +141,15 @@ struct World {
     is_exclusive: bool,
     manager: Option<LockManager>,
     guard: Option<LockGuard>,
-    /// The tokens that were acknowledged, and the largest of all that were.
+    /// The acknowledged tokens, and the largest token ever acknowledged.
     tokens: HashMap<String, u64>,
     last_token: u64,
 }
 
-/// What is done with the world, and what it answers, but for tokens.
+/// A step on the world. It returns an answer without tokens.
 type Step = (&'static str, fn(&mut World) -> lockmgr::Result<String>);
 
-/// What others see of a lock, but for its token and parts of seconds.
+/// The fields of a lock that others see, except its token and parts of seconds.
 type Seen = (String, String, Option<i64>, i64);
 
 fn seen(lock: &Lock) -> Seen {
@@ -196,7 +197,7 @@ impl World {
         self.guard.as_mut().unwrap()
     }
 
-    /// Notes tokens that were acknowledged. They rise.
+    /// Notes acknowledged tokens, and checks that they rise.
     fn issued<'a>(&mut self, locks: impl IntoIterator<Item = (&'a str, u64)>) {
         let before = self.last_token;
         for (name, token) in locks {
@@ -219,8 +220,8 @@ impl World {
         names.collect::<Vec<_>>().concat()
     }
 
-    /// Checks that each lock bears the token that was acknowledged, or a later one of a call that
-    /// failed and was done anyway.
+    /// Checks that each lock has the acknowledged token, or a later one of a call that failed and
+    /// took effect anyway.
     fn looked_at(&self, locks: &[Lock]) -> Vec<Seen> {
         for lock in locks {
             let (name, token) = (lock.name().as_str(), lock.token());
@@ -230,8 +231,8 @@ impl World {
         locks.iter().map(seen).collect()
     }
 
-    /// What another process finds. An exclusive store is looked at in a copy of the file, as
-    /// it would be after a crash.
+    /// Returns the locks that another process finds. For an exclusive store, reads a copy of the
+    /// file, as after a crash.
     fn seen_by_others(&self) -> Vec<Seen> {
         let copy = Home::in_memory();
         let db = if self.is_exclusive && self.home.db().exists() {
@@ -254,12 +255,12 @@ impl World {
     }
 }
 
-/// Names so long that so many of them make the file grow.
+/// Returns names so long that so many of them make the file grow.
 fn many() -> Vec<String> {
     (0..24).map(|i| format!("{}{i}", "x".repeat(240))).collect()
 }
 
-/// A day in the life of a store. A step that failed is done again.
+/// Runs typical steps of a store. A step that failed is repeated.
 const SCRIPT: &[Step] = &[
     ("open", World::open),
     ("set", |it| {
@@ -313,7 +314,7 @@ const SCRIPT: &[Step] = &[
         Ok(it.guard().unlock("g")?.to_string())
     }),
     ("release the guard", |it| {
-        // There is none if its release failed before, and was done in the background.
+        // No lock is left if its release failed before, and was repeated in the background.
         if let Some(guard) = it.guard.take() {
             guard.release()?;
         }
@@ -338,13 +339,13 @@ const SCRIPT: &[Step] = &[
     ("close at last", World::close),
 ];
 
-/// Steps of which nothing stays where they fail.
+/// Steps that leave no change if they fail.
 const UNDONE: [&str; 2] = ["guard", "add to the guard"];
 
-/// The step that is done in the background if it fails.
+/// The step that is repeated in the background if it fails.
 const DONE_LATER: &str = "release the guard";
 
-/// Says at what a test failed.
+/// Describes the point at which a test failed.
 struct Context(String);
 
 impl Drop for Context {
@@ -355,8 +356,8 @@ impl Drop for Context {
     }
 }
 
-/// What each step of an undisturbed run answered, the states before and after it, and how many
-/// calls of each kind there were before it.
+/// The answer of each step of an undisturbed run, the states before and after the step, and the
+/// number of calls of each kind before it.
 struct Undisturbed {
     answers: Vec<String>,
     states: Vec<Vec<Seen>>,
@@ -380,7 +381,7 @@ fn undisturbed(is_exclusive: bool) -> Undisturbed {
     }
 }
 
-/// Checks that the call says which file failed it, at what, and why.
+/// Checks that the error names the file, the action and the reason.
 fn is_told(world: &World, error: &Error, fault: Fault) {
     let Error::Io {
         path,
@@ -410,7 +411,7 @@ fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
         assert!(began.elapsed() < HANG, "it took {:?}", began.elapsed());
         if world.storage.failed() == 0 {
             assert_eq!(answer.unwrap(), expected.answers[i]);
-            // What follows those is like what follows without a fault.
+            // After these steps the run continues as without a fault.
             if met_at.is_some_and(|met_at| i > met_at + 2) {
                 break;
             }
@@ -421,10 +422,10 @@ fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
         if let Err(error) = &answer {
             is_told(&world, error, fault);
         }
-        // The manager undoes in the background what it could not undo at once.
+        // If the manager could not undo a step at once, it undoes the step in the background.
         if answer.is_err() && UNDONE.contains(name) {
             until("it is undone", || world.seen_by_others() == *before);
-            // What is done again is told from that by its time.
+            // A repeated step has a later time.
             world.clock.advance(Duration::from_micros(1));
         }
         if answer.is_err() && *name == DONE_LATER {
@@ -438,7 +439,7 @@ fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
         assert_eq!(world.state(), state);
         match answer {
             Ok(answer) => {
-                // What was not written, or not synced, is not acknowledged.
+                // A change that was not written or not synced is not acknowledged.
                 let is_lost = matches!(fault.kind, Kind::Write | Kind::SetLen | Kind::Sync);
                 assert!(before == after || !is_lost, "it was acknowledged");
                 assert_eq!(answer, expected.answers[i]);
@@ -447,7 +448,7 @@ fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
             Err(_) if before == after || state == *before => {
                 assert_eq!(step(&mut world).unwrap(), expected.answers[i]);
             }
-            // It was done anyway: what it would have told is read.
+            // The step took effect anyway, so its answer is read from the store.
             Err(_) => {
                 let locks = world.manager().locks("").unwrap();
                 world.issued(locks.iter().map(|it| (it.name().as_str(), it.token())));
@@ -460,8 +461,8 @@ fn run_with(fault: Fault, is_exclusive: bool, expected: &Undisturbed) -> bool {
     met_at.is_some()
 }
 
-/// Tries all kinds of calls at once, as most of the time is waited for, and adds up how many
-/// faults each met.
+/// Tries all kinds of calls in parallel, as most of the time is waiting, and adds up the faults
+/// that each kind met.
 fn of_each_kind(try_it: impl Fn(Kind) -> usize + Sync) -> usize {
     let try_it = &try_it;
     thread::scope(|scope| {
@@ -501,7 +502,7 @@ fn every_call_of_an_exclusive_store_may_fail() {
     every_call_may_fail(true);
 }
 
-/// A manager of a shared store, on whose file calls may fail.
+/// Returns a manager of a shared store with a file whose calls may fail.
 fn failing() -> (Home, Storage, LockManager) {
     let (home, storage) = (Home::in_memory(), Storage::default());
     let builder = LockManager::builder().storage_hook(storage.hook());
@@ -509,7 +510,7 @@ fn failing() -> (Home, Storage, LockManager) {
     (home, storage, manager)
 }
 
-/// Every write fails from now on.
+/// Returns the fault by which every later write fails.
 const NO_SPACE: Fault = Fault {
     kind: Kind::Write,
     from: 0,
@@ -590,8 +591,8 @@ fn guard_whose_release_failed_is_released_once_the_storage_works() {
     }
 }
 
-/// Waits for a lock while the storage fails, and checks that either it is had, or nothing stays
-/// of the request. Returns how many calls of that kind there were.
+/// Waits for a lock while the storage fails, and checks that the lock is held, or nothing is left
+/// of the request. Returns the number of calls of that kind.
 fn waits_with(fault: Fault) -> (usize, bool) {
     let _context = Context(format!("{fault:?}"));
     let (home, storage, waiting) = failing();
@@ -599,7 +600,7 @@ fn waits_with(fault: Fault) -> (usize, bool) {
     let held = others.acquire(["a"]).try_lock().unwrap();
     storage.fail(fault);
     let result = thread::scope(|scope| {
-        // What is granted to one that failed, and cannot say so, goes with its lease.
+        // A grant to a waiter that failed, and cannot remove its request, ends with its lease.
         let acquire = waiting
             .acquire(["a", "b"])
             .lease(Duration::from_millis(1_500))
@@ -763,8 +764,8 @@ fn full_disk_is_reported_by_the_command_and_loses_nothing() {
     assert_eq!(disk.json(&["list"]), (Some(0), json!([])));
 }
 
-/// Runs `lockmgr set a b` where there is no store yet, with the n-th system call of that name
-/// failing. Returns whether there was one.
+/// Runs `lockmgr set a b` without a store, and lets the n-th system call of that name fail. Returns
+/// whether there was such a call.
 fn set_with(call: &str, n: usize, error: &str) -> bool {
     let home = Home::in_memory();
     let (db, trace) = (home.db(), home.join("trace"));
@@ -785,7 +786,7 @@ fn set_with(call: &str, n: usize, error: &str) -> bool {
     let mut command = through(&[&strace[..], &[trace.to_str().unwrap()]].concat());
     let ran = run(command.arg("--db").arg(&db).args(["set", "a", "b"]));
     let trace = fs::read_to_string(trace).unwrap();
-    // What the system reads to start a program is none of its.
+    // The reads that start a program are not the command's own.
     let is_loader = ran.stderr.contains("while loading shared libraries");
     if !trace.contains("INJECTED") || is_loader {
         return is_loader;
@@ -840,7 +841,7 @@ fn every_call_of_a_reader_that_repairs_may_fail() {
     alone.get_lock("a", GetOptions::new()).unwrap();
     for kind in KINDS {
         for from in 0.. {
-            // As the machine would leave it that goes down now.
+            // The file as after a crash of the machine at this instant.
             fs::copy(home.db(), copy.db()).unwrap();
             let storage = Storage::default();
             let builder = LockManager::builder().read_only();

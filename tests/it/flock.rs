@@ -1,4 +1,4 @@
-//! The options and habits of flock(1) in `lockmgr run`, beside the installed flock.
+//! Tests the options and habits of flock(1) in `lockmgr run`, beside the installed flock.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE};
 use crate::support::{Home, Ran, run, skip};
@@ -6,7 +6,7 @@ use serde_json::json;
 use std::fs::File;
 use std::process::Command;
 
-/// The names of each option that `flock --help` lists. None if there is no flock.
+/// Returns the names of each option that `flock --help` lists. None if flock is not installed.
 fn options_of_flock() -> Vec<Vec<String>> {
     let Ok(help) = Command::new("flock").arg("--help").output() else {
         skip("there is no flock(1)");
@@ -25,7 +25,7 @@ fn options_of_flock() -> Vec<Vec<String>> {
     options.collect()
 }
 
-/// Runs ours and flock with the same words: options, a lock, a command.
+/// Runs `lockmgr run` and flock with the same words: options, a lock, a command.
 fn both(home: &Home, options: &[&str], command: &[&str]) -> (Ran, Ran) {
     let file = home.join("file");
     File::create(&file).unwrap();
@@ -47,7 +47,7 @@ fn both(home: &Home, options: &[&str], command: &[&str]) -> (Ran, Ran) {
     (ours, run(flock.args(command)))
 }
 
-/// The same while others hold both locks.
+/// Runs both with the same words while other processes hold both locks.
 fn both_refused(home: &Home, options: &[&str]) -> (Ran, Ran) {
     let _ours = Kept::holder(home, &["x"]);
     let mut flock = Command::new("flock");
@@ -124,7 +124,7 @@ fn command_without_dashes_is_answered_with_where_they_belong() {
         assert!(ran.stderr.contains(&remedy), "{words}: {ran:?}");
         assert!(!ran.stderr.contains("tip:"), "{words}: {ran:?}");
     }
-    // An option of ours that is not known stays what it is.
+    // An unknown option is an ordinary usage error.
     let ran = home.lockmgr(["run", "--nonblok", "x", "--", "true"]);
     assert_eq!(ran.status, USAGE);
     assert!(ran.stderr.contains("--nonblock"), "{ran:?}");
@@ -163,7 +163,7 @@ fn conflict_is_silent_with_quiet_or_a_status_of_zero() {
             "{options:?}"
         );
     }
-    // Other errors are told.
+    // Other errors are printed.
     let ran = home.lockmgr(["run", "-q", "", "--", "true"]);
     assert!(ran.stderr.contains("invalid lock name"));
 }

@@ -1,4 +1,5 @@
-//! Forks: what was opened before a fork belongs to the parent, and the child is told so.
+//! Tests forks: managers and guards opened before a fork belong to the parent. In the child their
+//! calls fail with `Forked`.
 
 use crate::holding_support::{Kept, until};
 use crate::support::Home;
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// The program that forks, built when the first test needs it: it has unsafe code.
+/// The program that forks. It has unsafe code, so it is a package of its own, built on first use.
 pub(crate) static FORKER: LazyLock<PathBuf> = LazyLock::new(|| {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("forker");
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/forker/Cargo.toml");

@@ -1,5 +1,5 @@
-//! Futures (feature `async`), on tokio and on smol: they never block the thread that polls, and a
-//! future that is dropped at any point leaves nothing.
+//! Tests futures (feature `async`), on tokio and on smol: they never block the thread that polls. A
+//! future that is dropped at any point leaves neither a lock nor a request.
 
 use crate::dice::Dice;
 use crate::holding_support::{millis, secs, until, until_queued};
@@ -22,7 +22,7 @@ fn tokio() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Polls it once, for nobody.
+/// Polls a future once, with a waker that does nothing.
 fn poll<T: Send + 'static>(future: &mut Pending<T>) -> Poll<lockmgr::Result<T>> {
     let mut context = Context::from_waker(Waker::noop());
     pin!(future).poll(&mut context)
@@ -126,7 +126,7 @@ fn future_dropped_at_its_first_poll_or_at_any_instant_after_leaves_nothing() {
     let manager = home.open();
     let mut dice = Dice(7);
     for round in 0..300u64 {
-        // Free at first, and then held by another, who lets go at some instant.
+        // Free at first, and then held by another manager, which releases it at some instant.
         let held = (round % 3 != 0).then(|| manager.acquire(["a"]).lock().unwrap());
         let mut future = manager.acquire(["a", "b"]).lock_async();
         let _ = poll(&mut future);
@@ -235,7 +235,7 @@ fn canceller_ends_the_wait_of_a_future() {
     assert!(matches!(future.join().unwrap(), Err(Error::Cancelled)));
 }
 
-/// What would block here would block for ever: the writer ends after all is done.
+/// A call that blocked here would block for ever: the writer ends after all is done.
 #[test]
 fn polling_thread_never_blocks_while_another_writes() {
     let home = Home::new();
@@ -254,7 +254,7 @@ fn polling_thread_never_blocks_while_another_writes() {
     assert!(poll(&mut released).is_pending());
     drop(dropped);
     drop(guard);
-    // Also that of a guard which was not asked for by a future.
+    // Also the release of a guard that was not requested by a future.
     drop(other.release_async());
     writer.end();
     drop(wait(asked).unwrap());
@@ -368,7 +368,7 @@ async fn waits(manager: LockManager, dice: u64) -> Option<LockGuard> {
     manager.acquire(names).lock_async().await.ok()
 }
 
-/// How many wait at once: the slow tests try as many as an application may have.
+/// Returns how many futures wait at once: in slow tests, as many as an application may have.
 fn many() -> u64 {
     match std::env::var_os("LOCKMGR_SLOW_TESTS") {
         Some(_) => 10_000,
@@ -389,7 +389,7 @@ fn many_waiters_cancelled_at_random_on_tokio_leave_nothing() {
     until("half of them wait", || {
         manager.requests("").unwrap().len() as u64 >= many() / 2
     });
-    // Those of the runtime, of the manager, and of the tests beside this one.
+    // The threads of the runtime, of the manager, and of the tests beside this one.
     assert!(threads() < 300, "{}", threads());
     let mut waiters = waiters;
     while !waiters.is_empty() {
@@ -418,7 +418,7 @@ fn many_waiters_cancelled_at_random_on_smol_leave_nothing() {
         }
         while !waiters.is_empty() {
             let at = dice.below(waiters.len() as u64) as usize;
-            // Dropped, it is cancelled.
+            // The drop cancels the future.
             drop(waiters.swap_remove(at));
             smol::future::yield_now().await;
         }

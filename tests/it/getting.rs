@@ -1,5 +1,4 @@
-//! `lockmgr get` in scripts: several locks, waiting, the caller's life, and being
-//! killed.
+//! Tests `lockmgr get` in scripts: several locks, waiting, the caller's life, and kills.
 
 use crate::holding_support::{DONE, Dice, Kept, NO, USAGE, until, until_queued};
 use crate::support::{Home, run};
@@ -26,7 +25,7 @@ fn several_names_are_got_all_or_none() {
     assert_eq!((exit, &refused["error"]["lock"]), (NO, &locks[1]));
     assert_eq!(home.json(["list"]).1, locks);
     assert_eq!(home.lockmgr(["get", "c", "d"]).stdout.lines().count(), 3);
-    // One name, said twice.
+    // The same name, given twice.
     let (_, twice) = home.json(["get", "e", "e"]);
     assert_eq!(twice.as_array().unwrap().len(), 1);
 }

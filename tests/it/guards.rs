@@ -1,4 +1,4 @@
-//! Guards: what holds locks gives them back, whatever happens, and tells when it lost them.
+//! Tests guards: a guard releases its locks, whatever happens, and reports locks that it lost.
 
 use crate::acting::executing;
 use crate::holding_support::{DONE, Kept, NO, bound_pid, millis, secs, until, until_queued};
@@ -35,7 +35,7 @@ fn lost<T: std::fmt::Debug>(result: Result<T, Error>) -> (Lock, Option<Lock>) {
     }
 }
 
-/// What `on_lost` was called for, in order.
+/// The locks that `on_lost` was called for, in order.
 #[derive(Clone, Default)]
 struct Losses(Arc<Mutex<Vec<(String, u64)>>>);
 
@@ -48,8 +48,8 @@ impl Losses {
         })
     }
 
-    /// Checks what it was called for. The manager's thread may have found a loss first, and tell
-    /// of it a moment later.
+    /// Checks the locks of the calls. The manager's thread may have found a loss first, and may
+    /// report it a moment later.
     #[track_caller]
     fn assert_told(&self, expected: &[(String, u64)]) {
         until("the losses are told", || {
@@ -178,7 +178,7 @@ fn guard_never_touches_a_successors_lock() {
     ];
     for end in ends {
         for keeps in [false, true] {
-            // The first lock was forced open by name, and now another has it.
+            // The first lock was removed by name, and another request has the name now.
             let acquire = manager.acquire(["a", "b"]).lease(secs(60));
             let acquire = if keeps {
                 acquire
@@ -212,7 +212,7 @@ fn expired_and_taken_lease_is_reported_in_every_way() {
     clock.advance(secs(10));
     assert!(!guard.is_held().unwrap());
     assert_eq!(guard.time_left(), Some(Duration::ZERO));
-    // Nobody has it: it can still be renewed, and is not lost.
+    // No other holder has the name: the lock can still be renewed, and is not lost.
     assert_eq!(losses.told(), []);
 
     let other = manager.get_lock("a", get()).unwrap();
@@ -252,7 +252,7 @@ fn removed_lock_is_reported_in_every_way() {
         let losses = Losses::default();
         let mut guard = losses.tell(manager.acquire(["a"])).try_lock().unwrap();
         let a = manager.find("a").unwrap().unwrap();
-        // Somebody else had it meanwhile.
+        // Another holder had the name meanwhile.
         manager.unlock("a").unwrap();
         let other = manager.get_lock("a", get()).unwrap();
         let told = lost(call(&mut guard));
@@ -302,7 +302,7 @@ fn release_that_fails_ends_within_its_bound() {
     assert!(matches!(refused, Err(Error::StoreBusy { .. })));
     assert!(took >= bound && took < 2 * bound, "{took:?}");
     writing.abort().unwrap();
-    // It is done in the background.
+    // The release is repeated in the background.
     until("the lock is released", || !manager.is_locked("a").unwrap());
 }
 
@@ -318,7 +318,7 @@ fn guard_dropped_while_the_store_is_busy_is_released_later() {
     let other = other.open(home.db()).unwrap();
     let writing = other.begin_write().unwrap();
     drop(guard);
-    // Nor does the end of the manager end that.
+    // The end of the manager does not end that work either.
     drop(manager);
     assert_eq!(locked(&others), ["a", "b"]);
     writing.abort().unwrap();
@@ -386,7 +386,7 @@ fn job_keeps_its_locks_as_long_as_a_process_has_its_descriptor() {
     let guard = manager.acquire(["a"]).job().try_lock().unwrap();
     let descriptor = guard.job_descriptor().unwrap();
     let job = {
-        // The command has the descriptor too, until it is dropped.
+        // The command has the descriptor too, until the command is dropped.
         let mut command = Command::new("sleep");
         Kept::start_with(command.arg("600").stdin(Stdio::from(descriptor)))
     };
@@ -522,7 +522,7 @@ fn lease_that_ran_out_is_swept_by_nobody_while_its_guard_lives() {
         .no_keep_alive();
     let mut guard = acquire.try_lock().unwrap();
     clock.advance(secs(10));
-    // Nor by what comes along with the locks of others.
+    // The locks of other requests do not change this either.
     for other in 0..100 {
         manager.get_lock(format!("{other}"), get()).unwrap();
     }
@@ -548,7 +548,7 @@ fn lease_that_another_had_and_gave_back_is_lost() {
     clock.advance(secs(10));
     let other = manager.get_lock("a", get()).unwrap();
     manager.unlock(&other).unwrap();
-    // The name is free again, and was somebody else's in between.
+    // The name is free again, and another holder had it in between.
     assert_eq!(lost(guard.renew()), (a.clone(), None));
     assert!(!guard.is_held().unwrap());
     losses.assert_told(&[token("a", 1)]);
@@ -622,7 +622,7 @@ fn kept_lease_outlives_its_time_and_another_does_not() {
     assert!(kept.deadline() > first.0);
     assert_eq!(kept.tokens(), [token("kept", 1)]);
     kept.release().unwrap();
-    // Nothing renews it any more.
+    // No thread renews the lock any more.
     assert!(!manager.is_locked("kept").unwrap());
 }
 
@@ -641,7 +641,7 @@ fn guard_adds_and_releases_single_locks() {
     guard.try_lock("c").unwrap();
     let tokens = [token("a", 1), token("b", 2), token("c", 3)];
     assert_eq!(guard.tokens(), tokens);
-    // Each for the whole of the lease from its own beginning; the first ends first.
+    // Each lock has the whole lease from its own beginning. The first lock ends first.
     assert_eq!(guard.deadline(), after(secs(10)));
     assert_eq!(
         manager.find("c").unwrap().unwrap().locked_until(),
@@ -659,7 +659,7 @@ fn guard_adds_and_releases_single_locks() {
 
     assert!(guard.unlock("a").unwrap());
     assert!(!guard.unlock("a").unwrap());
-    // It is not this guard's.
+    // The lock belongs to another guard.
     assert!(!guard.unlock("d").unwrap());
     assert_eq!(locked(&manager), ["b", "c", "d"]);
     assert_eq!(guard.deadline(), after(secs(14)));
@@ -906,7 +906,7 @@ fn lost_lock_is_known_while_a_renewal_waits_for_another_process() {
     builder.set_concurrency_mode(redb::ConcurrencyMode::MultiWriter);
     let other = builder.open(home.db()).unwrap();
     let writing = other.begin_write().unwrap();
-    // Until the renewal, at a third of the lease, is under way.
+    // Waits until the renewal, at a third of the lease, is under way.
     thread::sleep(millis(400));
     assert!(!guard.is_held().unwrap());
     writing.abort().unwrap();
@@ -937,7 +937,7 @@ fn lease_that_ran_out_is_renewed_late_unless_a_waiter_can_have_it() {
         let waiter = scope.spawn(|| manager.acquire(["a", "b"]).lock());
         until_queued(&manager, "a", 1);
         clock.advance(secs(5));
-        // The waiter cannot have both: nobody had the lock meanwhile.
+        // The waiter cannot have both names: no other holder had the lock meanwhile.
         guard.renew().unwrap();
         clock.advance(secs(200));
         manager.unlock(&b).unwrap();

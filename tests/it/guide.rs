@@ -1,4 +1,5 @@
-//! The guide: every way to it shows the same chapters, and its tables leave nothing out.
+//! Tests the guide: terminal, manual pages and rustdoc show the same chapters, and its tables are
+//! complete.
 
 use crate::holding_support::DONE;
 use crate::support::{Home, run, through};
@@ -12,7 +13,7 @@ const EXIT_CODES: &str = include_str!("../../src/bin/lockmgr/exit_code.rs");
 const ERROR: &str = include_str!("../../src/error.rs");
 const HELP: &str = "lockmgr help ";
 
-/// The part of a text between these two.
+/// Returns the part of a text between these two marks.
 fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
     let rest = text
         .split_once(begin)
@@ -21,7 +22,7 @@ fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
     rest.split_once(end).unwrap_or_else(|| panic!("{end}")).0
 }
 
-/// The names of a kind in a piece of code, as `Self::NAME`.
+/// Returns the names of a kind in a piece of code, as `Self::NAME`.
 fn named<'a>(code: &'a str, of: &str) -> Vec<&'a str> {
     let names = code.split(of).skip(1);
     let is_name = |c: char| c.is_ascii_alphanumeric();
@@ -30,7 +31,7 @@ fn named<'a>(code: &'a str, of: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// The cells of the rows of a table, below its headings.
+/// Returns the cells of the rows of a table, below its headings.
 fn rows(chapter: &str, headings: &str) -> Vec<Vec<String>> {
     let table = chapter
         .split_once(headings)
@@ -47,7 +48,7 @@ fn rows(chapter: &str, headings: &str) -> Vec<Vec<String>> {
     lines.map(cells).collect()
 }
 
-/// What the command prints.
+/// Returns the output of the command.
 fn shown<const N: usize>(home: &Home, arguments: [&str; N]) -> String {
     let mut command = through(&[]);
     command.args(arguments).env("HOME", home.path());

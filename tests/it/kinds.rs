@@ -1,5 +1,5 @@
-//! Locks that are shared, held by slots, or any of several: the contracts that their users know from
-//! Curator, Consul and filelock, and our own.
+//! Locks that are shared, held by slots, or any of several: the contracts that their users know
+//! from Curator, Consul and filelock, and our own.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, lines, millis, secs, until, until_queued};
 use crate::support::{Home, run};
@@ -19,8 +19,8 @@ fn is_locked_by<T: std::fmt::Debug>(answer: Result<T, Error>, token: u64) -> boo
     matches!(answer, Err(Error::Locked(lock)) if lock.token() == token)
 }
 
-/// Curator's InterProcessReadWriteLock: "the read lock may be held simultaneously by multiple reader
-/// processes, so long as there are no writers. The write lock is exclusive."
+/// Curator's InterProcessReadWriteLock: "the read lock may be held simultaneously by multiple
+/// reader processes, so long as there are no writers. The write lock is exclusive."
 #[test]
 fn curator_read_lock_is_held_by_many_and_the_write_lock_by_one() {
     let home = Home::new();
@@ -41,8 +41,8 @@ fn curator_read_lock_is_held_by_many_and_the_write_lock_by_one() {
     ));
 }
 
-/// Curator: "if a reader tries to acquire the write lock it will never succeed", and "downgrading from
-/// the write lock to a read lock" is possible.
+/// Curator: "if a reader tries to acquire the write lock it will never succeed", and "downgrading
+/// from the write lock to a read lock" is possible.
 #[test]
 fn curator_reader_does_not_become_a_writer_and_a_writer_becomes_a_reader() {
     let home = Home::new();
@@ -95,8 +95,8 @@ fn curator_semaphore_limits_its_leases_and_takes_back_those_of_the_dead() {
     assert_eq!(lease.locks()[0].mode(), Mode::Slots { take: 1, of: 4 });
 }
 
-/// Curator: "this semaphore is mostly fair, each user will get a lease in the order requested". Ours
-/// is, also for one who wants more than is free.
+/// Curator: "this semaphore is mostly fair, each user will get a lease in the order requested".
+/// Ours is, also for one who wants more than is free.
 #[test]
 fn curator_semaphore_gives_leases_in_the_order_requested() {
     let home = Home::new();
@@ -180,8 +180,8 @@ fn request_that_comes_to_its_turn_with_another_number_of_slots_is_refused_then()
     assert!(manager.requests("").unwrap().is_empty());
 }
 
-/// filelock's ReadWriteLock: readers share, a writer holds it alone, whoever waits too long is told, and
-/// to change from one to the other while holding is an error.
+/// filelock's ReadWriteLock: readers share, a writer holds it alone, whoever waits too long is
+/// told, and to change from one to the other while holding is an error.
 #[test]
 fn filelock_readers_share_and_a_change_of_mode_is_refused() {
     let home = Home::new();
@@ -782,7 +782,8 @@ fn sixty_four_processes_share_four_slots_in_order_of_arrival() {
     assert!(manager.locks("").unwrap().is_empty());
 }
 
-/// Newcomers that never pause do not keep out one who waits to be alone, nor one who wants all slots.
+/// Newcomers that never pause do not keep out one who waits to be alone, nor one who wants all
+/// slots.
 #[test]
 fn newcomers_that_never_pause_starve_nobody() {
     let home = Home::new();

@@ -1,4 +1,5 @@
-//! The integration tests, a module per subject. They know the public API and the command alone.
+//! The integration tests, one module for each subject. They use only the public API and the
+//! command.
 
 mod acting;
 mod after_a_crash;

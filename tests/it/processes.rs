@@ -162,7 +162,8 @@ fn call_ends_within_its_bound_beside_a_stopped_writer() {
     let manager = manager.open(home.db()).unwrap();
     manager.get_lock("held", GetOptions::new()).unwrap();
 
-    // A process that was stopped in the middle of a transaction has redb's lock for writers, as this has.
+    // A process that was stopped in the middle of a transaction has redb's lock for writers, as
+    // this has.
     let mut stopped = redb::Builder::new();
     stopped.set_concurrency_mode(ConcurrencyMode::MultiWriter);
     let stopped = stopped.open(home.db()).unwrap();

@@ -224,7 +224,8 @@ fn sessions() -> Vec<(String, String)> {
     steps
 }
 
-/// A text without what differs from run to run: times, processes, hosts, places and the width of columns.
+/// A text without what differs from run to run: times, processes, hosts, places and the width of
+/// columns.
 fn normalised(text: &str) -> String {
     let mut words = Vec::new();
     for word in text.split_inclusive([' ', '\n', '(', ')', ';', ',']) {

@@ -128,8 +128,8 @@ fn in_job(home: &Home, script: &str) -> Ran {
 #[test]
 fn unlock_by_the_job_itself_gives_its_lock_back_while_its_token_holds() {
     let home = Home::new();
-    // Directly, or in another job within. The job goes on without the lock, for longer than it takes
-    // to notice a loss.
+    // Directly, or in another job within. The job goes on without the lock, for longer than it
+    // takes to notice a loss.
     for unlock in ["$L unlock x", "$L run y -- $L unlock x"] {
         let ran = in_job(&home, &format!("{unlock}; sleep 2.5; $L is-locked x"));
         assert_eq!(

@@ -427,7 +427,8 @@ fn soak(
     };
     let path = home.join("store/locks.redb");
     let manager = LockManager::open(&path).unwrap();
-    // Processes that are stopped in the middle of a write go on only if the parent does not wait for them.
+    // Processes that are stopped in the middle of a write go on only if the parent does not wait
+    // for them.
     let impatient = LockManager::builder().busy_timeout(millis(20));
     let impatient = impatient.open(&path).unwrap();
     let end = boot_micros() + length.as_micros() as u64;

@@ -1,5 +1,5 @@
-//! The output for people: terminals of any width, closed pipes, full disks, quiet scripts, and names that
-//! are hard to show.
+//! The output for people: terminals of any width, closed pipes, full disks, quiet scripts, and
+//! names that are hard to show.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, lines, millis, until, until_queued};
 use crate::support::{Home, Ran, run, works};

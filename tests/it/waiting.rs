@@ -317,8 +317,8 @@ fn sets_asked_for_in_opposite_order_cannot_deadlock() {
     assert_eq!(processes.end().status, DONE);
 }
 
-/// How long a wait without a grant took that has this bound: never less, and not much more, unless the
-/// machine is held up every time.
+/// How long a wait without a grant took that has this bound: never less, and not much more, unless
+/// the machine is held up every time.
 fn assert_ends_at_its_bound(bound: Duration, wait: impl Fn()) {
     let is_prompt = (0..4).any(|_| {
         let began = Instant::now();

@@ -1,4 +1,4 @@
-//! Opens what crashes leave, and compares with what the calls promised.
+//! Opens the images that crashes leave, and compares them with the promises of the calls.
 
 use super::disk::{Disk, Event, Log, crashes};
 use super::script::{Move, Recording, State, View};
@@ -11,20 +11,20 @@ use std::fs;
 use std::io;
 use std::ops::AddAssign;
 
-/// One in so many images is opened by a repair that is recorded, and crashes itself.
+/// One in so many images is opened by a repair that is recorded, and that crashes too.
 const REPAIRS: u64 = 16;
 /// The images of a crash during a repair.
 const IMAGES_OF_A_REPAIR: usize = 8;
 
-/// What was tried.
+/// Counts of the images that were tried.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     pub(super) images: usize,
-    /// Of them, those left by crashes during a repair, or soon after.
+    /// The images among them that were left by crashes during a repair, or soon after.
     pub(super) repairs: usize,
     pub(super) calls: usize,
     pub(super) syncs: usize,
-    /// How often the file was made longer, and shorter.
+    /// The numbers of times that the file grew, and shrank.
     pub(super) growths: usize,
     pub(super) shrinkages: usize,
 }
@@ -41,7 +41,7 @@ impl AddAssign for Tally {
 }
 
 impl Recording {
-    /// Counts what happened in it.
+    /// Counts the events of a run.
     pub(super) fn tally(&self) -> Tally {
         let mut tally = Tally {
             calls: self.states.len() - 1,
@@ -63,8 +63,9 @@ impl Recording {
     }
 }
 
-/// Opens about so many images of crashes amid this run. Each must hold the state after a prefix
-/// of its calls that includes every one acknowledged by then; otherwise says which does not.
+/// Opens about so many images of crashes in the middle of this run. Each image must hold the state
+/// after a prefix of its calls that includes every call acknowledged by then. Otherwise the error
+/// names the image.
 pub(super) fn check(recording: &Recording, count: usize, dice: &mut Dice) -> Result<Tally, String> {
     let home = Home::in_memory();
     let mut tally = recording.tally();
@@ -111,9 +112,9 @@ fn check_repair(home: &Home, repair: &Recording, dice: &mut Dice) -> Result<usiz
 
 /// An image, opened, written to, closed and opened again.
 struct Reopened {
-    /// Which state it held.
+    /// The state that the image held.
     found: usize,
-    /// How it was left.
+    /// The state in which the image was left.
     left: State,
     events: Vec<Event>,
 }
@@ -178,8 +179,8 @@ impl Reopened {
         })
     }
 
-    /// As a recording: opening is its first call, after which nothing that was seen may be lost,
-    /// and writing its second. None where the clock tells the states apart.
+    /// Returns this as a recording: opening is its first call, and writing its second. After the
+    /// first call, no state that was seen may be lost. None if the clock tells the states apart.
     fn recording(
         self,
         file: Vec<u8>,
@@ -197,7 +198,7 @@ impl Reopened {
     }
 }
 
-/// Opens as a user without permission to write does, so that the store is repaired in memory.
+/// Opens the image like a user without permission to write, so that redb repairs it in memory.
 fn refused_writes(builder: Builder) -> Builder {
     builder.storage_hook(|call| match call {
         StorageCall::Write { .. } | StorageCall::SetLen { .. } => {
@@ -207,7 +208,7 @@ fn refused_writes(builder: Builder) -> Builder {
     })
 }
 
-/// Which of these states the store holds, each as its clock shows it.
+/// Finds which of these states the store holds, each as its clock shows it.
 fn find(
     manager: &LockManager,
     states: &[State],

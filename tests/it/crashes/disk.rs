@@ -1,7 +1,8 @@
-//! What a crash of the machine may leave on its disk, from a recording of the calls to the file.
+//! Computes the images that a crash of the machine may leave on its disk, from a recording of the
+//! calls to the file.
 //!
-//! The disk is the one that ARCHITECTURE.md assumes: what was synced stays; of what was not, any
-//! byte may be written or not, in any order. A file's length changes like any other write.
+//! The disk is the one that ARCHITECTURE.md assumes. Synced bytes stay. Any unsynced byte may be
+//! written or not, in any order. A file's length changes like any other write.
 
 use crate::holding_support::Dice;
 use lockmgr::StorageCall;
@@ -26,7 +27,7 @@ pub(super) enum Event {
     Acknowledged,
 }
 
-/// What happens to a file, in its order.
+/// A recording of the events of a file, in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<Event>>>);
 
@@ -43,7 +44,7 @@ impl Log {
         mem::take(&mut self.0.lock().unwrap())
     }
 
-    /// A storage hook that writes down what changes the file.
+    /// Returns a storage hook that records the changes of the file.
     pub(super) fn hook(
         &self,
     ) -> impl Fn(StorageCall<'_>) -> io::Result<()> + Send + Sync + 'static {
@@ -82,20 +83,20 @@ struct Piece {
     bytes: Range<usize>,
 }
 
-/// What of the unsynced writes reached the disk.
+/// The part of the unsynced writes that reached the disk.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     Nothing,
     Everything,
-    /// The first of them, the last of these torn.
+    /// The first writes, the last of these torn.
     First,
-    /// Each or not.
+    /// Any subset of the writes.
     Some,
     AllButOne,
     OneAlone,
-    /// Of each, any sectors of this size.
+    /// Any sectors of this size of each write.
     Sectors(usize),
-    /// The beginning of each.
+    /// The beginning of each write.
     Torn,
 }
 
@@ -110,7 +111,7 @@ const FATES: [Fate; 8] = [
     Fate::Torn,
 ];
 
-/// Where in a recording a crash comes, and what becomes of the unsynced writes.
+/// The place of a crash in a recording, and the fate of the unsynced writes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Crash {
     before: usize,
@@ -150,7 +151,7 @@ pub(super) fn crashes(events: &[Event], count: usize, dice: &mut Dice) -> Vec<Cr
 }
 
 impl<'a> Disk<'a> {
-    /// A disk on which the file is, before the first of these events.
+    /// Returns a disk with the file, before the first of these events.
     pub(super) fn new(file: &[u8], events: &'a [Event]) -> Self {
         Self {
             events,
@@ -161,8 +162,8 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// What the disk holds after this crash, which comes later than those before; none where an
-    /// earlier one left the same.
+    /// Returns the image of the disk after this crash, which comes later than all earlier ones.
+    /// Returns none if an earlier crash left the same image.
     pub(super) fn image_after(
         &mut self,
         crash: Crash,
@@ -196,7 +197,7 @@ impl<'a> Disk<'a> {
         Some(image)
     }
 
-    /// What the disk holds in the end, if all was synced.
+    /// Returns the image of the disk at the end, if all was synced.
     pub(super) fn in_the_end(mut self) -> Option<Vec<u8>> {
         while self.unsynced.end < self.events.len() {
             self.step();
@@ -204,7 +205,7 @@ impl<'a> Disk<'a> {
         self.changes().is_empty().then_some(self.durable)
     }
 
-    /// The calls whose states the disk may hold: from the last acknowledged to the last begun.
+    /// Returns the calls whose states the disk may hold: the last acknowledged to the last begun.
     pub(super) fn calls(&self) -> RangeInclusive<usize> {
         self.acknowledged..=self.begun
     }
@@ -225,7 +226,7 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// What was changed since the last sync.
+    /// Returns the changes since the last sync.
     fn changes(&self) -> Vec<usize> {
         let is_change =
             |&event: &usize| matches!(self.events[event], Event::Write { .. } | Event::SetLen(_));
@@ -285,7 +286,7 @@ impl<'a> Disk<'a> {
     }
 }
 
-/// Makes a part of a change to a file.
+/// Applies a part of a change to a file.
 fn apply(file: &mut Vec<u8>, event: &Event, bytes: &Range<usize>, may_extend: bool) {
     match event {
         Event::Write { offset, data } => {

@@ -1,4 +1,4 @@
-//! Runs of random calls, recorded: what each changed in the file, and the state that it left.
+//! Records runs of random calls: the changes of each call to the file, and the state that it left.
 
 use super::disk::{Event, Log, pick};
 use crate::holding_support::{Dice, secs, until_queued};
@@ -10,7 +10,7 @@ use lockmgr::{
 use std::thread;
 use std::time::Duration;
 
-/// How the file is opened that a script works on.
+/// The way in which a script opens its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sharing {
     Exclusive,
@@ -37,15 +37,15 @@ impl Move {
     }
 }
 
-/// All that can be seen of a store.
+/// The visible state of a store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     locks: Vec<Lock>,
     requests: Vec<Request>,
 }
 
-/// A waiter that the machine does not let run for 10 s renews its trust between two calls: a row
-/// changes then, and nothing that can be seen.
+/// A waiter that gets no processor time for 10 s renews its trusted-until time between two calls. A
+/// row changes then, but not the visible state.
 impl PartialEq for View {
     fn eq(&self, other: &Self) -> bool {
         let seen = |it: &Request| {
@@ -70,7 +70,7 @@ impl View {
         })
     }
 
-    /// Says where this differs from what was expected.
+    /// Describes the difference from the expected state.
     pub(super) fn difference(&self, expected: &Self) -> String {
         let names = |these: &Self, those: &Self| -> Vec<String> {
             let locks = these
@@ -91,13 +91,13 @@ impl View {
     }
 }
 
-/// What is so after a call.
+/// The state after a call.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) view: View,
     /// The largest token that was issued.
     pub(super) token: u64,
-    /// How often the clock had been moved.
+    /// The number of times that the clock had been moved.
     pub(super) moves: usize,
 }
 
@@ -173,7 +173,7 @@ impl Script {
         pick(&self.managers, &mut self.dice).clone()
     }
 
-    /// Takes down the state.
+    /// Records the state.
     fn note(&mut self) {
         let view = View::of(&self.managers[0]).unwrap();
         let tokens = view.locks.iter().map(Lock::token);
@@ -185,7 +185,7 @@ impl Script {
         });
     }
 
-    /// Makes one call, and takes it down.
+    /// Makes one call, and records it.
     fn call<T>(&mut self, call: impl FnOnce(&mut Self) -> T) -> T {
         self.log.push(Event::Begun);
         let result = call(self);
@@ -266,7 +266,7 @@ impl Script {
         step.make(&self.clock);
     }
 
-    /// A guard's life.
+    /// Takes a guard, uses it and releases it.
     fn hold(&mut self) {
         let names = [self.name(), self.name()];
         let timeout = self.timeout();
@@ -290,8 +290,8 @@ impl Script {
         }
     }
 
-    /// Two wait in line, or one where the other's patience ends, for what nobody else wants. Each
-    /// change is made while all others sleep, so it is one call.
+    /// Lets two requests wait in line for names that no other request wants. One of them may reach
+    /// its deadline. Each change is made while all others sleep, so each change is one call.
     fn wait_in_line(&mut self) {
         const PATIENCE: Duration = secs(60);
         let manager = self.manager();
@@ -327,12 +327,12 @@ impl Script {
     fn name(&mut self) -> String {
         match self.dice.below(3) {
             0 => format!("{:02}", self.dice.below(12)),
-            // Long ones fill pages.
+            // Long names fill pages.
             _ => format!("{:0120}", self.dice.below(300)),
         }
     }
 
-    /// A lock by its name, or as its holder knows it, or knew it.
+    /// Refers to a lock by its name, or by a token that it has or had.
     fn some_lock(&mut self) -> Named {
         let mut locks = pick(&self.states, &mut self.dice).view.locks.clone();
         locks.retain(|lock| !lock.name().as_str().starts_with("wait:"));
@@ -368,7 +368,7 @@ impl Named {
     }
 }
 
-/// What was answered, if it was not no.
+/// Returns the answer of a call, unless the call was refused.
 #[track_caller]
 fn answered<T>(result: lockmgr::Result<T>) -> Option<T> {
     match result {

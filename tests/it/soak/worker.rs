@@ -228,7 +228,8 @@ impl Worker {
     pub(crate) fn work(mut self) {
         self.list_mine();
         loop {
-            // Some change their own locks alone: they are soon in the middle of a call that is to be whole.
+            // Some change their own locks alone: they are soon in the middle of a call that is to
+            // be whole.
             let kind = if self.is_loner { 50 } else { 0 };
             match kind + self.dice.below(100 - kind - kind / 5) {
                 0..8 => self.hold_long(),
