@@ -828,7 +828,11 @@ fn run_does_without_proc_and_what_needs_it_names_it() {
     ] {
         let ran = without_proc(args);
         assert_eq!(ran.status, USAGE, "{ran:?}");
-        assert!(ran.stderr.contains("without /proc its end cannot be detected"), "{ran:?}");
+        assert!(
+            ran.stderr
+                .contains("without /proc its end cannot be detected"),
+            "{ran:?}"
+        );
         assert_eq!(ran.stdout, "");
     }
     assert_eq!(home.json(["list"]).1, json!([]));
