@@ -141,7 +141,7 @@ struct End {
     by: usize,
 }
 
-/// In whose way it was.
+/// The requests that an obstacle blocked.
 enum Before {
     /// Requests that were granted later than this lock.
     Lock(u64),

@@ -266,8 +266,7 @@ impl Worker {
         make: impl FnOnce(&LockManager) -> Result<T>,
         said: impl FnOnce(&LockManager, &T) -> Vec<String>,
     ) -> Option<T> {
-        // The call may wait for the store twice: a refused call commits expired rows that it
-        // removed.
+        // The call may wait for the store twice: a refused call may commit in a second transaction.
         let limit = asked.wait.map(|wait| (wait + 2 * BUSY).as_micros());
         let limit = limit.map_or("-".to_owned(), |limit| limit.to_string());
         let (verb, lease) = (asked.verb, asked.lease.as_micros());
