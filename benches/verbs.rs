@@ -1,7 +1,8 @@
 //! Measures the verbs in the shared and the exclusive mode, on a store in the directory for
 //! temporary files (`TMPDIR` chooses another disk).
 //!
-//! A store on a disk measures mostly that disk's `fdatasync`; on a tmpfs it measures the processor.
+//! On a disk the figures are mostly those of `fdatasync`. On a tmpfs they are those of the
+//! processor.
 
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
 use lockmgr::{Error, GetOptions, LockManager, SetOptions};

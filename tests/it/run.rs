@@ -1,5 +1,5 @@
-//! Tests `lockmgr run`: the features of flock(1), beside the installed flock; the life, the signals
-//! and the end of the command, also after it lost its locks.
+//! Tests `lockmgr run`: the features of flock(1), beside the installed flock. Also the life, the
+//! signals and the end of the command, also after it lost its locks.
 
 use crate::holding_support::{
     DONE, Kept, NO, USAGE, bound_pid, lines, millis, secs, until, until_queued,

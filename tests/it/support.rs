@@ -137,7 +137,7 @@ pub(crate) fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Tells whether a program that starts others is installed and may do so; skips the test if not.
+/// Tells whether a program that starts others is installed and may do so. Skips the test if not.
 #[track_caller]
 pub(crate) fn works(wrapper: &[&str]) -> bool {
     let mut probe = Command::new(wrapper[0]);

@@ -73,8 +73,8 @@ pub(crate) fn turns(count: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |turn| (turn + round) % count)
 }
 
-/// Measures in turns: in each round everybody once, another one first each time. What the machine
-/// does meanwhile then hits all alike. `op` says how long the part of it took that counts.
+/// Measures in turns: in each round each peer once, another one first each time. So noise of the
+/// machine hits all alike. `op` returns the time of the part that counts.
 pub(crate) fn interleave<P>(
     rounds: usize,
     peers: &mut [P],

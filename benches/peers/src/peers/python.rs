@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// The last release of django-lockmgr; newer ones of Django no longer load it.
+/// The packages: the last release of django-lockmgr, and Django 3, as newer ones cannot load it.
 const PACKAGES: [&str; 4] = [
     "django-lockmgr==2.0.0",
     "Django<4",

@@ -43,7 +43,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     fill(&mut bare?, rows, A_FILL)?;
     clock.advance(2 * LEASE);
 
-    let (mut alone, mut amid, mut waits) = <([Sample; 2], [Sample; 2], [Sample; 2])>::default();
+    let (mut alone, mut busy, mut waits) = <([Sample; 2], [Sample; 2], [Sample; 2])>::default();
     for repeat in 0..lab.scale.repeats {
         lab.say(&format!("clean_locks, {}", repeat + 1));
         for which in turns(2, repeat) {
@@ -56,7 +56,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
 
             copy(&kind.file(whole.path()), &kind.file(dir.path()))?;
             let (took, wait) = clean_amid_writes(kind, dir.path(), &clock, rows)?;
-            amid[which].0.push(took);
+            busy[which].0.push(took);
             waits[which].0.push(wait);
         }
     }
@@ -69,7 +69,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     );
     report.push(Row::of_times(
         format!("{what}, while another process writes"),
-        &amid,
+        &busy,
     ));
     let longest = waits[0].max();
     report.push(

@@ -160,8 +160,8 @@ fn aborted(lab: &Lab, stores: &Stores, mut calls: [Call<'_>; 4]) -> Result<Vec<S
     })
 }
 
-/// Whether lockmgr's calls neither write to their file nor sync it. Apart from the timing, as
-/// counting takes time.
+/// Tells whether lockmgr's calls neither write to their file nor sync it. Runs apart from the
+/// timing, as counting takes time.
 fn is_quiet(
     stores: &Stores,
     mode: Mode,

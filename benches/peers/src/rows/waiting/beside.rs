@@ -101,8 +101,8 @@ fn idle(lab: &Lab, report: &mut Report, crowds: &[Crowd]) -> Result<()> {
     Ok(())
 }
 
-/// Processor time of all and wall time of one `set_lock` of one new name, in microseconds. What it
-/// made is removed again.
+/// Returns the processor time of all processes and the wall time of one `set_lock` of one new name,
+/// in microseconds. The call's locks are removed again.
 pub(super) fn write(
     peer: &mut Lockmgr,
     others: &[u32],

@@ -122,7 +122,7 @@ fn pair(lab: &Lab, waiter: Waiter, unshare: &[&str]) -> Result<Pair> {
     })
 }
 
-/// One after the other; each pair has a store of its own.
+/// Measures pairs one after the other. Each pair has its own store.
 fn kill(pairs: Vec<Pair>, sample: &mut Sample) -> Result<()> {
     for (turn, mut pair) in pairs.into_iter().enumerate() {
         // Steps of the golden section fill the time between two looks of a waiter evenly.

@@ -62,7 +62,7 @@ impl Place {
         [&"wait", waiter, &self.file]
     }
 
-    /// Takes the lock in this process; it lasts until the answer is called.
+    /// Takes the lock in this process. The lock lasts until the caller calls the returned function.
     pub(super) fn hold(&self) -> Result<Box<dyn FnOnce() -> Result<()>>> {
         Ok(match &self.manager {
             Some(manager) => {
