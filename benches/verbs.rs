@@ -1,7 +1,8 @@
-//! What the verbs cost, in the shared and the exclusive mode, on a store in the directory for
+//! Measures the verbs in the shared and the exclusive mode, on a store in the directory for
 //! temporary files (`TMPDIR` chooses another disk).
 //!
-//! A store on a disk measures mostly that disk's `fdatasync`; on a tmpfs it measures the processor.
+//! On a disk the figures are mostly those of `fdatasync`. On a tmpfs they are those of the
+//! processor.
 
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
 use lockmgr::{Error, GetOptions, LockManager, SetOptions};
@@ -42,7 +43,7 @@ fn writes(group: &mut Group<'_>, manager: &LockManager) {
             set.expect("a new lock")
         });
     });
-    // The next ones measure a store of one lock, however long this one ran.
+    // The next benchmarks measure a store of one lock, however long this one ran.
     only_present(manager);
 
     group.bench_function("set_lock, 1 existing name", |bencher| {
@@ -70,7 +71,7 @@ fn writes(group: &mut Group<'_>, manager: &LockManager) {
     only_present(manager);
 }
 
-/// Calls that go through a write transaction and commit nothing.
+/// Measures calls that go through a write transaction and commit nothing.
 fn writes_of_nothing(group: &mut Group<'_>, manager: &LockManager) {
     let unchanged = SetOptions::new().no_renew();
     group.bench_function("set_lock, changes nothing", |bencher| {
@@ -96,7 +97,7 @@ fn reads(group: &mut Group<'_>, manager: &LockManager) {
     });
 }
 
-/// One renewal of a guard: ten times the names cost ten times as much.
+/// Measures one renewal of a guard: ten times the names cost ten times as much.
 fn renewals(group: &mut Group<'_>, manager: &LockManager) {
     group.sample_size(10);
     for count in [1_000, 10_000] {

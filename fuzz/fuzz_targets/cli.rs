@@ -1,16 +1,16 @@
-//! Any command lines, in any surroundings: a documented exit status, one document with `--json`,
-//! nothing that steers a terminal. Never a panic, never a hang.
+//! Runs any command lines, in any surroundings. Each gives a documented exit status, one document
+//! with `--json`, and no output that steers a terminal. None panics or hangs.
 //!
-//! The command is the release binary, built beforehand, and without the fuzzer's eyes in it: these
-//! see the parser of the arguments alone, which is run here as well.
+//! The command is the release binary, built beforehand, without the fuzzer's instrumentation. Only
+//! the parser of the arguments is instrumented, as it is run here as well.
 //!
-//! An input is text: parts that end at a NUL. The first is the surroundings, a byte each for the
-//! store, the environment and the standard output, and then the standard input. The others are
-//! arguments, and a line feed alone begins another command line. What is one byte and no ASCII
-//! character to be seen stands for one of [`WORDS`].
+//! An input is text: parts that end at a NUL. The first part is the surroundings, a byte each for
+//! the store, the environment and the standard output, and then the standard input. The other parts
+//! are arguments. A part that is only a line feed begins another command line. A part that is one
+//! byte, and no visible ASCII character, stands for one of [`WORDS`].
 //!
-//! No input reaches anything but its own directory: no argument but those of the list has a slash,
-//! and only the commands of the list are run.
+//! No input reaches a file outside its own directory: only arguments of the list have a slash, and
+//! only the commands of the list are run.
 
 #![no_main]
 #![expect(dead_code, reason = "arguments are parsed here, and not acted upon")]
@@ -26,7 +26,7 @@ mod run_args;
 #[path = "../../src/bin/lockmgr/show_args.rs"]
 mod show_args;
 
-/// Names that a shell is offered: none, as no shell asks.
+/// Returns no completions, as no shell asks.
 mod complete {
     use clap_complete::engine::CompletionCandidate;
     use std::ffi::OsStr;
@@ -55,16 +55,16 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The most command lines of one input.
+/// The largest number of command lines of one input.
 const MOST_LINES: usize = 4;
 
-/// How long a command may take, on a busy machine.
+/// The bound of a command on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long one is watched that may be waiting, as it was asked to.
+/// The time that a command is watched if its arguments allow a wait.
 const WAITING: Duration = Duration::from_millis(300);
 
-/// What the arguments are made of. Several words where one alone would wait for ever.
+/// The parts of the arguments. An entry has several words if one alone would wait for ever.
 const WORDS: &[&[&str]] = &[
     &["set"],
     &["get"],
@@ -160,12 +160,12 @@ const WORDS: &[&[&str]] = &[
     &["--at-least"],
 ];
 
-/// A name of 255 bytes; one more character is too many.
+/// A name of 255 bytes. One more character is too many.
 const LONGEST: &str = "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn\
     nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn\
     nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn";
 
-/// What may be run, and how that may end.
+/// The programs that may run, and their possible exit statuses.
 const COMMANDS: &[(&[&str], &[i32])] = &[
     (&["true"], &[0]),
     (&["false"], &[1]),
@@ -178,10 +178,10 @@ const COMMANDS: &[(&[&str], &[i32])] = &[
     (&[""], &[127]),
 ];
 
-/// Those that the guide documents, but for 70: no input may find a fault of the command itself.
+/// The statuses that the guide documents, except 70: no input may find a fault of the command.
 const STATUSES: [i32; 9] = [0, 1, 2, 64, 65, 73, 74, 75, 77];
 
-/// The kinds of errors, and how the command ends with them.
+/// The kinds of errors, and their exit statuses.
 const KINDS: [(&str, &[i32]); 15] = [
     ("Usage", &[64]),
     ("InvalidName", &[64]),
@@ -200,23 +200,23 @@ const KINDS: [(&str, &[i32]); 15] = [
     ("Permission", &[77]),
 ];
 
-/// A command line, and what of it decides how it has to end.
+/// A command line, and the facts of it that decide its exit status.
 struct Line {
     arguments: Vec<OsString>,
-    /// How the command that it may run may end.
+    /// The possible exit statuses of the program that it may run.
     ends: Vec<i32>,
 }
 
 impl Line {
     fn of(parts: &[&[u8]]) -> Self {
         let mut arguments: Vec<OsString> = parts.iter().flat_map(|part| words(part)).collect();
-        // The store of the host is none of its own.
+        // An input must not use the store of the host.
         arguments.retain(|argument| argument != "--system");
         let mut ends = Vec::new();
-        // What becomes a command: all after the separator, and after the secret verb.
+        // The program to run: all words after the separator, or after the internal verb.
         let separator = arguments.iter().position(|argument| argument == "--");
         let before = if is_exec(&arguments) {
-            // It serves nobody but `run`, its parent.
+            // The internal verb works only for `run`, its parent.
             ends.push(70);
             Some(2)
         } else {
@@ -228,13 +228,13 @@ impl Line {
             arguments.truncate(before);
             arguments.extend(command.iter().map(OsString::from));
             ends.extend(statuses);
-            // Its lease may run out.
+            // The lease may expire.
             ends.extend([128 + 9, 128 + 15]);
         }
         Self { arguments, ends }
     }
 
-    /// The arguments of the command itself.
+    /// Returns the arguments of the command itself.
     fn options(&self) -> impl Iterator<Item = &[u8]> {
         let options = self.arguments.iter().take_while(|&it| it != "--");
         options.map(|option| option.as_bytes())
@@ -248,24 +248,24 @@ impl Line {
         self.has(|option| option == b"--json")
     }
 
-    /// Whether it may say nothing.
+    /// Tells whether the command may print nothing.
     fn may_be_quiet(&self) -> bool {
         self.has(|option| {
             option == b"--quiet" || option.starts_with(b"-") && option.contains(&b'q')
         })
     }
 
-    /// Whether it may run a command.
+    /// Tells whether the command line may run a program.
     fn may_run(&self) -> bool {
         self.has(|option| option == b"run" || option == b"__exec")
     }
 
-    /// Whether it may wait for longer than anybody has patience here.
+    /// Tells whether the command may wait for longer than this target waits.
     fn may_wait(&self) -> bool {
         self.may_run() || self.has(|option| option.starts_with(b"-") && option.contains(&b'w'))
     }
 
-    /// Whether the user may choose its exit status.
+    /// Tells whether the arguments may set the exit status.
     fn may_choose(&self) -> bool {
         self.may_run()
             && self.has(|option| {
@@ -278,7 +278,7 @@ fn is_exec(arguments: &[OsString]) -> bool {
     arguments.first().is_some_and(|verb| verb == "__exec")
 }
 
-/// The arguments that a part of the input stands for.
+/// Returns the arguments that a part of the input stands for.
 fn words(part: &[u8]) -> Vec<OsString> {
     match part {
         [byte] if !byte.is_ascii_graphic() => {
@@ -295,7 +295,7 @@ fn words(part: &[u8]) -> Vec<OsString> {
     }
 }
 
-/// Where the commands of one input run.
+/// The directory and the environment in which the commands of one input run.
 struct Home {
     directory: tempfile::TempDir,
     environment: Vec<(&'static str, OsString)>,
@@ -303,7 +303,7 @@ struct Home {
 }
 
 impl Home {
-    /// Makes the surroundings that the first part of an input stands for.
+    /// Creates the surroundings that the first part of an input stands for.
     fn of(surroundings: &[u8]) -> Self {
         let byte = |nth: usize| surroundings.get(nth).copied().unwrap_or(0);
         let directory = tempfile::tempdir_in(memory()).expect("a directory");
@@ -328,7 +328,7 @@ impl Home {
         }
         let mut environment = vec![
             ("PATH", "/usr/bin:/bin".into()),
-            // What -c runs.
+            // The shell of -c.
             ("SHELL", "/bin/true".into()),
         ];
         environment.extend(match byte(1) % 8 {
@@ -379,7 +379,7 @@ impl Home {
 }
 
 struct Outcome {
-    /// None where it waited for what it was asked to wait for.
+    /// The exit status. None if the command waited as its arguments asked.
     status: Option<ExitStatus>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
@@ -401,7 +401,7 @@ fn ended(child: &mut Child, may_wait: bool) -> Option<ExitStatus> {
     }
 }
 
-/// A store of a few locks.
+/// Creates a store of a few locks.
 static STORE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let directory = tempfile::tempdir_in(memory()).expect("a directory");
     let path = directory.path().join("locks.redb");
@@ -416,7 +416,7 @@ static STORE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     fs::read(&path).expect("the store's bytes")
 });
 
-/// The command: `LOCKMGR_BIN`, else where `cargo build --release` puts it.
+/// Returns the path of the command: `LOCKMGR_BIN`, else the one of `cargo build --release`.
 static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
     let built = || {
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -431,7 +431,7 @@ static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
     })
 });
 
-/// A file system in memory, where there is one.
+/// Returns a directory in memory, if there is one.
 fn memory() -> PathBuf {
     let memory = Path::new("/dev/shm");
     match memory.is_dir() {
@@ -461,7 +461,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// What a command line is, as far as the parser tells.
+/// Classifies a command line by the result of the parser.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asks {
     Right,
@@ -486,11 +486,11 @@ fn check(line: &Line, asks: Asks, outcome: &Outcome, is_full: bool) -> Result<()
     let Some(status) = outcome.status else {
         return Ok(());
     };
-    // A process that became a command ends as the command does.
+    // A process that became a program ends as the program does.
     let code = status.code().or(status.signal().map(|signal| 128 + signal));
     let code = code.ok_or("it ended somehow")?;
     let stderr = str::from_utf8(&outcome.stderr).map_err(|_| "errors that are not UTF-8")?;
-    // By SIGTERM, then SIGKILL, where its lease runs out before it ends.
+    // SIGTERM, then SIGKILL, ends the program if the lease expires before the program ends.
     let was_ended = stderr.contains("ending the command") && matches!(code, 143 | 137);
     let is_documented =
         STATUSES.contains(&code) || line.may_run() && (was_ended || line.ends.contains(&code));
@@ -513,7 +513,7 @@ fn check(line: &Line, asks: Asks, outcome: &Outcome, is_full: bool) -> Result<()
     if stderr.contains(steers) {
         return Err("errors that steer a terminal");
     }
-    // A command that was run says what it likes.
+    // A program that was run may print anything.
     if line.may_run() || is_full {
         return Ok(());
     }

@@ -1,8 +1,8 @@
-//! What the verbs mean, over a map in memory: written from what the documentation promises, not
-//! from the library.
+//! Models the verbs over a map in memory, from the promises of the documentation and not from the
+//! library's code.
 //!
-//! Time left is counted down instead of compared with a clock, so that the model and the library
-//! go wrong in different ways.
+//! The model counts the time left down, and does not compare it with a clock, so that the model and
+//! the library fail in different ways.
 
 use chrono::{DateTime, Utc};
 use lockmgr::{Lock, Mode};
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The last microsecond of the year 9999.
 const MAX_WALL: i128 = 253_402_300_799_999_999;
 
-/// What a call answers when it does not do what was asked.
+/// The answer of a call that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum No {
     Locked,
@@ -22,11 +22,11 @@ pub enum No {
     InvalidTimeout,
     InvalidRequest,
     SlotsMismatch,
-    /// Several hold it, and one has to be meant.
+    /// Several holders have the name, and the call has to name one of them.
     Several,
 }
 
-/// A lock as it should be. Instants are microseconds since 1970.
+/// The expected state of a lock. Instants are microseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub mode: Mode,
@@ -35,17 +35,17 @@ pub struct Row {
     pub until: Option<Until>,
     pub created: i64,
     pub updated: i64,
-    /// None until the library has said which token it issued.
+    /// The token. None until the library has returned it.
     pub token: Option<u64>,
-    /// Whether it expired once, so that its row may be gone.
+    /// Tells whether the lock expired once, so that its row may be gone.
     pub may_be_gone: bool,
 }
 
-/// When a lock expires.
+/// The deadline of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Until {
     pub wall: i64,
-    /// Microseconds left on the boot that set the deadline; none once that boot is over.
+    /// Microseconds left on the boot that set the deadline. None after that boot.
     pub left: Option<i128>,
 }
 
@@ -69,11 +69,11 @@ pub enum Status {
 
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// Of each name, the oldest first.
+    /// The locks of each name, the oldest first.
     pub rows: BTreeMap<String, Vec<Row>>,
     /// The wall clock.
     pub wall: i64,
-    /// The largest token that a change which took effect has issued.
+    /// The largest token that a successful change has issued.
     pub top: u64,
 }
 
@@ -109,7 +109,7 @@ impl Model {
         rows.filter(|row| !self.is_expired(row))
     }
 
-    /// Whether those who hold a name let one of this mode in.
+    /// Tells whether the holders of a name are compatible with a new one of this mode.
     fn admit(&self, name: &str, mode: Mode) -> Result<(), No> {
         let Some(first) = self.live(name) else {
             return Ok(());
@@ -131,7 +131,7 @@ impl Model {
         can.then_some(()).ok_or(No::Locked)
     }
 
-    /// The deadline of a lease of this length that begins now.
+    /// Returns the deadline of a lease of this length that begins now.
     fn until(&self, timeout: Timeout) -> Result<Option<Until>, No> {
         let Some(timeout) = timeout else {
             return Ok(None);
@@ -165,7 +165,7 @@ impl Model {
         Ok(())
     }
 
-    /// Renews all that live, or the one that bears the token; says whether there was any.
+    /// Renews all live locks of a name, or the one with the token. Tells whether there was any.
     fn extend_all(
         &mut self,
         name: &str,
@@ -222,7 +222,7 @@ impl Model {
         })
     }
 
-    /// What options alone are refused for.
+    /// Returns the refusal that follows from the options alone, if any.
     pub fn validate(&self, names: &[&str], lease: &Lease) -> Vec<No> {
         let mut refusals = Vec::new();
         let texts = names.iter().copied().chain([lease.by.as_str()]);
@@ -272,7 +272,7 @@ impl Model {
         self.create(name, lease, mode)
     }
 
-    /// Gets all of them, or so many; says which.
+    /// Gets all of the names, or so many. Returns the names that it got.
     pub fn acquire(
         &mut self,
         claims: &[(&str, Mode)],
@@ -338,7 +338,7 @@ impl Model {
             .collect()
     }
 
-    /// Forgets expired rows; returns how many there may have been on the disk.
+    /// Forgets expired rows. Returns how many there may have been on the disk.
     pub fn clean(&mut self) -> usize {
         let mut removed = 0;
         for mut rows in std::mem::take(&mut self.rows) {
@@ -349,14 +349,14 @@ impl Model {
         removed
     }
 
-    /// Removes all; returns how many locks there were.
+    /// Removes all locks. Returns how many there were.
     pub fn reset(&mut self) -> usize {
         let live = self.list("").len();
         self.rows.clear();
         live
     }
 
-    /// Counts down what time passed on the boot clock. `wall` is what the wall clock shows now.
+    /// Counts down by the time that passed on the boot clock. `wall` is the current wall clock.
     pub fn pass(&mut self, by: Duration, wall: i64) {
         for row in self.rows.values_mut().flatten() {
             if let Some(Until {
@@ -369,7 +369,7 @@ impl Model {
         self.moved(wall);
     }
 
-    /// Ends the boot: from here the wall clock decides about the deadlines there are.
+    /// Ends the boot: after this call the wall clock decides about the existing deadlines.
     pub fn reboot(&mut self, wall: i64) {
         for row in self.rows.values_mut().flatten() {
             if let Some(until) = &mut row.until {
@@ -388,7 +388,7 @@ impl Model {
         }
     }
 
-    /// Asserts that the library's lock is the model's, and learns the token of a new one.
+    /// Asserts that the library's lock equals the model's, and learns the token of a new lock.
     pub fn assert_same(&mut self, name: &str, lock: &Lock, time_left: Option<Duration>) {
         assert_eq!(Some(Seen::of(lock, time_left)), self.seen(name, lock));
         self.top = self.top.max(lock.token());
@@ -400,7 +400,7 @@ impl Model {
         }
     }
 
-    /// Whether these are the locks there are.
+    /// Tells whether the model has exactly these locks.
     pub fn is_same(&self, locks: &[(Lock, Option<Duration>)]) -> bool {
         let seen = |(lock, left): &(Lock, _)| Some(Seen::of(lock, *left));
         let expected = |(name, (lock, _)): (&&str, &(Lock, _))| self.seen(name, lock);
@@ -409,8 +409,8 @@ impl Model {
             && (names.iter().zip(locks).map(expected)).eq(locks.iter().map(seen))
     }
 
-    /// How the lock of that name should look. A new one bears a token above all earlier ones:
-    /// that of `lock`, where it is.
+    /// Returns the expected lock of that name. A new lock has a token above all earlier ones: the
+    /// token of `lock`, if that is given.
     fn seen(&self, name: &str, lock: &Lock) -> Option<Seen> {
         let is_it = |row: &&Row| row.token.is_none_or(|token| token == lock.token());
         let row = self.holders(name).find(is_it)?;
@@ -429,7 +429,7 @@ impl Model {
     }
 }
 
-/// A lock as others see it.
+/// A lock, as callers see it.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     mode: Mode,

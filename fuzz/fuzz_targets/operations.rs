@@ -1,4 +1,4 @@
-//! Any sequence of verbs, options, clock moves and reopenings, against a model in memory, with
+//! Compares any sequence of verbs, options, clock moves and reopenings with a model in memory, on
 //! storage that fails at any call.
 
 #![no_main]
@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use storage::{Fault, Storage};
 
-/// The holder of a manager's locks where a call names none.
+/// The holder of a manager's locks if a call names none.
 const HOLDER: &str = "fuzz";
 
-/// The most locks kept to renew and release by.
+/// The largest number of locks that are kept to renew and release.
 const MOST_HELD: usize = 16;
 
 #[derive(Debug)]
@@ -32,7 +32,7 @@ struct Input<'a> {
     operations: Vec<Operation<'a>>,
 }
 
-// By hand where the derived one would end lists early, or choose what is refused too often.
+// Written by hand: a derived `Arbitrary` would end lists early, or choose refused values too often.
 impl<'a> Arbitrary<'a> for Input<'a> {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let start = u.arbitrary()?;
@@ -46,7 +46,7 @@ impl<'a> Arbitrary<'a> for Input<'a> {
 
 #[derive(Clone, Copy, Debug)]
 enum Name<'a> {
-    /// One of a few, so that calls meet.
+    /// One of a few names, so that calls meet.
     Known(u8),
     Any(&'a str),
 }
@@ -60,7 +60,7 @@ impl<'a> Arbitrary<'a> for Name<'a> {
     }
 }
 
-/// A few of something.
+/// A short list.
 #[derive(Debug)]
 struct Few<T>(Vec<T>);
 
@@ -173,7 +173,7 @@ impl Options<'_> {
     }
 }
 
-/// A timeout as the model takes it, or the default one.
+/// Returns a timeout for the model, or the default one.
 fn micros(timeout: Option<Span>) -> model::Timeout {
     let Some(timeout) = timeout else {
         return Some(600_000_000);
@@ -182,7 +182,7 @@ fn micros(timeout: Option<Span>) -> model::Timeout {
     Some(micros).filter(|&micros| micros > 0)
 }
 
-/// How a lock is asked for.
+/// The mode of a request.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Kind {
     Exclusive,
@@ -191,7 +191,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// At most four of four slots, to meet; and sometimes none.
+    /// At most four of four slots, so that requests meet, and sometimes none.
     fn mode(self) -> Mode {
         match self {
             Self::Exclusive => Mode::Exclusive,
@@ -211,12 +211,12 @@ impl Kind {
     }
 }
 
-/// Which lock to renew or release.
+/// The lock to renew or release.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Of<'a> {
     Name(Name<'a>),
     Token(Name<'a>, u64),
-    /// One that an earlier call returned.
+    /// A lock that an earlier call returned.
     Held(u8),
 }
 
@@ -248,7 +248,7 @@ impl<'a> Of<'a> {
 enum Operation<'a> {
     Set(Few<Name<'a>>, Options<'a>, [bool; 3]),
     Get(Name<'a>, Options<'a>, Kind),
-    /// Gets all, or any so many, and detaches them.
+    /// Gets all names, or so many of them, and detaches the guard.
     Acquire(Few<(Name<'a>, Kind)>, Option<u8>, Option<Span>),
     Renew(Of<'a>, Option<Span>, [bool; 2]),
     Unlock(Of<'a>),
@@ -264,7 +264,7 @@ enum Operation<'a> {
     Reboot(Span),
     Reopen,
     ReadOnly,
-    /// Shares the file from now on, or has it to itself again.
+    /// Shares the file from now on, or opens it exclusively again.
     Share,
     Fail(Fault),
     Mend,
@@ -302,7 +302,7 @@ fuzz_target!(|input: Input<'_>| {
     run.list("");
 });
 
-/// A file system in memory, where there is one.
+/// Returns a directory in memory, if there is one.
 fn memory() -> PathBuf {
     let memory = Path::new("/dev/shm");
     match memory.is_dir() {
@@ -311,14 +311,14 @@ fn memory() -> PathBuf {
     }
 }
 
-/// A manager that is only there to let go of another.
+/// Returns a manager of a missing store, which replaces another manager so that it can be dropped.
 fn nothing(beside: &Path) -> LockManager {
     let nowhere = LockManager::builder().read_only();
     let nothing = nowhere.open(beside.with_extension("nowhere"));
     nothing.expect("a store that does not exist")
 }
 
-/// With the options that were given.
+/// Applies the given options.
 macro_rules! given {
     ($asked:expr, $options:expr) => {{
         let mut asked = $asked;
@@ -424,7 +424,7 @@ impl Run {
             Operation::Mend => self.storage.set(None),
         }
         if let Some((kind, _)) = self.storage.take_failed() {
-            // What was not written is not acknowledged, and nothing is kept from others.
+            // A change that was not written is not acknowledged, and blocks no other.
             assert!(!kind.loses(), "{kind:?}");
             let found = self.seen_by_others();
             assert!(self.model.is_same(&found), "{kind:?}: {found:?}");
@@ -522,7 +522,7 @@ impl Run {
         }
     }
 
-    /// By a guard that is detached at once, while the storage works.
+    /// Gets the locks by a guard that is detached at once, while the storage works.
     fn acquire(&mut self, claims: &[(&str, Kind)], any: Option<u8>, timeout: Option<Span>) {
         let lease = Lease {
             timeout: micros(timeout),
@@ -545,7 +545,7 @@ impl Run {
             wanted.push(asked);
         }
         if !is_possible {
-            // The same claim again may count once: which of these is refused is told elsewhere.
+            // A repeated claim may count once. Another check covers which of these is refused.
             return;
         }
         let manager = self.manager.clone();
@@ -584,7 +584,7 @@ impl Run {
                 self.returned(&name, &lock);
             }
             (Err(No::SlotsMismatch), Err(Error::SlotsMismatch { .. })) => {}
-            // A part of it had been found in the way without a look at the rest.
+            // A part of the request conflicted, and the rest was not read.
             other => panic!("{other:?}"),
         }
     }
@@ -673,8 +673,8 @@ impl Run {
         self.reconcile();
     }
 
-    /// A lock that had expired may look alive again once the wall clock went back on a later
-    /// boot: its row may be gone by then, or not.
+    /// An expired lock may look alive again after the wall clock went back on a later boot. Its row
+    /// may be gone by then, or not.
     fn reconcile(&mut self) {
         let is_doubtful = |name: &&String| self.model.holders(name).any(|row| row.may_be_gone);
         let doubtful: Vec<String> = self
@@ -688,7 +688,7 @@ impl Run {
             let found = self.storage.undisturbed(|| self.manager.holders(&name));
             let found = found.expect("holders");
             let mut rows = self.model.rows.remove(&name).unwrap_or_default();
-            // What is expired still may be there, and come back later.
+            // An expired row may still be there, and come back later.
             rows.retain(|row| {
                 let is_there = || found.iter().any(|lock| row.token == Some(lock.token()));
                 !row.may_be_gone || self.model.is_expired(row) || is_there()
@@ -714,10 +714,10 @@ impl Run {
         self.reopen();
     }
 
-    /// Closes the store and opens it again, so that nothing but the file remembers.
+    /// Closes the store and opens it again, so that all state comes from the file.
     fn replace(&mut self, builder: Builder) {
         self.manager = nothing(&self.path);
-        // Closing tells nobody what failed.
+        // A failure while closing is not reported.
         self.storage.take_failed();
         let builder = builder.clock(self.clock.clone());
         let builder = builder.storage_hook(self.storage.hook());
@@ -731,7 +731,8 @@ impl Run {
         };
     }
 
-    /// What storage failed is done, or nothing of it is: the model becomes what is found.
+    /// After a storage failure, the change took effect whole or not at all: the model adopts the
+    /// state that is found.
     fn failed(&mut self, error: &Error, before: Model) {
         let told = match error {
             Error::Io { source, .. } => source.raw_os_error(),
@@ -753,13 +754,13 @@ impl Run {
         }
     }
 
-    /// The locks that another process finds. An exclusive store is looked at in a copy of
-    /// it, as after a crash.
+    /// Returns the locks that another process finds. For an exclusive store, reads a copy of the
+    /// file, as after a crash.
     fn seen_by_others(&self) -> Vec<(Lock, Option<Duration>)> {
         let mut path = self.path.clone();
         if !self.is_shared {
             path.set_extension("copy");
-            // Not by `fs::copy`, which the fuzzer's own alarm interrupts.
+            // Does not use `fs::copy`, which the fuzzer's own alarm interrupts.
             let bytes = fs::read(&self.path).expect("the store's bytes");
             fs::write(&path, bytes).expect("a copy");
         }
@@ -772,7 +773,7 @@ impl Run {
     }
 }
 
-/// Whether the options had to be refused, and one of them was.
+/// Tells whether the options had to be refused, and one of them was.
 fn is_refused<T: Debug>(done: &lockmgr::Result<T>, refusals: &[No]) -> bool {
     let no = match done {
         Err(Error::InvalidName(_)) => Some(No::InvalidName),

@@ -1,5 +1,6 @@
-//! Any bytes as a row of the store: an error, or a value that encodes back to exactly these bytes
-//! and that no rule about locks and requests stumbles over. And any value as a row: it reads back.
+//! Decodes any bytes as a row of the store: the result is an error, or a value that encodes back to
+//! exactly these bytes, and on which no rule about locks and requests panics. Also encodes any
+//! value as a row, which reads back.
 
 #![no_main]
 #![expect(
@@ -8,7 +9,7 @@
     reason = "rows need but a part of the rooms they are made of"
 )]
 
-// The rooms themselves: nothing of them is public.
+// Includes the modules themselves, as they are not public.
 #[path = "../../src/beacon.rs"]
 mod beacon;
 #[path = "../../src/claim.rs"]
@@ -47,7 +48,7 @@ use timeout::{Deadline, Timeout};
 /// Judges as a process that has no store open.
 static JUDGE: LazyLock<Judge> = LazyLock::new(|| Judge::new(Process::current(), 1, None));
 
-/// What the bytes of the input are taken for.
+/// The kind of row that the bytes of the input are read as.
 #[derive(Arbitrary, Debug)]
 enum Kind {
     LockRow,
@@ -72,7 +73,7 @@ struct Instant {
     boot: Option<Time>,
 }
 
-/// What something may be bound to.
+/// The process that a lock or a request may be bound to.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 struct Tie {
     kind: u8,
@@ -85,7 +86,7 @@ struct Tie {
     file: Option<(u64, i64)>,
 }
 
-/// What locks and requests have in common.
+/// The fields that locks and requests share.
 #[derive(Arbitrary, Debug)]
 struct Parts<'a> {
     name: &'a str,
@@ -99,13 +100,13 @@ struct Parts<'a> {
     note: Option<&'a str>,
     at_least: Option<u64>,
     is_left: bool,
-    /// A kind, how many slots it takes, and of how many.
+    /// A kind, the number of slots to take, and the number of all slots.
     mode: (u8, u32, u32),
     any: Option<u32>,
 }
 
 fuzz_target!(|input: &[u8]| {
-    // Too few bytes are no case.
+    // An input with too few bytes is skipped.
     let _ = check(&mut Unstructured::new(input));
 });
 
@@ -212,15 +213,15 @@ fn check(input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A key of a row, valid as a name or not.
+/// Returns a key of a row, which may be a valid name.
 fn key(input: &mut Unstructured<'_>) -> Result<String> {
     let len: u8 = input.arbitrary()?;
     let bytes = input.bytes(len.into())?;
     Ok(String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// The rest of the input as a row under that key: mostly with the right checksum, as hardly any
-/// bytes have it by luck.
+/// Returns the rest of the input as a row under that key, mostly with the right checksum, as random
+/// bytes hardly ever have it.
 fn row(key: &[u8], input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let is_raw = input.ratio(1, 16)?;
     let rest = input.peek_bytes(input.len()).unwrap_or_default();
@@ -238,7 +239,7 @@ fn assert_reads_back(lock: &Lock) {
     assert_eq!(read.as_ref(), Ok(lock));
 }
 
-/// Whatever its fields, a lock is shown, judged and renewed without a panic.
+/// Checks that a lock with any fields is shown, judged and renewed without a panic.
 fn look_at_lock(lock: &Lock, now: Moment) {
     let _ = format!("{lock:?} {}", lock.created_at() - lock.updated_at());
     let _ = (lock.locked_until(), lock.is_expired(now), lock.bound_to());
@@ -259,14 +260,14 @@ fn look_at_lock(lock: &Lock, now: Moment) {
     }
 }
 
-/// Likewise a request.
+/// Checks that a request with any fields is shown and judged without a panic.
 fn look_at_request(request: &Request, now: Moment) {
     let _ = format!("{request:?} {}", request.asked_at());
     let _ = (request.waits_until(), request.is_over(now));
     let alone = Alone(request, now);
     let names = request.claims.names();
     let Ok(plan) = Plan::for_names(&alone, names.cloned());
-    // Alone it is granted, or it is dead.
+    // A request that is alone is granted, or it is dead.
     let settled = plan.granted.len() + plan.dropped.len();
     assert_eq!(settled, usize::from(!request.names().is_empty()));
     for Claim { name, mode } in &request.claims.list {

@@ -1,4 +1,4 @@
-//! Calls of the store to its file that fail when they are told to.
+//! Makes chosen calls of the store to its file fail.
 
 use arbitrary::Arbitrary;
 use lockmgr::StorageCall;
@@ -32,7 +32,7 @@ impl Kind {
         }
     }
 
-    /// Whether what a verb changed is lost with such a call.
+    /// Tells whether a verb's change is lost if such a call fails.
     pub fn loses(self) -> bool {
         matches!(self, Self::Write | Self::SetLen | Self::Sync)
     }
@@ -58,11 +58,11 @@ impl Cause {
 /// The calls that fail.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Fault {
-    /// None: any.
+    /// The kind of call. None stands for any kind.
     kind: Option<Kind>,
-    /// How many such calls are made before.
+    /// The number of such calls that work before the first failure.
     passes: u8,
-    /// Whether those that follow fail too.
+    /// Tells whether later calls fail too.
     lasts: bool,
     cause: Cause,
 }
@@ -74,7 +74,7 @@ pub struct Storage(Arc<Mutex<Calls>>);
 #[derive(Default)]
 struct Calls {
     fault: Option<Fault>,
-    /// The first that failed since that was last asked, and how.
+    /// The first call that failed since the last question, and its failure.
     failed: Option<(Kind, Errno)>,
 }
 
@@ -102,12 +102,12 @@ impl Storage {
         Err(cause.errno().into())
     }
 
-    /// Lets calls fail from now on, or mends them.
+    /// Makes calls fail from now on, or repairs the storage.
     pub fn set(&self, fault: Option<Fault>) {
         self.calls().fault = fault;
     }
 
-    /// Does some work during which nothing fails.
+    /// Runs some work during which no call fails.
     pub fn undisturbed<T>(&self, work: impl FnOnce() -> T) -> T {
         let fault = self.calls().fault.take();
         let done = work();
@@ -115,7 +115,7 @@ impl Storage {
         done
     }
 
-    /// The first call that failed since this was last asked, and how.
+    /// Returns the first call that failed since the last question, and its failure.
     pub fn take_failed(&self) -> Option<(Kind, Errno)> {
         self.calls().failed.take()
     }

@@ -1,21 +1,21 @@
-//! A good store with damaged bytes: every call gives a right answer or an error. It never panics,
+//! Damages bytes of a good store: every call gives a right answer or an error. A call never panics,
 //! never hangs, never returns a lock that was not written, and takes no more than 256 MiB.
 //!
-//! Nor does one that is there look free: these stores are small, and looked through before the
-//! first such answer. What was written to a damaged store may be missing later; what a call wrote
-//! that failed during its commit may be found.
+//! An existing lock never looks free: these stores are small, and a handle reads them whole before
+//! its first such answer. A row that was written to a damaged store may be missing later. A row of
+//! a call that failed during its commit may be found.
 //!
-//! Three limits of redb are known and passed over, so that they do not end the search for others:
+//! Three limits of redb are known and skipped, so that they do not end the search for others:
 //!
-//! - it panics while it unwinds from a panic, where it frees pages (`extract_freed_pages`, in a
+//! - redb panics while it unwinds from a panic, if it frees pages (`extract_freed_pages`, in a
 //!   commit and when a database is closed);
-//! - it allocates as much as the damaged number of a table's root claims, up to 4 GiB
+//! - redb allocates as much as the damaged number of a table's root claims, up to 4 GiB
 //!   (`zero_filled_arc`);
-//! - it follows a branch that damage made its own descendant until the stack is full, where it
-//!   inserts (`insert_helper`; its reads notice).
+//! - on an insert, redb follows a branch that damage made its own descendant until the stack is
+//!   full (`insert_helper`; its reads notice).
 //!
-//! Each would end the process, or take the memory of the machine. Here it ends the thread that made
-//! the calls, and is counted.
+//! Each limit would end the process, or take the memory of the machine. Here a limit ends the
+//! thread that made the calls, and is counted.
 
 #![feature(alloc_error_hook, panic_can_unwind)]
 #![no_main]
@@ -49,12 +49,12 @@ struct Input {
 
 #[derive(Arbitrary, Debug)]
 enum Damage {
-    /// Flips bits, so that nobody fabricates a checksum but by luck.
+    /// Flips bits, so that an input forges a checksum only by luck.
     Flip {
         at: u32,
         bits: u8,
     },
-    /// The same near the beginning, where the header is.
+    /// Flips bits near the beginning, where the header is.
     FlipHeader {
         at: u8,
         bits: u8,
@@ -65,7 +65,7 @@ enum Damage {
         len: u16,
         with: u8,
     },
-    /// Puts one page of the file in the place of another, as a misdirected write does.
+    /// Puts one page of the file in place of another, as a misdirected write does.
     Copy {
         from: u8,
         to: u8,
@@ -104,7 +104,7 @@ enum Call {
 struct Base {
     bytes: Vec<u8>,
     written: Vec<Lock>,
-    /// The names of the locks that are there in the end.
+    /// The names of the locks that are there at the end.
     live: Vec<String>,
 }
 
@@ -118,7 +118,7 @@ static BASES: LazyLock<Vec<Base>> = LazyLock::new(|| {
     ]
 });
 
-/// A store of so many locks, closed or as a killed process leaves it.
+/// Returns a store of so many locks, closed or as a killed process leaves it.
 fn base(locks: usize, is_closed: bool) -> Base {
     let directory = tempfile::tempdir_in(memory()).expect("a directory for the store");
     let path = directory.path().join("locks.redb");
@@ -162,7 +162,7 @@ fn now() -> DateTime<Utc> {
 fn builder(mode: Mode) -> Builder {
     let clock = ManualClock::new(now());
     let builder = LockManager::builder().locked_by("fuzz").clock(clock);
-    // Nobody else is there to wait for, whatever the damage says.
+    // No other process exists to wait for, whatever the damaged file says.
     let builder = builder.busy_timeout(Duration::from_millis(50));
     match mode {
         Mode::Shared => builder,
@@ -171,7 +171,7 @@ fn builder(mode: Mode) -> Builder {
     }
 }
 
-/// A file system in memory, where there is one.
+/// Returns a directory in memory, if there is one.
 fn memory() -> PathBuf {
     let memory = Path::new("/dev/shm");
     match memory.is_dir() {
@@ -209,7 +209,7 @@ fuzz_target!(|input: Input| -> Corpus {
     let held = LIVE.load(Ordering::Relaxed);
     PEAK.store(held, Ordering::Relaxed);
     let (ends, end) = mpsc::channel();
-    // Outlives the worker, wherever that ends.
+    // Outlives the worker, wherever the worker ends.
     let directory = tempfile::tempdir_in(memory()).expect("a directory for the store");
     let path = directory.path().join("locks.redb");
     let input = Arc::new(input);
@@ -241,7 +241,7 @@ fuzz_target!(|input: Input| -> Corpus {
             if lost.is_power_of_two() {
                 eprintln!("inputs that ended at a limit of redb: {lost}");
             }
-            // Its thread stays, so the fewer such inputs the better.
+            // The thread stays, so such inputs should be few.
             Corpus::Reject
         }
         Ok(End::Escaped) | Err(_) => {
@@ -252,12 +252,12 @@ fuzz_target!(|input: Input| -> Corpus {
     }
 });
 
-/// How the calls on one store ended.
+/// The end of the calls on one store.
 enum End {
     Good,
     /// A panic came out of the library, or a check failed.
     Escaped,
-    /// At a known limit of redb.
+    /// The calls met a known limit of redb.
     Lost,
 }
 
@@ -267,8 +267,8 @@ thread_local! {
 
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 
-/// libFuzzer's hook ends the process at every panic, also at those of redb that the library
-/// catches and reports as damage. This one only notes them.
+/// Replaces libFuzzer's hook, which ends the process at every panic, also at panics of redb that
+/// the library catches and reports as damage. This hook only notes panics.
 fn note_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -284,15 +284,15 @@ fn note_panics() {
     });
 }
 
-/// How much stack the calls have.
+/// The stack size of the calls.
 const STACK: usize = 2 * 1024 * 1024;
 
 thread_local! {
-    /// Where the stack of the thread that makes the calls begins, about.
+    /// The approximate beginning of the stack of the thread that makes the calls.
     static STACK_TOP: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Another stack, for the signal that tells of a full one.
+/// Another stack, for the handler of the signal that a full stack causes.
 struct SignalStack(Vec<u8>);
 
 impl SignalStack {
@@ -309,7 +309,7 @@ impl SignalStack {
             ss_flags: flags,
             ss_size: self.0.len(),
         };
-        // SAFETY: the memory is this thread's alone, until it is taken back when this is dropped.
+        // SAFETY: only this thread has the memory, until drop takes the stack back.
         assert_eq!(unsafe { libc::sigaltstack(&stack, ptr::null_mut()) }, 0);
     }
 }
@@ -322,17 +322,17 @@ impl Drop for SignalStack {
 
 fn note_overflows() {
     extern "C" fn noted(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        // SAFETY: the kernel passes what is valid until this returns.
+        // SAFETY: the kernel passes pointers that are valid until this handler returns.
         let at = unsafe { (*info).si_addr() }.addr();
         let depth = STACK_TOP.get().wrapping_sub(at);
         if (STACK - 64 * 1024..STACK + 64 * 1024).contains(&depth) {
             sleep_for_ever();
         }
-        // SAFETY: the default action is always valid; the fault then comes again, and ends all.
+        // SAFETY: the default action is always valid. The fault then recurs, and ends the process.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = noted;
-    // SAFETY: all zero is a valid action, which is then filled.
+    // SAFETY: all zero is a valid action. The code fills it below.
     let set = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as usize;
@@ -342,7 +342,7 @@ fn note_overflows() {
     assert_eq!(set, 0);
 }
 
-/// Instead of ending the process, where this thread makes the calls.
+/// Parks this thread if it makes the calls, instead of ending the process.
 fn sleep_for_ever() {
     if let Some(lost) = LOST.take() {
         let _ = lost.send(End::Lost);
@@ -355,16 +355,16 @@ fn sleep_for_ever() {
 #[global_allocator]
 static BOUNDED: Bounded = Bounded;
 
-/// The system's allocator, but for what no whole store needs.
+/// The system's allocator, which refuses sizes that no whole store needs.
 struct Bounded;
 
 const MOST_BYTES: usize = 256 * 1024 * 1024;
 
-/// Bytes allocated now, and the most since an input began.
+/// Bytes allocated now, and the maximum since an input began.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: all is the system's allocator's, and null is what a failure returns.
+// SAFETY: all memory comes from the system's allocator, and a failure returns null.
 unsafe impl GlobalAlloc for Bounded {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if layout.size() > MOST_BYTES {
@@ -381,10 +381,10 @@ unsafe impl GlobalAlloc for Bounded {
     }
 }
 
-/// What may be found in the store.
+/// The locks that the store may contain.
 struct Known {
     written: Vec<Lock>,
-    /// What failed calls would have made or renewed.
+    /// The locks that failed calls would have created or renewed.
     attempted: Vec<String>,
 }
 
@@ -401,7 +401,7 @@ fn run(input: &Input, path: &Path) {
         written: base.written.clone(),
         attempted: Vec::new(),
     };
-    // A file of no bytes is an empty store, and one that was written to another.
+    // A file without bytes is an empty store. After a write it is a different store.
     let mut live = match bytes.is_empty() {
         true => &[][..],
         false => &base.live,
@@ -433,7 +433,7 @@ fn run(input: &Input, path: &Path) {
     }
 }
 
-/// Of any store: kept, renewed, and released in it.
+/// Names of any store: a call keeps, renews and releases them.
 const NAMES: [&str; 4] = ["job:001", "job:199", "job:399", "job:000"];
 
 fn check(lock: &Lock, known: &Known) {
@@ -445,7 +445,7 @@ fn check(lock: &Lock, known: &Known) {
     assert!(is_known, "invented: {lock:?}");
 }
 
-/// Asks, and checks that what is answered is known, and that nothing is hidden.
+/// Makes reading calls, and checks that each answer is known, and that no lock is hidden.
 fn look(call: Call, manager: &LockManager, known: &Known, live: &[String]) -> lockmgr::Result<()> {
     if let Call::Find = call {
         for name in NAMES {
@@ -476,7 +476,7 @@ fn look(call: Call, manager: &LockManager, known: &Known, live: &[String]) -> lo
     Ok(())
 }
 
-/// Makes a call, and checks that what it returns is known.
+/// Makes a call, and checks that its result is known.
 fn write(call: Call, manager: &LockManager, known: &mut Known) -> lockmgr::Result<()> {
     let names = match call {
         Call::Set => NAMES.map(str::to_owned).to_vec(),

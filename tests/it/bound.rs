@@ -14,7 +14,7 @@ use std::time::Instant;
 
 const ELSEWHERE: [&str; 5] = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
 
-/// Tells whether processes can be started in their own namespace; skips the test if not.
+/// Tells whether processes can be started in their own namespace. Skips the test if not.
 fn is_elsewhere_possible() -> bool {
     if !is_root() {
         skip("only root can make a pid namespace");

@@ -1,5 +1,5 @@
-//! What the tests of holding and waiting share: processes that never outlive their test, and
-//! waiting for a fact instead of for a time.
+//! Helpers for tests of holding and waiting: processes that never outlive their test, and waits for
+//! a fact instead of for a time.
 
 pub(crate) use crate::dice::{Dice, millis, secs};
 use crate::support::{Home, Ran, finish, spawn};
@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Nothing that a test waits for takes so long, unless it never comes.
+/// A test that waits longer than this for a fact fails.
 const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) const DONE: Option<i32> = Some(0);
@@ -18,7 +18,7 @@ pub(crate) const NO: Option<i32> = Some(1);
 pub(crate) const LOCK_FAIL: Option<i32> = Some(2);
 pub(crate) const USAGE: Option<i32> = Some(64);
 
-/// Returns once this is so; fails the test where it never becomes so.
+/// Returns once this condition holds. Fails the test if it never holds.
 #[track_caller]
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -28,7 +28,7 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Returns once so many wait for locks with this prefix.
+/// Returns once so many requests wait for locks with this prefix.
 #[track_caller]
 pub(crate) fn until_queued(manager: &LockManager, prefix: &str, count: usize) {
     until("a request is queued", || {
@@ -36,22 +36,22 @@ pub(crate) fn until_queued(manager: &LockManager, prefix: &str, count: usize) {
     });
 }
 
-/// The process that a lock is bound to.
+/// Returns the process that a lock is bound to.
 pub(crate) fn bound_pid(lock: &Lock) -> Option<u32> {
     Some(lock.bound_to()?.process_id())
 }
 
-/// A process of a test, killed and waited for with it.
+/// A process of a test. Drop kills and reaps the process.
 #[derive(Debug)]
 pub(crate) struct Kept(Option<Child>);
 
 impl Kept {
-    /// Starts it with nothing to read, and what it says kept.
+    /// Starts the process without input, and keeps its output.
     pub(crate) fn start(command: &mut Command) -> Self {
         Self(Some(spawn(command)))
     }
 
-    /// Starts it with an input that ends with the test or with [`Self::close`].
+    /// Starts the process with an input that ends with the test or with [`Self::close`].
     pub(crate) fn start_open(command: &mut Command) -> Self {
         command
             .stdin(Stdio::piped())
@@ -60,17 +60,17 @@ impl Kept {
         Self(Some(command.spawn().unwrap()))
     }
 
-    /// Starts it as it is.
+    /// Starts the command unchanged.
     pub(crate) fn start_with(command: &mut Command) -> Self {
         Self(Some(command.spawn().unwrap()))
     }
 
-    /// A process that does nothing until it is told to end.
+    /// Starts a process that does nothing until its input ends.
     pub(crate) fn idle() -> Self {
         Self::start_open(&mut Command::new("cat"))
     }
 
-    /// The command on that store, which holds these locks until it is told to end.
+    /// Starts the command on that store. It holds these locks until its input ends.
     pub(crate) fn holder(home: &Home, args: &[&str]) -> Self {
         let mut command = home.command();
         let holder = Self::start_open(command.arg("run").args(args).args(["--", "cat"]));
@@ -83,7 +83,7 @@ impl Kept {
         holder
     }
 
-    /// The command on that store, which is about to wait for that lock.
+    /// Starts the command on that store. It will wait for that lock.
     pub(crate) fn holder_in_waiting(home: &Home, name: &str) -> Self {
         Self::start(home.command().args(["run", name, "--", "true"]))
     }
@@ -104,7 +104,7 @@ impl Kept {
         kill_process(self.raw_pid(), signal).unwrap();
     }
 
-    /// Whether it has ended; it stays a zombie.
+    /// Tells whether the process has ended. It stays a zombie.
     pub(crate) fn has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         waitid(WaitId::Pid(self.raw_pid()), options)
@@ -112,43 +112,43 @@ impl Kept {
             .is_some()
     }
 
-    /// Kills it, and returns when it has ended: as a zombie, nobody having waited for it.
+    /// Kills the process, and returns when it has ended. It stays a zombie, as nothing reaps it.
     pub(crate) fn kill_into_zombie(&self) {
         self.signal(Signal::KILL);
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         waitid(WaitId::Pid(self.raw_pid()), options).unwrap();
     }
 
-    /// Stops it, and returns when it has stopped.
+    /// Stops the process, and returns when it has stopped.
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
         waitid(WaitId::Pid(self.raw_pid()), options).unwrap();
     }
 
-    /// Ends its input.
+    /// Ends the input of the process.
     pub(crate) fn close(&mut self) {
         self.child().stdin = None;
     }
 
-    /// Reads a line of what it says.
+    /// Reads a line of the output of the process.
     pub(crate) fn line(&mut self) -> String {
         let stdout = self.child().stdout.as_mut().unwrap();
         let (mut line, mut byte) = (Vec::new(), [0]);
-        // No byte of what follows is taken.
+        // Reads no byte after the line.
         while stdout.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
             line.extend(byte);
         }
         String::from_utf8(line).unwrap()
     }
 
-    /// How it ended, and what it said, its input having been ended.
+    /// Ends the input, and returns the exit and the output of the process.
     pub(crate) fn end(mut self) -> Ran {
         self.close();
         self.ended()
     }
 
-    /// How it ended by itself, and what it said.
+    /// Returns the exit and the output of the process, which ends by itself.
     pub(crate) fn ended(mut self) -> Ran {
         until("a process ends", || {
             self.child().try_wait().unwrap().is_some()
@@ -166,7 +166,7 @@ impl Drop for Kept {
     }
 }
 
-/// A file, as its lines.
+/// Returns the lines of a file.
 pub(crate) fn lines(path: &std::path::Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines().map(str::to_owned).collect()

@@ -1,5 +1,5 @@
-//! Hostile surroundings: what others can do to the file and to its place, to a terminal
-//! and to the clock. Each ends in the right answer or in an error, at once.
+//! Tests hostile surroundings: changes by other users to the file, its directory, a terminal and
+//! the clock. Each call gives the right answer or an error, at once.
 
 use crate::holding_support::{DONE, Kept, NO, until_queued};
 use crate::support::{Home, chmod, is_root, run, through, works};
@@ -22,14 +22,14 @@ use std::time::{Duration, Instant};
 const DATA: Option<i32> = Some(65);
 const PERMISSION: Option<i32> = Some(77);
 
-/// No call takes so long, whatever was done to its file.
+/// A call that takes longer than this fails its test, whatever happened to its file.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn get() -> GetOptions {
     GetOptions::new()
 }
 
-/// What a call came to, in a word.
+/// The outcome of a call, in a word.
 fn word<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     match result {
         Ok(answer) => format!("{answer:?}"),
@@ -41,12 +41,12 @@ fn word<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     }
 }
 
-/// A directory of its own for the store, that something can be done to.
+/// A directory for the store, which a test can change.
 fn db_in(home: &Home) -> PathBuf {
     home.join("dir/locks.redb")
 }
 
-/// A store of the lock `held`, open.
+/// Opens a store of the lock `held`.
 fn store_in(home: &Home, builder: Builder) -> (LockManager, Lock) {
     fs::create_dir(home.join("dir")).unwrap();
     let manager = builder.open(db_in(home)).unwrap();
@@ -54,7 +54,7 @@ fn store_in(home: &Home, builder: Builder) -> (LockManager, Lock) {
     (manager, held)
 }
 
-/// What six calls are told: whether `held` is locked, how many locks there are, its token, the
+/// Returns the answers of six calls: whether `held` is locked, the number of locks, its token, the
 /// token of a new lock, whether `held` is unlocked, and whether the new lock is there.
 type Told = [String; 6];
 
@@ -77,28 +77,28 @@ fn told(manager: &LockManager, held: &Lock) -> Told {
     told
 }
 
-/// All is as if nothing had been done.
+/// The answers if nothing had been done to the store.
 const UNHURT: [&str; 6] = ["true", "1", "1", "2", "true", "true"];
-/// It is another store, without locks.
+/// The answers of another store, without locks.
 const EMPTY: [&str; 6] = ["false", "0", "LockNotFound", "1", "false", "true"];
 const NO_STORE: [&str; 6] = ["NotAStore"; 6];
 
-/// Does something to a store under an open handle, and returns what is told then.
+/// Changes a store under an open handle, and returns the answers after the change.
 fn told_after(builder: Builder, mischief: impl Fn(&Home)) -> Told {
     let home = Home::new();
     let (manager, held) = store_in(&home, builder);
-    // A reader looks every so often which file has the name.
+    // A reader checks from time to time which file has the name.
     thread::sleep(Duration::from_millis(110));
     mischief(&home);
     let told = told(&manager, &held);
-    // What is left of it has to be removed.
+    // The rest of the directory has to be removed.
     if home.join("dir").exists() {
         chmod(&home.join("dir"), 0o755);
     }
     told
 }
 
-/// Does it under a shared and an exclusive handle, and checks what is told.
+/// Makes the change under a shared and an exclusive handle, and checks the answers.
 fn all_are_told(expected: [&str; 6], mischief: impl Fn(&Home)) {
     for builder in [LockManager::builder(), LockManager::builder().exclusive()] {
         assert_eq!(told_after(builder, &mischief), expected);
@@ -159,7 +159,7 @@ fn store_whose_directory_moves_is_missing_until_it_is_back() {
 }
 
 /// Checks that, after the bytes of the file were changed in place, each call gave one of these
-/// answers or said that the store is damaged; and so does the command.
+/// answers or reported that the store is damaged. Checks the same of the command.
 fn is_right_or_refused(right: &[[&str; 6]], mischief: impl Fn(&File, u64)) {
     for builder in [LockManager::builder(), LockManager::builder().exclusive()] {
         let home = Home::new();
@@ -196,7 +196,7 @@ fn bytes_changed_under_an_open_store_are_never_a_panic() {
     is_right_or_refused(&[UNHURT, EMPTY], |file, _| file.set_len(0).unwrap());
 }
 
-/// The command with at most so much memory, in KiB.
+/// Returns the command with at most so much memory, in KiB.
 fn frugal(kib: u32) -> Command {
     let script = format!("ulimit -v {kib} && exec \"$0\" \"$@\"");
     through(&["sh", "-c", &script])
@@ -288,7 +288,8 @@ fn planted_file_in_a_common_directory_is_refused() {
 
 #[test]
 fn names_of_those_who_wait_and_hold_steer_no_terminal() {
-    // Directions, joiners, spaces of no width, marks that combine with what precedes, a tag.
+    // Directions, joiners, spaces of no width, marks that combine with a preceding character, a
+    // tag.
     let wild = "a\u{202e}b\u{2066}c\u{200b}d\u{200d}e\u{feff}f\u{ad}g\u{e0041}h\u{2028}i";
     let steers = |c: char| !matches!(c, ' '..='~' | '\n');
     let home = Home::new();
@@ -382,7 +383,7 @@ fn opens_until_refused() {
     assert_eq!((path, *action), (&home.db(), "open"));
     assert_eq!(source.raw_os_error(), Some(EMFILE));
 
-    // Those that are open go on; none needs another descriptor to write.
+    // Open managers go on, as a write needs no further descriptor.
     first.get_lock("a", get()).unwrap();
     for manager in &managers {
         assert!(manager.is_locked("a").unwrap());
@@ -438,7 +439,7 @@ fn clock_at_the_ends_of_time_gives_answers_and_errors() {
             clock.advance(Duration::from_secs(1));
             assert!(!manager.is_locked("a").unwrap());
         }
-        // A lock for ever has no deadline that could be past it, and stays as it is.
+        // A lock for ever has no deadline that could pass, and stays as it is.
         let never = get().timeout(Timeout::Never);
         let for_ever = manager.get_lock("b", never).unwrap();
         let renewed = manager.renew_lock("b", RenewOptions::new());
@@ -467,13 +468,13 @@ fn clock_at_the_ends_of_time_gives_answers_and_errors() {
     }
 }
 
-/// More rows than a cleaning removes in a transaction.
+/// A number of rows larger than a cleaning removes in one transaction.
 const DEAD: usize = 50_001;
 
-/// By when a process that waits in the kernel has its turn.
+/// The time within which a process that waits in the kernel has its turn.
 const SOON: Duration = Duration::from_millis(500);
 
-/// Takes the store when its turn comes, keeps it for this time, and tells when it has it.
+/// Takes the store when its turn comes, keeps it for this time, and signals when it has the store.
 fn take_for(other: &Arc<redb::Database>, held: Duration) -> Receiver<()> {
     let (has_it, told) = mpsc::channel();
     let other = Arc::clone(other);
@@ -486,9 +487,9 @@ fn take_for(other: &Arc<redb::Database>, held: Duration) -> Receiver<()> {
     told
 }
 
-/// Cleans a store in two transactions. Before the first somebody else has the store for a moment,
-/// and before the second for `held`; between them it works for as long as it may wait. Says how
-/// that ended, and how many rows were left.
+/// Cleans a store in two transactions. Another writer has the store for a moment before the first
+/// one, and for `held` before the second one. Between the two, the cleaning works for as long as it
+/// may wait. Returns the result, and the number of rows that were left.
 fn clean_with_another_amid(bound: Duration, held: Duration) -> (Result<usize, Error>, usize) {
     let home = Home::in_memory();
     let clock = ManualClock::new(at("2030-01-01T00:00:00Z"));
@@ -506,12 +507,13 @@ fn clean_with_another_amid(bound: Duration, held: Duration) -> (Result<usize, Er
     let cleaning = builder().busy_timeout(bound).storage_hook(move |call| {
         let mut granted = granted.lock().unwrap();
         match (call, &*granted) {
-            // Amid the first commit.
+            // In the middle of the first commit.
             (StorageCall::Sync, None) if it_comes.swap(false, Ordering::Relaxed) => {
                 *granted = Some(take_for(&another, held));
                 thread::sleep(bound);
             }
-            // The turn of the other comes with its end; this may still be a part of it.
+            // The other writer's turn comes when the commit ends. This call may still be a part of
+            // it.
             (StorageCall::Lock, Some(told)) if told.recv_timeout(SOON).is_ok() => *granted = None,
             _ => {}
         }
@@ -550,7 +552,7 @@ fn large_cleaning_shrinks_the_file_while_others_have_it_open() {
         let size = || fs::metadata(home.db()).unwrap().len();
         let full = size();
         assert_eq!(manager.clean_locks().unwrap(), 400_000);
-        // How far is left to redb: what was written last may be near the end.
+        // redb decides how far the file shrinks: the last pages written may be near the end.
         assert!(size() <= full / 4 * 3, "{full} B, {} B", size());
     }
 }

@@ -1,4 +1,4 @@
-//! Whom the locks of `run` protect: the whole job, whatever its processes do to themselves.
+//! Tests that the locks of `run` protect the whole job, whatever its processes do.
 
 use crate::holding_support::{DONE, Kept, NO, until};
 use crate::support::{Home, is_root, run, skip, works};
@@ -17,7 +17,7 @@ fn job_that_closes_its_descriptors_holds_while_its_command_lives() {
     }
     let home = Home::new();
     let manager = home.open();
-    // All but those that the test reads and ends it by.
+    // Closes all descriptors except those that the test uses to read from it and to end it.
     let script = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; ((fd > 2)) && eval \"exec $fd>&-\"; \
         done; echo ready; read -r _";
     let mut command = home.command();
@@ -55,7 +55,7 @@ fn job_of_another_user_holds_the_lock_after_run_is_killed() {
     assert!(manager.is_locked("x").unwrap());
     let refused = home.lockmgr(["run", "-n", "x", "--", "true"]);
     assert_eq!(refused.status, NO);
-    // Nobody is told that a dead process lives.
+    // The message does not claim that a dead process lives.
     assert!(
         refused
             .stderr
@@ -66,7 +66,7 @@ fn job_of_another_user_holds_the_lock_after_run_is_killed() {
     assert!(list.stdout.contains(" gone, its job lives"), "{list:?}");
     kill(&pid);
     until("the lock is free", || !manager.is_locked("x").unwrap());
-    // Forced away, it ends the job too.
+    // Removal of the lock ends the job too.
     let mut command = home.command();
     command.args(["run", "x", "--"]).args(user);
     let mut job = Kept::start(command.args(["sh", "-c", "echo ready; exec sleep 60"]));
@@ -88,7 +88,7 @@ fn lease_of_what_became_the_command_is_a_fixed_deadline() {
         .args(["run", "-w", "20", "x", "--", "echo", "granted"]));
     assert_eq!((next.status, next.stdout.as_str()), (DONE, "granted\n"));
     assert_eq!(first.updated_at(), first.created_at());
-    // The command goes on, and its end is its own.
+    // The command goes on, and ends by itself.
     assert_eq!(holder.end().status, DONE);
     assert_eq!(home.json(["list"]).1, json!([]));
 }

@@ -1,4 +1,4 @@
-//! Locks that are shared, held by slots, or any of several: the contracts that their users know
+//! Tests locks that are shared, held by slots, or any of several: the contracts that users know
 //! from Curator, Consul and filelock, and our own.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, lines, millis, secs, until, until_queued};
@@ -96,7 +96,7 @@ fn curator_semaphore_limits_its_leases_and_takes_back_those_of_the_dead() {
 }
 
 /// Curator: "this semaphore is mostly fair, each user will get a lease in the order requested".
-/// Ours is, also for one who wants more than is free.
+/// Ours is, also for a request that wants more slots than are free.
 #[test]
 fn curator_semaphore_gives_leases_in_the_order_requested() {
     let home = Home::new();
@@ -108,7 +108,7 @@ fn curator_semaphore_gives_leases_in_the_order_requested() {
         let one = scope.spawn(|| manager.acquire_slots(["cc"], 1, 4).lock().unwrap().token());
         until_queued(&manager, "cc", 2);
         for (left, single) in (1..=4).rev().zip(singles) {
-            // A single newcomer does not pass the one who waits for all.
+            // A newcomer that wants one slot does not pass the waiter for all slots.
             let newcomer = manager.acquire_slots(["cc"], 1, 4).try_lock();
             assert!(newcomer.unwrap_err().is_contention());
             assert_eq!(manager.holders("cc").unwrap().len(), left);
@@ -145,7 +145,7 @@ fn consul_lock_holders_agree_on_their_number() {
     );
     assert!(manager.requests("").unwrap().is_empty());
     drop(four);
-    // Once it is free, a new number may come; and the old one is refused.
+    // When the name is free, a request may set a new number. Then the old number is refused.
     let five = manager.acquire_slots(["web"], 1, 5).lock().unwrap();
     let four = manager.get_lock("web", GetOptions::new().slots(1, 4));
     assert!(matches!(
@@ -180,8 +180,8 @@ fn request_that_comes_to_its_turn_with_another_number_of_slots_is_refused_then()
     assert!(manager.requests("").unwrap().is_empty());
 }
 
-/// filelock's ReadWriteLock: readers share, a writer holds it alone, whoever waits too long is
-/// told, and to change from one to the other while holding is an error.
+/// filelock's ReadWriteLock: readers share, a writer holds the lock alone, a wait that takes too
+/// long fails, and a holder that asks for the other mode gets an error.
 #[test]
 fn filelock_readers_share_and_a_change_of_mode_is_refused() {
     let home = Home::new();
@@ -247,7 +247,7 @@ fn downgrade_lets_readers_in_and_no_writer_between() {
         let modes: Vec<Mode> = guard.locks().iter().map(Lock::mode).collect();
         let slots = Mode::Slots { take: 1, of: 2 };
         assert_eq!(modes, [Mode::Shared, Mode::Shared, slots]);
-        // Again, it changes nothing.
+        // A second call changes nothing.
         guard.downgrade().unwrap();
         assert!(!writer.is_finished());
         drop((guard, reader));
@@ -318,7 +318,7 @@ fn any_of_several_takes_the_first_that_are_free_and_says_which() {
         let second = scope.spawn(|| manager.acquire_any(2, gpus).lock().unwrap());
         until_queued(&manager, "", 1);
         assert_eq!(manager.requests("").unwrap()[0].any(), Some(2));
-        // It keeps the free one too, from those who come later.
+        // The waiter also keeps the free name from later requests.
         let later = manager.acquire(["gpu:2"]).try_lock();
         assert!(matches!(later, Err(Error::Reserved { .. })), "{later:?}");
         first.release().unwrap();
@@ -407,7 +407,7 @@ fn verbs_by_token_act_on_one_hold_and_by_name_on_all() {
     assert_eq!(left(), [28, 30]);
     clock.advance(secs(28));
     assert_eq!(tokens(&manager.holders("a").unwrap()), [3]);
-    // Of one hold alone, all is clear by its name.
+    // If a name has one hold, the name alone identifies the hold.
     manager.renew_lock("a", renewal(60).add_time()).unwrap();
     assert_eq!(left(), [62]);
     manager.get_lock("a", shared(5)).unwrap();
@@ -424,7 +424,7 @@ fn set_lock_skips_what_is_held_in_another_way() {
     manager
         .get_lock("b", GetOptions::new().slots(1, 2))
         .unwrap();
-    // Both ways: looked up first, and met by writing.
+    // Tests both ways: the conflict is found before the write, and by the write.
     for names in [["a", "b", "c"], ["c2", "a", "b"]] {
         let result = manager.set_lock(names, SetOptions::new()).unwrap();
         assert_eq!(result.counts().skip_renew, 2);
@@ -450,7 +450,7 @@ fn late_renewal_keeps_a_shared_hold_and_not_a_slot_that_another_has() {
     let mut slot = lease(manager.acquire_slots(["b"], 1, 2)).lock().unwrap();
     let mut other = lease(manager.acquire_slots(["b"], 1, 2)).lock().unwrap();
     clock.advance(secs(11));
-    // Another who shares it takes nothing away; another who takes both slots does.
+    // Another sharer takes nothing away. Another holder of both slots does.
     let _reader = manager.acquire_shared(["a"]).lock().unwrap();
     let both = manager.acquire_slots(["b"], 2, 2).lock().unwrap();
     shared.renew().unwrap();
@@ -459,7 +459,7 @@ fn late_renewal_keeps_a_shared_hold_and_not_a_slot_that_another_has() {
         assert!(matches!(guard.renew(), Err(Error::Lost { .. })));
     }
     assert_eq!(tokens(&manager.holders("b").unwrap()), [both.token()]);
-    // One who holds it alone takes it from all.
+    // An exclusive holder takes the name from all.
     drop(_reader);
     clock.advance(secs(200));
     let alone = manager.acquire(["a"]).lock().unwrap();
@@ -525,7 +525,7 @@ fn thousands_share_a_name_and_the_dead_among_them_cost_no_slot_and_no_row_for_ev
         manager.get_lock("c", options(1)).unwrap();
     }
     assert_eq!(manager.reset_locks().unwrap(), 3);
-    // It looks through all rows.
+    // The call reads all rows.
     assert_eq!(manager.inspect().unwrap().live(), 0);
 }
 
@@ -550,7 +550,7 @@ fn head_that_waits_for_the_last_of_several_holders_notices_the_end_of_each() {
     let home = Home::new();
     let manager = home.open();
     let mut first = Kept::holder(&home, &["-s", "a"]);
-    // The kernel kills what they run.
+    // The kernel kills their commands.
     let second = Kept::holder(&home, &["-o", "-s", "a"]);
     let third = Kept::holder(&home, &["-o", "-s", "a"]);
     thread::scope(|scope| {
@@ -564,7 +564,7 @@ fn head_that_waits_for_the_last_of_several_holders_notices_the_end_of_each() {
         until("the second is gone", || {
             manager.holders("a").unwrap().len() == 1
         });
-        // It had watched the others; by now it watches this one.
+        // The waiter had watched the other holders. Now it watches this one.
         thread::sleep(millis(50));
         let killed = Instant::now();
         third.kill_into_zombie();
@@ -711,7 +711,7 @@ fn operator_sees_and_removes_single_holds() {
         [check(reader.token()), check(loose.token()), check(99)],
         [DONE, DONE, NO]
     );
-    // One of them is a running program's.
+    // One of the holds belongs to a running program.
     let spared = home.lockmgr(["unlock", "a"]);
     assert_eq!(spared.status, NO, "{spared:?}");
     assert!(spared.stderr.contains("--token N"), "{spared:?}");
@@ -742,7 +742,7 @@ fn kinds_hold_in_exclusive_mode_and_are_seen_by_readers() {
     assert_eq!(reader.find("a").unwrap().unwrap().mode(), Mode::Shared);
 }
 
-/// The case that people have: as many compilers as there are slots, whoever starts them.
+/// The common case: as many compilers as there are slots, started by any process.
 #[test]
 fn sixty_four_processes_share_four_slots_in_order_of_arrival() {
     let home = Home::new();
@@ -782,8 +782,7 @@ fn sixty_four_processes_share_four_slots_in_order_of_arrival() {
     assert!(manager.locks("").unwrap().is_empty());
 }
 
-/// Newcomers that never pause do not keep out one who waits to be alone, nor one who wants all
-/// slots.
+/// A steady stream of newcomers does not block a waiter for an exclusive lock or for all slots.
 #[test]
 fn newcomers_that_never_pause_starve_nobody() {
     let home = Home::new();

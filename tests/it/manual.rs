@@ -1,4 +1,4 @@
-//! The manual pages: there is one for each command, and man(1) shows it.
+//! Tests the manual pages: each command has one, and man(1) shows it.
 
 use crate::holding_support::DONE;
 use crate::support::{Home, run, works};
@@ -75,11 +75,11 @@ fn pages_of_the_guide_stand_in_section_7_and_are_sound() {
         for hidden in ["tempfile", "Ok::<", "crate::", "```"] {
             assert!(!shown.stdout.contains(hidden), "{hidden}: {}", shown.stdout);
         }
-        // In a terminal that shows no other, man breaks lines before the 80th column.
+        // In an ASCII terminal, man breaks lines before the 80th column.
         let is_narrow = |line: &str| line.chars().count() < 80;
         assert!(shown.stdout.lines().all(is_narrow), "{}", shown.stdout);
     }
-    // man(1) finds them by their names.
+    // man(1) finds the pages by their names.
     if works(&["man", "--version"]) {
         let mut man = Command::new("man");
         man.args(["-w", "lockmgr-recipes"])

@@ -1,4 +1,4 @@
-//! Whole sequences of verbs against a model that knows the specification and nothing of the code.
+//! Compares whole sequences of verbs with a model that knows the specification and not the code.
 
 #![expect(clippy::result_large_err, reason = "a model need not be fast")]
 
@@ -26,7 +26,7 @@ struct Moment {
 }
 
 impl Moment {
-    /// On one boot its clock decides, else the wall clock.
+    /// Compares two instants. Within one boot the boot clock decides, otherwise the wall clock.
     fn left(self, now: Self) -> i64 {
         if self.boot == now.boot {
             self.since_boot - now.since_boot
@@ -50,7 +50,7 @@ struct Row {
     locked_by: String,
     process_id: Option<u32>,
     until: Option<Moment>,
-    /// Until when the name stays taken, and whether the hold has ended.
+    /// The instant until which the name stays taken, and whether the hold has ended.
     at_least: Option<(Moment, bool)>,
     created_at: i64,
     updated_at: i64,
@@ -65,7 +65,7 @@ impl Row {
         }
     }
 
-    /// What is left of it when its hold ends.
+    /// Returns the rest of the row when its hold ends.
     fn ended(&self, now: Moment) -> Option<Self> {
         let (until, _) = self.at_least.filter(|(until, _)| until.left(now) > 0)?;
         Some(Self {
@@ -81,7 +81,7 @@ impl Row {
     }
 }
 
-/// A lock as its user sees it.
+/// A lock as a user sees it.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
     name: Box<str>,
@@ -96,7 +96,7 @@ struct Seen {
     at_least: Option<(i64, bool)>,
 }
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Clone, Debug, PartialEq)]
 enum Answer {
     Lock(Seen),
@@ -112,9 +112,9 @@ enum Answer {
     Locked(Seen),
     LockFail(Seen),
     NotFound(String, Option<u64>),
-    /// How many slots were asked for, and how many its holders agree on.
+    /// The requested number of slots, and the number that the holders agree on.
     Mismatch(u32, u32),
-    /// Several hold it, and one has to be meant.
+    /// Several holders have the name, and the call has to name one of them.
     Several,
     InvalidTimeout,
 }
@@ -124,12 +124,12 @@ struct Lease {
     timeout: Timeout,
     locked_by: Option<&'static str>,
     process_id: Option<u32>,
-    /// Of `get_lock` alone.
+    /// An outcome of `get_lock` only.
     at_least: Option<Timeout>,
     mode: Mode,
 }
 
-/// What the timeout of a renewal counts from.
+/// The instant from which the timeout of a renewal counts.
 #[derive(Clone, Copy, Debug)]
 enum Counts {
     FromNow,
@@ -137,15 +137,15 @@ enum Counts {
     FromTheDeadline,
 }
 
-/// Which lock an administrator means, or a holder.
+/// The lock that an administrator or a holder refers to.
 #[derive(Clone, Debug)]
 enum Which {
     Name(usize),
-    /// A name and its token, of those that were issued; the first name where none was.
+    /// A name and its token, among those that were issued. The first name if none was issued.
     Issued(Index),
 }
 
-/// A name, and the token that it has to bear.
+/// A name, and the token that its lock has to have.
 type Meant = (&'static str, Option<u64>);
 
 #[derive(Clone, Debug)]
@@ -264,7 +264,7 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 struct Model {
-    /// Of each name, in the order of their tokens.
+    /// The rows of each name, in the order of their tokens.
     rows: BTreeMap<String, Vec<Row>>,
     /// Tokens count up by one.
     last_token: u64,
@@ -277,14 +277,14 @@ impl Model {
         rows.filter_map(|row| row.live(self.now)).collect()
     }
 
-    /// The living rows of that name, of that token if one is meant.
+    /// Returns the living rows of that name, or of that token if one is given.
     fn meant(&self, (name, token): Meant) -> Vec<Row> {
         let mut rows = self.live(name);
         rows.retain(|row| row.bears(token));
         rows
     }
 
-    /// What keeps a newcomer of that mode out.
+    /// Returns the row that keeps a newcomer of that mode out.
     fn obstacle(&self, name: &str, mode: Mode) -> Option<Answer> {
         let rows = self.live(name);
         let first = rows.first()?;
@@ -305,7 +305,7 @@ impl Model {
         }
     }
 
-    /// Writes a row in the place of the one of its token.
+    /// Writes a row in place of the row with the same token.
     fn put(&mut self, name: &str, row: Row) {
         let rows = self.rows.entry(name.to_owned()).or_default();
         rows.retain(|other| other.token != row.token);
@@ -374,7 +374,7 @@ impl Model {
         };
         let seen = self.see(name, &row);
         if self.live(name).is_empty() {
-            // What is left there is dead.
+            // The rows that are left are dead.
             let is_beside = |other: &Row| match (other.mode, row.mode) {
                 (Mode::Slots { of, .. }, Mode::Slots { of: new, .. }) => of == new,
                 (other, new) => other == new && new != Mode::Exclusive,
@@ -388,7 +388,7 @@ impl Model {
         Ok(seen)
     }
 
-    /// Renews to the timeout from now, never shorter unless that is meant, or by the timeout.
+    /// Renews to the timeout from now, or by the timeout. Shortens only if the options say so.
     fn extend(
         &mut self,
         name: &str,
@@ -420,7 +420,7 @@ impl Model {
         Ok(seen)
     }
 
-    /// Runs a transaction: what fails has not happened.
+    /// Runs a transaction. A transaction that fails changes nothing.
     fn transaction(&mut self, body: impl FnOnce(&mut Self) -> Result<Answer, Answer>) -> Answer {
         let (rows, last_token) = (self.rows.clone(), self.last_token);
         body(self).unwrap_or_else(|refusal| {
@@ -448,7 +448,7 @@ impl Model {
                     None if how.create => (0, Status::Create, Some(model.create(name, lease)?)),
                     None => (2, Status::Skip, None),
                     Some(mut lock) if how.fail => {
-                        // What this call made is undone, and its token another's.
+                        // The new lock of this call is undone, and another lock gets its token.
                         if lock.token > issued {
                             lock.token = 0;
                         }
@@ -498,7 +498,7 @@ impl Model {
         self.transaction(|model| {
             Self::deadline(model.now, timeout)?;
             let mut rows = model.meant(meant);
-            // Beside living holds, what stays of others is not renewed.
+            // Beside living holds, the remaining rows of ended holds are not renewed.
             let is_held = |row: &Row| !row.at_least.is_some_and(|(_, is_ended)| is_ended);
             if rows.iter().any(is_held) {
                 rows.retain(is_held);
@@ -533,8 +533,8 @@ impl Model {
         !removed.is_empty()
     }
 
-    /// Removes what has expired; how many rows at most are still there, for housekeeping may have
-    /// removed some.
+    /// Removes expired rows. Returns the largest number of rows that may still be there, as
+    /// housekeeping may have removed some.
     fn clean(&mut self) -> usize {
         let count = |model: &Self| model.rows.values().map(Vec::len).sum::<usize>();
         let before = count(self);
@@ -558,7 +558,7 @@ struct Pair {
     clock: ManualClock,
     manager: Option<LockManager>,
     model: Model,
-    /// Every name with every token that it was given.
+    /// Every name, with every token that was issued for it.
     issued: Vec<(&'static str, u64)>,
 }
 
@@ -665,7 +665,7 @@ impl Pair {
         })
     }
 
-    /// Does the same to both, and compares what comes of it.
+    /// Makes the same call on both, and compares the outcomes.
     fn apply(&mut self, op: Op) {
         let manager = self.manager().clone();
         let (answer, expected) = match op {
@@ -752,17 +752,17 @@ impl Pair {
         }
     }
 
-    /// Cleans both. Where the clock that decides changes, an expired lock could live again, and
-    /// whether housekeeping had removed it by then is nobody's business.
+    /// Cleans both. If the deciding clock changes, an expired lock could live again. The
+    /// specification does not say whether housekeeping has removed it by then.
     fn clean(&mut self) {
         let removed = self.manager().clean_locks().unwrap();
         assert!(removed <= self.model.clean());
         assert_eq!(self.manager().clean_locks().unwrap(), 0);
     }
 
-    /// Compares all that can be read.
+    /// Compares all readable state.
     fn compare(&self) {
-        // It looks through all rows.
+        // The call reads all rows.
         let live = self.manager().inspect().unwrap().live();
         assert_eq!(live, self.manager().locks("").unwrap().len());
         for name in NAMES {

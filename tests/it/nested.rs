@@ -1,4 +1,4 @@
-//! `run` within `run`: a job does not wait for the locks that a job around it holds.
+//! Tests `run` within `run`: a job does not wait for locks that a job around it holds.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, lines, until};
 use crate::support::{Home, Ran, run};
@@ -9,7 +9,8 @@ use std::os::unix::fs::symlink;
 
 const THIS: &str = env!("CARGO_BIN_EXE_lockmgr");
 
-/// How a script ended that runs under these locks; `L` is the command. It waits for nothing.
+/// Runs a script under these locks, and returns its exit. `L` is the command. The script never
+/// waits.
 fn in_job(home: &Home, names: &[&str], script: &str) -> Ran {
     let script = format!("L='{THIS}'; {script}");
     let mut command = home.command();
@@ -29,11 +30,11 @@ fn run_under_its_own_lock_goes_on_and_ends_as_its_command() {
         ("$L run -F --lease 1h a -- sh -c 'exit 7'", 7),
         ("$L run -o b a -c 'exit 7'", 7),
         ("$L run b -- $L run a -- $L run b a -- sh -c 'exit 7'", 7),
-        // Between them is a job with a lock that both others do not hold.
+        // The job in the middle holds a lock that the other two do not hold.
         ("$L run c -- $L run b -- $L run c a -- sh -c 'exit 7'", 7),
         ("$L run a -- sh -c 'kill -9 $$'; exit $?", 137),
         ("$L run a -- /nonexistent", 127),
-        // What such jobs claim does not grow.
+        // The claims of such jobs do not grow.
         (
             "$L run a -- $L run a -- $L run a -- $L run a -c 'exit $(echo \"$LOCKMGR_OUTER\" | wc -l)'",
             2,
@@ -93,7 +94,7 @@ fn run_under_some_of_its_locks_is_wrong_usage_that_names_which() {
 #[test]
 fn token_that_no_longer_holds_does_not_count() {
     let home = Home::new();
-    // Another holder has it now.
+    // Another holder has the lock now.
     let script =
         format!("L='{THIS}'; $L unlock x >/dev/null && $L get x >/dev/null && $L run -n x -- true");
     let mut command = home.command();
@@ -130,7 +131,7 @@ fn store_is_known_by_its_file_and_not_by_its_name() {
         assert_eq!(fresh_or_not.status, NO, "{script}: {fresh_or_not:?}");
         fs::remove_file(fresh.db()).unwrap();
     }
-    // A job between them uses the other store.
+    // The job in the middle uses the other store.
     let script = format!(
         "$L --db '{}' run y -- $L --db \"$LOCKMGR_DB\" run -n x -- true",
         other.display()

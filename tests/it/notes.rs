@@ -1,4 +1,4 @@
-//! Notes: why a lock is held, in listings, messages and JSON.
+//! Tests notes: lists, messages and JSON show why a lock is held.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, until, until_queued};
 use crate::support::Home;

@@ -1,5 +1,5 @@
-//! What an application sees of its manager: the counters of `stats`, and the events of the feature
-//! `tracing`.
+//! Tests the view of an application on its manager: the counters of `stats`, and the events of the
+//! feature `tracing`.
 
 use crate::holding_support::{millis, secs, until, until_queued};
 use crate::support::Home;

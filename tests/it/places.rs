@@ -1,4 +1,4 @@
-//! Where the command keeps its store, and how it speaks of one that is not there.
+//! Tests the place of the command's store, and the messages about a missing store.
 
 use crate::holding_support::{DONE, NO, USAGE};
 use crate::support::{Home, is_root, run, skip, through, works};

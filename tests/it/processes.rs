@@ -1,5 +1,5 @@
-//! Many processes on one file: nobody shares a lock, waits without bound, or loses what was
-//! acknowledged, whichever process is stopped or killed.
+//! Tests many processes on one file. If any of them is stopped or killed, no other shares a lock,
+//! waits without bound, or loses an acknowledged change.
 
 use crate::support::{Home, finish, run, skip, spawn, through, works};
 use chrono::{DateTime, Utc};
@@ -20,14 +20,14 @@ const DONE: Option<i32> = Some(0);
 const BUSY: Option<i32> = Some(75);
 const LONG: Duration = Duration::from_secs(3);
 
-/// One that gets and unlocks locks.
+/// A process that gets and unlocks locks.
 enum Worker {
     Library(LockManager),
     Command,
 }
 
 impl Worker {
-    /// The token of the lock, unless somebody else holds it.
+    /// Returns the token of the lock, unless another process holds it.
     fn get(&self, home: &Home, name: &str) -> Option<u64> {
         match self {
             Self::Library(manager) => match manager.get_lock(name, GetOptions::new()) {
@@ -130,7 +130,8 @@ fn processes_that_create_the_store_at_once_agree() {
     }
 }
 
-/// How a command ended that may wait at most 0.3 s for others, and whether it kept to that.
+/// Runs a command that may wait at most 0.3 s for others. Returns its exit, and whether it kept to
+/// that bound.
 fn hurried(home: &Home, args: &[&str]) -> Option<i32> {
     let began = Instant::now();
     let ran = run(home
@@ -162,8 +163,7 @@ fn call_ends_within_its_bound_beside_a_stopped_writer() {
     let manager = manager.open(home.db()).unwrap();
     manager.get_lock("held", GetOptions::new()).unwrap();
 
-    // A process that was stopped in the middle of a transaction has redb's lock for writers, as
-    // this has.
+    // This process has redb's lock for writers, like one that was stopped in a transaction.
     let mut stopped = redb::Builder::new();
     stopped.set_concurrency_mode(ConcurrencyMode::MultiWriter);
     let stopped = stopped.open(home.db()).unwrap();
@@ -347,13 +347,13 @@ fn store_that_was_never_closed_is_repaired_on_the_way() {
             manager.unlock(&name).unwrap();
         }
         fs::copy(home.db(), killed.db()).unwrap();
-        // By turns the first to come reads, or writes.
+        // The first process reads, or writes, in turn.
         if i % 2 == 0 {
             assert_eq!(killed.json(["set", "-n", &name]).0, DONE);
             assert_eq!(killed.json(["unlock", "absent"]).0, DONE);
             fs::copy(home.db(), killed.db()).unwrap();
         }
-        // Nobody is waited for, so there is no bound to break.
+        // The call waits for no other process, so there is no bound to break.
         let list = killed.json(["list", "--busy-timeout", "0"]);
         assert_eq!(list, home.json(["list"]));
         assert_eq!(
@@ -363,14 +363,14 @@ fn store_that_was_never_closed_is_repaired_on_the_way() {
     }
 }
 
-/// The command as it runs where the wall clock is off by so much.
+/// Returns the command with a wall clock that is off by so much.
 fn with_wall_clock(home: &Home, off: &str) -> Command {
     let mut command = through(&["faketime", "-f", off]);
     command.arg("--json").arg("--db").arg(home.db());
     command
 }
 
-/// Whether the wall clock can be set back for one command.
+/// Tells whether the wall clock can be set back for one command.
 pub(crate) fn can_fake_time() -> bool {
     if !works(&["faketime", "-f", "-1d"]) {
         return false;
@@ -411,7 +411,7 @@ fn wall_clock_behind_prolongs_nothing() {
     let began = Instant::now();
     assert_eq!(behind(&["get", "a", "-t", "2"]).status, DONE);
     let is_locked = home.json(["is-locked", "a"]).1;
-    // A machine that was held up tells nothing here.
+    // On a machine that was delayed, this measurement means nothing.
     assert!(is_locked == json!(true) || began.elapsed() >= Duration::from_secs(2));
     thread::sleep(Duration::from_secs(2));
     assert_eq!(home.json(["is-locked", "a"]).1, json!(false));
@@ -419,7 +419,7 @@ fn wall_clock_behind_prolongs_nothing() {
     assert_eq!(behind(&["set", "-e", "a"]).status, DONE);
 }
 
-/// How often a command writes to the file, and how often it syncs it.
+/// Counts the writes and the syncs of a command.
 fn writes_and_syncs(home: &Home, args: &[&str]) -> (usize, usize) {
     let trace = home.join("trace");
     let calls = "trace=pwrite64,pwritev,ftruncate,fallocate,fdatasync,fsync,msync,sync_file_range";

@@ -1,5 +1,5 @@
-//! What the guide and the README tell people to type, word for word: recipes, console sessions, and
-//! the library example in a package of its own.
+//! Runs the text that the guide and the README tell people to type, word for word: recipes, console
+//! sessions, and the library example in its own package.
 
 use crate::support::{Home, Ran, is_root, run, skip, works};
 use std::fs;
@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-/// The chapters of the guide that have something to type, in the order in which it is typed.
+/// The chapters of the guide that have recipes, in the order in which these run.
 const GUIDE: [&str; 6] = [
     include_str!("../../src/guide/choosing.md"),
     include_str!("../../src/guide/kinds.md"),
@@ -19,7 +19,7 @@ const GUIDE: [&str; 6] = [
 const README: &str = include_str!("../../README.md");
 const THIS: &str = env!("CARGO_BIN_EXE_lockmgr");
 
-/// The blocks of code of a text, each with its language.
+/// Returns the blocks of code of a text, each with its language.
 fn blocks(text: &str) -> Vec<(String, String)> {
     let mut blocks = Vec::new();
     let mut block: Option<(String, String)> = None;
@@ -40,7 +40,7 @@ fn blocks(text: &str) -> Vec<(String, String)> {
 enum Recipe {
     /// A script that root runs once.
     Setup(String),
-    /// A script of any user's.
+    /// A script for any user.
     Script(String),
     Crontab(String),
     Unit(String),
@@ -59,12 +59,12 @@ fn recipes() -> Vec<Recipe> {
     recipes.collect()
 }
 
-/// A word of a shell.
+/// Quotes a word for a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// How cron runs the job of a crontab: the settings above it, and the words behind the five fields.
+/// Returns the shell command that cron runs: the settings, and the words after the five fields.
 fn by_cron(crontab: &str) -> String {
     let lines: Vec<&str> = crontab.lines().collect();
     let (job, settings) = lines.split_last().unwrap();
@@ -75,7 +75,7 @@ fn by_cron(crontab: &str) -> String {
     format!("env -i SHELL=/bin/sh HOME=\"$HOME\" {settings} /bin/sh -c {command}\n")
 }
 
-/// How systemd runs a service.
+/// Returns the shell command that systemd runs for a service.
 fn by_systemd(unit: &str) -> String {
     let (mut settings, mut command) = (String::new(), None);
     let unit = unit.replace("\\\n", " ");
@@ -91,7 +91,7 @@ fn by_systemd(unit: &str) -> String {
     format!("env -i {settings} {}\n", command.unwrap())
 }
 
-/// The output of the guide's scripts, of any user.
+/// The output of the guide's scripts, for any user.
 const SAID_BY_SCRIPTS: &str = "the second one succeeds too\ncompiled\na large job\na small job\na job\na benchmark, and no job beside it\n\
     trains on 0\nread\nwritten\nchecked\nconverts a file\nconverts a file\nconverts a file\nnobody else deploys now\n\
     others may deploy again\n\
@@ -109,7 +109,7 @@ fn scripts() -> String {
     scripts.collect()
 }
 
-/// Makes a machine of a mount namespace: nothing of what its system keeps is changed.
+/// Sets up a mount namespace as a fresh machine. The files of the host stay unchanged.
 fn fresh_machine(home: &Home) -> String {
     let here = home.path().display();
     format!(
@@ -163,7 +163,7 @@ fn recipes_of_the_guide_work_on_a_fresh_machine_whoever_comes_first() {
         let home = Home::new();
         let scripts = scripts();
         let by_ann = format!("ann {}\n", quoted(&scripts));
-        // The jobs twice: the second time over the store that the other one made.
+        // Runs the jobs twice: the second time with the store that the first run created.
         let jobs = jobs.map(String::as_str).concat().repeat(2);
         let machine = [
             fresh_machine(&home),
@@ -207,7 +207,7 @@ fn scripts_of_the_guide_work_for_any_user() {
     assert_eq!(ran.stderr, "");
 }
 
-/// The commands of the README's console sessions, each with what it prints.
+/// Returns the commands of the README's console sessions, each with its output.
 fn sessions() -> Vec<(String, String)> {
     let mut steps: Vec<(String, String)> = Vec::new();
     for (language, code) in blocks(README) {
@@ -224,8 +224,8 @@ fn sessions() -> Vec<(String, String)> {
     steps
 }
 
-/// A text without what differs from run to run: times, processes, hosts, places and the width of
-/// columns.
+/// Returns a text without the parts that differ from run to run: times, processes, hosts, places
+/// and the width of columns.
 fn normalised(text: &str) -> String {
     let mut words = Vec::new();
     for word in text.split_inclusive([' ', '\n', '(', ')', ';', ',']) {
@@ -286,12 +286,12 @@ fn console_sessions_of_the_readme_print_what_it_shows() {
     }
 }
 
-/// Everything to type is run, in the order in which it stands.
+/// Runs each command of the README, in order.
 #[test]
 fn blocks_of_the_readme_are_those_that_tests_run() {
     let blocks = blocks(README);
     let languages: Vec<&str> = blocks.iter().map(|block| block.0.as_str()).collect();
-    // The second runs all tests, this one too.
+    // The second command runs all tests, including this one.
     assert_eq!(languages, ["sh", "sh", "console", "toml", "rust"]);
     assert_eq!(blocks[1].1, "cargo test --all-features\n");
 }
@@ -354,7 +354,7 @@ fn library_example_of_the_readme_compiles_in_a_new_package() {
         "CARGO_TARGET_DIR",
         Path::new(env!("CARGO_TARGET_TMPDIR")).join("my-app"),
     );
-    // It compiles the dependencies, which takes its time.
+    // The build compiles the dependencies, which takes long.
     let output = cargo.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

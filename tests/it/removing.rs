@@ -1,5 +1,5 @@
-//! `unlock` and `reset` against what running programs and jobs hold: refused unless it is forced,
-//! or asked by the job itself.
+//! Tests `unlock` and `reset` on locks of running programs and jobs: refused without `--force`,
+//! unless the job itself unlocks.
 
 use crate::holding_support::{DONE, Kept, NO, until};
 use crate::support::{Home, Ran, run, skip};
@@ -95,8 +95,8 @@ fn unlock_by_token_from_outside_ends_the_job_at_once() {
         assert!(!job.wait().unwrap().success());
         begun.elapsed()
     };
-    // Without a ring each takes until the look that comes every two seconds, at half of that in the
-    // middle. On a busy machine one may take as long for another reason.
+    // Without a ring, each removal is noticed by a look every two seconds, on average after one. On
+    // a busy machine one of them may take as long for another reason.
     let fastest = (1..=5).map(took).min();
     assert!(fastest < Some(Duration::from_millis(100)), "{fastest:?}");
 }
@@ -116,7 +116,7 @@ fn unlock_of_what_no_job_holds_is_not_refused() {
     );
 }
 
-/// What a script that runs under the lock `x` says and how it ends; `L` is the command.
+/// Runs a script under the lock `x`, and returns its output and its exit. `L` is the command.
 fn in_job(home: &Home, script: &str) -> Ran {
     let script = format!("L='{THIS}'; {script}");
     let mut command = home.command();
@@ -128,8 +128,8 @@ fn in_job(home: &Home, script: &str) -> Ran {
 #[test]
 fn unlock_by_the_job_itself_gives_its_lock_back_while_its_token_holds() {
     let home = Home::new();
-    // Directly, or in another job within. The job goes on without the lock, for longer than it
-    // takes to notice a loss.
+    // Unlocks directly, or in a job within. The job goes on without the lock for longer than `run`
+    // needs to notice a loss.
     for unlock in ["$L unlock x", "$L run y -- $L unlock x"] {
         let ran = in_job(&home, &format!("{unlock}; sleep 2.5; $L is-locked x"));
         assert_eq!(
@@ -139,7 +139,8 @@ fn unlock_by_the_job_itself_gives_its_lock_back_while_its_token_holds() {
     }
     let ran = in_job(&home, "LOCKMGR_TOKENS=99 $L unlock x");
     assert_eq!((ran.status, ran.stdout.as_str()), (NO, ""));
-    // One of two, also if another job has it then; and with a job that dies with its `run`.
+    // Unlocks one of two locks, also if another job has it afterwards, and also in a job that dies
+    // with its `run`.
     for options in [vec![], vec!["-o"]] {
         let script = format!(
             "'{THIS}' unlock x; '{THIS}' get x; sleep 2.5; '{THIS}' is-locked y; '{THIS}' unlock x y"

@@ -1,5 +1,5 @@
-//! `lockmgr run`: what flock(1) offers, beside the real one; the command's life, its signals and
-//! its end, and what becomes of it without its locks.
+//! Tests `lockmgr run`: the features of flock(1), beside the installed flock. Also the life, the
+//! signals and the end of the command, also after it lost its locks.
 
 use crate::holding_support::{
     DONE, Kept, NO, USAGE, bound_pid, lines, millis, secs, until, until_queued,
@@ -17,13 +17,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Every user may look there for a command, so that what is missing is found missing.
+/// Every user may read this directory, so that a missing command is reported as missing.
 const PATH: &str = "/usr/bin:/bin";
 
 /// A lock of ours and a file for flock(1), held or free.
 struct Pair {
     home: Home,
-    /// Whether flock is here.
+    /// Tells whether flock is installed.
     has_flock: bool,
     _held: Vec<Kept>,
 }
@@ -75,7 +75,7 @@ impl Pair {
         self.has_flock.then_some(flock)
     }
 
-    /// How ours ended, and how flock did with the same words.
+    /// Returns the exits of `lockmgr run` and of flock with the same words.
     fn both(&self, options: &[&str], command: &[&str]) -> (Ran, Option<Ran>) {
         let flock = self.flock(options, command);
         (
@@ -95,7 +95,7 @@ impl Pair {
         ours
     }
 
-    /// Checks that ours ends with one status and flock with another.
+    /// Checks that `lockmgr run` ends with one status and flock with another.
     #[track_caller]
     fn assert_each(&self, options: &[&str], command: &[&str], ours: i32, flock: i32) -> Ran {
         let (ran, theirs) = self.both(options, command);
@@ -186,7 +186,7 @@ fn status_of_a_conflict_is_chosen_as_with_flock() {
         pair.assert_both(&["-n", "--conflict-exit-code", &number], &["true"], status);
         pair.assert_both(&["-w", "0.01", "-E", &number], &["true"], status);
     }
-    // The command's own status is its own.
+    // -E does not change the command's own status.
     Pair::free().assert_both(&["-n", "-E", "9"], &["sh", "-c", "exit 3"], 3);
 }
 
@@ -205,7 +205,7 @@ fn string_is_run_by_the_shell_as_with_flock() {
         let mut ours = pair.ours(&[option, "echo $0 | tr a-z A-Z; exit 3"], &[]);
         let ran = run(&mut ours);
         assert_eq!((ran.status, ran.stdout.as_str()), (Some(3), "/BIN/SH\n"));
-        // flock takes it behind the file, and so do we.
+        // Like flock, `run` accepts the option after the name.
         let mut ours = pair.ours(&[], &[]);
         let ours = run(ours.args([option, "echo a | tr a b; exit 3"]));
         assert_eq!((ours.status, ours.stdout.as_str()), (Some(3), "b\n"));
@@ -358,7 +358,7 @@ fn command_knows_the_store_its_names_and_its_tokens() {
         let expected = format!("{}|b b\na|{tokens}|", home.db().display());
         assert_eq!(run(&mut command).stdout, expected);
     }
-    // However the store was named, the command finds it.
+    // The command finds the store, however the user named it.
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockmgr"));
     command
         .current_dir(home.path())
@@ -491,7 +491,7 @@ fn daemon_left_behind_holds_the_lock_as_long_as_it_lives_and_not_with_close() {
         let daemon: i32 = ran.stdout.trim_end().parse().unwrap();
         let is_locked = manager.is_locked("x").unwrap();
         let again = home.lockmgr(["run", "-n", "x", "--", "true"]);
-        // It lives.
+        // The process lives.
         kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
         assert_eq!(
             (is_locked, again.status),
@@ -630,7 +630,7 @@ fn key_on_the_terminal_reaches_the_command_once() {
     assert!(!listener.home.open().is_locked("x").unwrap());
 }
 
-/// How long it takes until nobody has this output open any more.
+/// Returns the time until no process has this output open any more.
 fn until_all_gone(run: Kept) -> (Ran, Duration) {
     let began = Instant::now();
     (run.end(), began.elapsed())
@@ -673,7 +673,8 @@ fn command_whose_lock_was_removed_is_ended() {
         let other = manager.get_lock("x", GetOptions::new()).unwrap();
         let (ran, took) = until_all_gone(run);
         assert_eq!(ran.shell_status(), Some(status), "{ran:?}");
-        // It is told at once. KILL comes after the grace of a command that does not end by itself.
+        // TERM is sent at once. KILL follows after a grace time if the command does not end by
+        // itself.
         assert!(took < secs(3), "{took:?}");
         assert!(
             ran.stderr.starts_with("lockmgr: lost \"x\" (token "),
@@ -828,11 +829,7 @@ fn run_does_without_proc_and_what_needs_it_names_it() {
     ] {
         let ran = without_proc(args);
         assert_eq!(ran.status, USAGE, "{ran:?}");
-        assert!(
-            ran.stderr
-                .contains("without /proc its end cannot be detected"),
-            "{ran:?}"
-        );
+        assert!(ran.stderr.contains("there is no /proc"), "{ran:?}");
         assert_eq!(ran.stdout, "");
     }
     assert_eq!(home.json(["list"]).1, json!([]));
@@ -840,7 +837,7 @@ fn run_does_without_proc_and_what_needs_it_names_it() {
 
 #[test]
 fn want_of_processes_is_75() {
-    // Nobody else is this user.
+    // No other process runs as this user.
     let user = [
         "setpriv",
         "--reuid=54321",
@@ -864,7 +861,7 @@ fn want_of_processes_is_75() {
     assert_eq!(ran.status, Some(75), "{ran:?}");
 }
 
-/// A store on which a writer stands still as long as this says.
+/// A store on which a writer stands still as long as this flag is set.
 fn standing_writer(home: &Home) -> (LockManager, Arc<AtomicBool>) {
     let stands = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&stands);
@@ -932,7 +929,7 @@ fn renewal_that_is_late_is_no_loss() {
     thread::scope(|scope| {
         stands.store(true, Ordering::Relaxed);
         scope.spawn(|| manager.get_lock("y", GetOptions::new()).unwrap());
-        // Two thirds of the lease are gone.
+        // Two thirds of the lease have passed.
         thread::sleep(millis(4300));
         stands.store(false, Ordering::Relaxed);
     });

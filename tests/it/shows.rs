@@ -1,4 +1,4 @@
-//! What the command shows: lists of any width, and what its surroundings tell it.
+//! Tests the lists of the command at any width, and with settings of its environment.
 
 use crate::holding_support::{DONE, Kept, USAGE};
 use crate::support::{Home, run, works};
@@ -37,7 +37,7 @@ fn holder_of_the_environment_is_used_unless_one_is_named() {
         let lock = by(args, value.as_bytes()).document();
         assert_eq!(lock["locked_by"], json!(holder));
     }
-    // As if it were not set.
+    // An empty variable counts as unset.
     assert_eq!(by(&["get", "c"], b"").status, DONE);
     let long = [b'x'; 256];
     for nonsense in [&b"\xff"[..], b"a\nb", &long] {
@@ -62,7 +62,7 @@ fn long_version_names_the_redb_of_the_lock_file() {
     assert_eq!(home.lockmgr(["-V"]).stdout, format!("lockmgr {version}\n"));
 }
 
-/// What a terminal so wide shows of a command.
+/// Returns the output of a command on a terminal of this width.
 fn on_terminal(home: &Home, columns: usize, term: &str, args: &str) -> Option<String> {
     if !works(&["script", "--version"]) {
         return None;
@@ -177,7 +177,7 @@ fn list_of_a_hundred_thousand_locks_is_whole() {
         (&["list"][..], 100_001),
         (&["list", "-q", "--sort", "until"], 100_000),
     ] {
-        // More than a pipe holds.
+        // The output is larger than a pipe holds.
         let output = home.command().args(args).output().unwrap();
         let listed = String::from_utf8(output.stdout).unwrap();
         assert_eq!(listed.lines().count(), lines);

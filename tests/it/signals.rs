@@ -1,4 +1,5 @@
-//! Signals: which reach the command of `lockmgr run`, how often, and how `run` ends by one.
+//! Tests signals: which ones reach the command of `lockmgr run`, how often, and how `run` ends by a
+//! signal.
 
 use crate::holding_support::{DONE, Kept, lines, millis, until, until_queued};
 use crate::support::{Home, run, through, works};
@@ -10,14 +11,14 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// `lockmgr run` without a controlling terminal, whatever the tests have.
+/// Returns `lockmgr run` without a controlling terminal, even if the tests have one.
 fn run_without_terminal(home: &Home) -> Command {
     let mut command = through(&["setsid"]);
     command.arg("--db").arg(home.db()).arg("run");
     command
 }
 
-/// A shell script that notes each of these signals by its number, until a file tells it to end.
+/// Returns a shell script that notes the number of each of these signals, until a file exists.
 fn noting(home: &Home, signals: &[i32]) -> String {
     let traps = signals
         .iter()
@@ -70,7 +71,7 @@ fn signal_that_would_end_or_stop_run_reaches_the_command() {
 
 #[test]
 fn signal_to_the_group_of_run_reaches_the_command_once() {
-    // A shell would take two signals that come together for one.
+    // A shell would merge two signals that come together.
     let count = "import os, signal; term = {signal.SIGTERM}; \
         signal.pthread_sigmask(signal.SIG_BLOCK, term); count = 0; print('ready', flush=True)\n\
         while not os.path.exists('stop'): count += bool(signal.sigtimedwait(term, 0.01))\n\
@@ -142,7 +143,7 @@ fn signals_that_were_blocked_stay_blocked_for_the_command() {
     }
 }
 
-/// `lockmgr run` as process 1 of a pid namespace, and its process id out here.
+/// Starts `lockmgr run` as process 1 of a pid namespace, and returns its process id on the host.
 fn first_process(home: &Home, args: &[&str]) -> Option<(Kept, String)> {
     let wrapper = ["unshare", "--pid", "--fork", "--kill-child"];
     if !works(&wrapper) {
@@ -172,7 +173,7 @@ fn waiter_that_is_process_1_of_a_container_ends_by_term() {
         until_queued(&home.open(), "x", 1);
         kill(15, &inside);
         assert_eq!(waiter.ended().shell_status(), Some(143), "{args:?}");
-        // Out here nobody could tell that it is gone: it has left the queue.
+        // No process on the host could tell that it is gone, so it has left the queue itself.
         assert!(home.open().requests("x").unwrap().is_empty(), "{args:?}");
     }
 }
@@ -192,7 +193,7 @@ fn run_that_is_process_1_of_a_container_passes_signals_on_and_ends_as_its_comman
     fs::write(home.join("stop"), "").unwrap();
     assert_eq!(run.end().status, Some(5));
     assert_eq!(until_heard(&home, 3), ["ready", "15", "34"]);
-    // There it cannot end by a signal.
+    // Process 1 cannot end by a signal.
     let (run, _) = first_process(&home, &["run", "x", "-c", "kill -9 $$"]).unwrap();
     assert_eq!(run.end().status, Some(137));
 }
@@ -221,7 +222,7 @@ fn lost_lock_ends_the_whole_job_and_not_what_run_did_not_start() {
     let home = Home::new();
     let manager = home.open();
     let pids = home.join("pids");
-    // A child, one that ignores TERM in a session of its own, and one that lost its parent.
+    // A child, a process that ignores TERM in its own session, and a process that lost its parent.
     let job = format!(
         "cd '{}'; sleep 60 & echo $! >> pids; \
             setsid sh -c 'trap \"\" TERM; echo $$ >> pids; exec sleep 60' & \

@@ -1,12 +1,12 @@
-//! The soak: many processes at random work on one store, which their parent kills, stops, and
-//! whose wall clock it moves; and then whether what they noted keeps every promise.
+//! The soak: many processes make random calls on one store. Their parent kills and stops them, and
+//! moves their wall clocks. Then a judge checks that their notes keep every promise.
 //!
-//! They live on the host, in pid and network namespaces of their own, as another user, and in a
-//! program that forks; some run jobs that outlive the command. Where that cannot be had they are
-//! all on the host.
+//! The processes live on the host, in their own pid and network namespaces, as another user, and in
+//! a program that forks. Some run jobs that outlive the command. If the system refuses such places,
+//! all processes live on the host.
 //!
-//! `LOCKMGR_SOAK_SECONDS` sets its length (10), `LOCKMGR_SOAK_SEED` what is done at random. A
-//! seed repeats what is asked for, not when the machine does it.
+//! `LOCKMGR_SOAK_SECONDS` sets the length (10), `LOCKMGR_SOAK_SEED` the random choices. A seed
+//! repeats the calls, not their timing on the machine.
 
 mod history;
 mod job;
@@ -34,22 +34,23 @@ use worker::Worker;
 
 const WORKERS: usize = 14;
 
-/// After so long all are killed, what they noted is judged, and others go on with the store.
+/// The length of a round: then all processes are killed, their notes are judged, and new processes
+/// go on with the store.
 const ROUND: u64 = 30;
 
-/// How long the children of a killed process live on, at most.
+/// The longest time that the children of a killed process live on.
 const ORPHANED: u64 = 500_000;
 
-/// What came of it.
+/// The figures of a soak.
 #[derive(Default)]
 struct Figures {
     seconds: u64,
     seed: u64,
-    /// By place, and the children that were forked off.
+    /// Processes by place, and the children that were forked off.
     processes: BTreeMap<&'static str, usize>,
     kills: usize,
     stops: usize,
-    /// Kills and stops that hit a call which did not just wait.
+    /// Kills and stops that hit a call that was not waiting.
     amid_calls: usize,
     clock_steps: usize,
     calls: BTreeMap<String, usize>,
@@ -58,13 +59,13 @@ struct Figures {
     hand_overs: usize,
     /// Requests that had been seen to wait until their bound.
     gave_up: usize,
-    /// Calls that gave up because others kept the store busy.
+    /// Calls that gave up because other processes kept the store busy.
     busy: usize,
-    /// How long those waited on, in microseconds, before whom somebody died; and if that one had
-    /// a pid namespace of its own.
+    /// The times, in microseconds, that requests waited on after a process before them had died,
+    /// and the same for processes with their own pid namespace.
     after_deaths: Vec<u64>,
     after_deaths_apart: Vec<u64>,
-    /// How long the parent itself took at most, in microseconds, to look whose stop was over.
+    /// The longest time, in microseconds, that the parent took to check which stops were over.
     slowest_turn: u64,
     violations: usize,
 }
@@ -124,7 +125,7 @@ struct Running {
     place: Place,
     number: usize,
     life: Life,
-    /// Until when it is stopped, if it is.
+    /// The end of the stop, if the process is stopped.
     until: Option<u64>,
 }
 
@@ -133,10 +134,10 @@ struct Fleet<'a> {
     dir: PathBuf,
     dice: Dice,
     places: &'a Places,
-    /// What makes the wall clock movable, if that can be.
+    /// The library that makes the wall clock movable, if it works here.
     preload: Option<&'a str>,
     running: Vec<Running>,
-    /// Processes that were killed, whose children live until then.
+    /// Killed processes, with the instant until which their children live.
     orphaning: Vec<(u64, Running)>,
     history: History,
     started: usize,
@@ -191,7 +192,7 @@ impl Fleet<'_> {
         });
     }
 
-    /// Whether the wall clock of a slot is moved.
+    /// Tells whether the wall clock of a slot is moved.
     fn can_step(&self, slot: usize) -> bool {
         self.preload.is_some() && slot % 2 == 1 && self.places.of(slot) == Place::Host
     }
@@ -224,7 +225,7 @@ impl Fleet<'_> {
         }
     }
 
-    /// Lets those go on whose time has come.
+    /// Continues the processes whose stop is over.
     fn go_on(&mut self) {
         let now = boot_micros();
         for it in &mut self.running {
@@ -237,7 +238,7 @@ impl Fleet<'_> {
         self.end_orphans(now);
     }
 
-    /// Kills one, and starts another in its place once it is gone.
+    /// Kills one process, and starts another in its place once it is gone.
     fn replace(&mut self, at: usize) {
         let killed = self.running.swap_remove(at);
         let slot = killed.life.slot;
@@ -245,7 +246,7 @@ impl Fleet<'_> {
         self.start(slot);
     }
 
-    /// Kills one that holds what others may wait for.
+    /// Kills one process that holds locks that others may wait for.
     fn replace_holder(&mut self, manager: &LockManager) {
         let Ok(locks) = manager.locks("s") else {
             return;
@@ -260,7 +261,7 @@ impl Fleet<'_> {
         }
     }
 
-    /// Kills one, and takes up what it noted.
+    /// Kills one process, and reads its notes.
     fn bury(&mut self, mut it: Running) {
         if it.process.has_ended() {
             let errors = fs::read_to_string(self.dir.join("errors")).unwrap_or_default();
@@ -279,7 +280,7 @@ impl Fleet<'_> {
         }
     }
 
-    /// Kills the children of those that were killed before.
+    /// Kills the children of processes that were killed before.
     fn end_orphans(&mut self, now: u64) {
         while let Some(at) = self.orphaning.iter().position(|(until, _)| *until <= now) {
             let (_, parent) = self.orphaning.swap_remove(at);
@@ -321,7 +322,7 @@ impl Fleet<'_> {
         it.life.all_gone = boot_micros();
         let pid = it.process.kept.pid();
         it.process.kept.child().wait().unwrap();
-        // What faketime cannot put away itself when it is killed.
+        // Removes the files that a killed faketime leaves.
         for left in ["faketime_shm_", "sem.faketime_sem_"] {
             let _ = fs::remove_file(format!("/dev/shm/{left}{pid}"));
         }
@@ -331,7 +332,7 @@ impl Fleet<'_> {
         let _ = fs::remove_file(notes);
     }
 
-    /// Does harm until then, and kills all.
+    /// Kills and stops processes until this instant, and then kills all.
     fn run(&mut self, manager: &LockManager, end: u64) {
         for slot in 0..WORKERS {
             self.step(slot);
@@ -346,7 +347,7 @@ impl Fleet<'_> {
             let at = self.dice.below(WORKERS as u64) as usize;
             match self.dice.below(16) {
                 0 => self.replace(at),
-                // These are the likeliest to be in the middle of a call that is to be whole.
+                // These processes are most often in the middle of a call that must be atomic.
                 8 => {
                     let is_loner = |it: &Running| it.life.slot < LONERS;
                     let at = self.running.iter().position(is_loner).unwrap();
@@ -372,7 +373,7 @@ impl Fleet<'_> {
     }
 }
 
-/// Notes the waiters that it sees, until then.
+/// Notes the waiters in the queue, until this instant.
 fn watch(manager: &LockManager, end: u64) -> BTreeMap<u64, Waiting> {
     let mut seen = BTreeMap::new();
     while boot_micros() < end {
@@ -397,7 +398,7 @@ fn watch(manager: &LockManager, end: u64) -> BTreeMap<u64, Waiting> {
     seen
 }
 
-/// What faketime is loaded by, where it works.
+/// Returns the variable that loads faketime, if it works here.
 fn faketime() -> Option<String> {
     let mut asked = Command::new("faketime");
     asked.args(["-m", "-f", "+0d", "printenv", "LD_PRELOAD"]);
@@ -405,7 +406,7 @@ fn faketime() -> Option<String> {
     Some(String::from_utf8(said).unwrap().trim().to_owned())
 }
 
-/// One round: harm is done, all are killed, and what they noted is judged.
+/// Runs one round: kills and stops processes, kills all, and judges their notes.
 fn soak(
     home: &Home,
     length: Duration,
@@ -442,7 +443,7 @@ fn soak(
     history.check(seen);
     history.count(figures);
 
-    // Nobody is left, in the queue neither; of what is shared no more than short leases.
+    // No holder and no request is left. Of shared names, only short leases are left.
     let manager = LockManager::open(&path).unwrap();
     let began = boot_micros();
     let is_left = || {
@@ -497,7 +498,7 @@ fn killed_and_stopped_processes_keep_every_promise() {
         seed,
         ..Figures::default()
     };
-    // Between boot ids the wall clock decides: each is changed in every other round.
+    // Between boot ids the wall clock decides. Each round changes one of the two, in turn.
     let rounds = 2 * length.div_ceil(2 * ROUND);
     for round in 0..rounds {
         let is_first = round % 2 == 0;
@@ -511,8 +512,8 @@ fn killed_and_stopped_processes_keep_every_promise() {
             &mut figures,
         );
         if preload.is_some() {
-            // In the next round other boot ids are there, or were: what is left would be judged by
-            // the wall clock, which some see moved in this round, and some in the next.
+            // The boot ids of the next round differ. Remaining locks would be judged by the wall
+            // clock, which is moved for some processes in this round, and for others in the next.
             let manager = LockManager::open(home.join("store/locks.redb")).unwrap();
             manager.reset_locks().unwrap();
         }
@@ -531,8 +532,9 @@ fn killed_and_stopped_processes_keep_every_promise() {
     );
 }
 
-/// What the judge says of two who want "s0" while somebody else has it: `early` waits for it from
-/// 100 to 400 µs, and a call from 50 to 300 µs gets it before. That one was seen to wait then.
+/// Returns the judge's findings on two requests for "s0" while a third process holds it. `early`
+/// waits from 100 to 400 µs. A call from 50 to 300 µs gets the lock before `early`, and was seen to
+/// wait at the given instant.
 fn judged(seen: u64) -> Vec<String> {
     let mut history = History::default();
     let until = 1_000_000;
@@ -572,7 +574,7 @@ fn judge_tells_an_overtaken_request_from_a_guard_that_asks_again() {
     assert_eq!(said.len(), 1);
 }
 
-/// What the judge says if "s0" is granted to a waiter so long after its holder has died.
+/// Returns the judge's findings if "s0" is granted to a waiter so long after its holder has died.
 fn judged_after_a_death(micros: u64) -> (Vec<String>, Vec<u64>) {
     let mut history = History::default();
     let (gone, until) = (1_000_000, 90_000_000);
@@ -612,7 +614,7 @@ fn judge_tells_how_late_a_death_was_noticed() {
     assert!(violations[0].starts_with(what), "{violations:?}");
 }
 
-/// Not a test: what a process of the soak does.
+/// Runs a process of the soak. This is not a test.
 #[test]
 #[ignore = "it is one process of the soak"]
 fn worker_of_the_soak() {

@@ -1,4 +1,4 @@
-//! What the tests share: a directory that vanishes with its test, and the command.
+//! Helpers for all tests: a directory that vanishes with its test, and the command.
 
 use chrono::{DateTime, Utc};
 use lockmgr::{LockManager, ManualClock};
@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// No run of the command takes so long, unless it hangs.
+/// A run of the command that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A directory for one store, which every user may enter.
@@ -25,7 +25,7 @@ impl Home {
         Self::of(tempfile::tempdir().unwrap())
     }
 
-    /// In memory, where there is a place for that: nothing waits for the disk.
+    /// Creates the directory in memory, if possible, so that no test waits for the disk.
     pub(crate) fn in_memory() -> Self {
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         Self::of(dir.unwrap())
@@ -52,14 +52,14 @@ impl Home {
         LockManager::open(self.db()).unwrap()
     }
 
-    /// A manager, and the clock that it reads.
+    /// Opens a manager, and returns it with its manual clock.
     pub(crate) fn open_with_clock(&self) -> (LockManager, ManualClock) {
         let clock = ManualClock::new(noon());
         let builder = LockManager::builder().locked_by("app").clock(clock.clone());
         (builder.open(self.db()).unwrap(), clock)
     }
 
-    /// The command on the store of this directory.
+    /// Returns the command on the store of this directory.
     pub(crate) fn command(&self) -> Command {
         let mut command = through(&[]);
         command.arg("--db").arg(self.db());
@@ -70,7 +70,7 @@ impl Home {
         run(self.command().args(args))
     }
 
-    /// The exit status and the document of the command with `--json`.
+    /// Runs the command with `--json`, and returns its exit status and document.
     pub(crate) fn json<A: AsRef<OsStr>>(
         &self,
         args: impl IntoIterator<Item = A>,
@@ -79,13 +79,13 @@ impl Home {
         (ran.status, ran.document())
     }
 
-    /// The store as it is on the disk.
+    /// Returns the bytes of the store's file.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         fs::read(self.db()).unwrap()
     }
 
-    /// The command as somebody other than root runs it, if need be from a copy that they can
-    /// reach; none where root cannot become somebody else.
+    /// Returns the command as a user other than root runs it, if necessary from a copy that the
+    /// user can reach. None if root cannot become another user.
     pub(crate) fn command_of_ordinary_user(&self) -> Option<Command> {
         if !is_root() {
             return Some(through(&[]));
@@ -110,7 +110,7 @@ impl Home {
     }
 }
 
-/// The number that this environment variable sets, where it does.
+/// Returns the number that this environment variable sets, if it is set.
 pub(crate) fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     let number = text.parse();
@@ -129,7 +129,7 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// Says why a test, or a part of one, is left out here; fails it where `LOCKMGR_NO_SKIPS` is set.
+/// Prints why a test, or a part of it, is skipped. Fails the test if `LOCKMGR_NO_SKIPS` is set.
 #[track_caller]
 pub(crate) fn skip(why: &str) {
     let may_skip = std::env::var_os("LOCKMGR_NO_SKIPS").is_none();
@@ -137,7 +137,7 @@ pub(crate) fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Whether a program that runs others is here and may do so; skips the test where not.
+/// Tells whether a program that starts others is installed and may do so. Skips the test if not.
 #[track_caller]
 pub(crate) fn works(wrapper: &[&str]) -> bool {
     let mut probe = Command::new(wrapper[0]);
@@ -149,7 +149,7 @@ pub(crate) fn works(wrapper: &[&str]) -> bool {
     works
 }
 
-/// The command, run by a program that runs others; its arguments are to follow.
+/// Returns the command, started by another program. The caller adds the arguments.
 pub(crate) fn through(wrapper: &[&str]) -> Command {
     program(&[wrapper, &[env!("CARGO_BIN_EXE_lockmgr")]].concat())
 }
@@ -163,24 +163,24 @@ fn program(words: &[&str]) -> Command {
     command
 }
 
-/// How the command ended, and what it said.
+/// The exit and the output of the command.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ran {
-    /// None of its own where a signal ended it.
+    /// The exit status. None if a signal ended the command.
     pub(crate) status: Option<i32>,
-    /// The signal that ended it.
+    /// The signal that ended the command.
     pub(crate) signal: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
 impl Ran {
-    /// The status as a shell shows it: 128 and the number of a signal.
+    /// Returns the status as a shell shows it: 128 plus the number of a signal.
     pub(crate) fn shell_status(&self) -> Option<i32> {
         self.status.or(self.signal.map(|signal| 128 + signal))
     }
 
-    /// The one JSON document it printed.
+    /// Returns the one JSON document that the command printed.
     pub(crate) fn document(&self) -> Value {
         assert_eq!(self.stderr, "");
         let document = self
@@ -200,7 +200,7 @@ pub(crate) fn spawn(command: &mut Command) -> Child {
         .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-/// Runs a command to its end. One that hangs fails the test.
+/// Runs a command to its end. A command that hangs fails the test.
 pub(crate) fn run(command: &mut Command) -> Ran {
     let began = Instant::now();
     let mut child = spawn(command);
@@ -215,7 +215,7 @@ pub(crate) fn run(command: &mut Command) -> Ran {
     finish(child)
 }
 
-/// What a command said that has ended, or is about to.
+/// Returns the output of a command that has ended, or will end.
 pub(crate) fn finish(child: Child) -> Ran {
     let output = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -234,7 +234,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// None where this user or this system cannot have one.
+    /// Creates the file system. None if this user or this system cannot have one.
     pub(crate) fn new() -> Option<Self> {
         if !is_root() {
             skip("only root can mount a file system");
@@ -260,12 +260,12 @@ impl Disk {
         Some(disk)
     }
 
-    /// The path of the store for a process that sees the disk.
+    /// Returns the path of the store for a process that sees the disk.
     pub(crate) fn db(&self) -> PathBuf {
         self.home.db()
     }
 
-    /// Where it is for this process, which does not.
+    /// Returns the path of the store for this process, which does not see the disk.
     pub(crate) fn db_from_outside(&self) -> PathBuf {
         let root = format!("/proc/{}/root{}", self.shell.id(), self.db().display());
         PathBuf::from(root)

@@ -1,5 +1,5 @@
-//! The output for people: terminals of any width, closed pipes, full disks, quiet scripts, and
-//! names that are hard to show.
+//! Tests the output for people: terminals of any width, closed pipes, full disks, quiet scripts,
+//! and names that are hard to show.
 
 use crate::holding_support::{DONE, Kept, NO, USAGE, lines, millis, until, until_queued};
 use crate::support::{Home, Ran, run, works};
@@ -9,7 +9,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::thread;
 
-/// What a terminal of 40 columns shows of a wait that lasts over two drawings of its line.
+/// Returns the output on a terminal of 40 columns of a wait in which the line is drawn twice.
 fn shown_of_a_wait(home: &Home, term: &str) -> Option<String> {
     if !works(&["script", "--version"]) {
         return None;
@@ -69,7 +69,8 @@ fn waiting_line_is_said_once_without_escapes_on_a_dumb_terminal() {
     assert!(shown.ends_with("granted\r\n"));
 }
 
-/// How a shell pipeline of the command and another program ended, and what the command said.
+/// Runs a shell pipeline of the command and another program. Returns its exit, and the messages of
+/// the command.
 fn piped(home: &Home, args: &str, reader: &str) -> (Option<i32>, String) {
     let (status, said) = (home.join("status"), home.join("said"));
     let script = format!(
@@ -90,7 +91,7 @@ fn piped(home: &Home, args: &str, reader: &str) -> (Option<i32>, String) {
 #[test]
 fn closed_pipe_ends_the_output_quietly() {
     let home = Home::new();
-    // More than a pipe holds.
+    // The output is larger than a pipe holds.
     let names: Vec<String> = (0..400).map(|i| format!("{i:0200}")).collect();
     home.lockmgr(["-q".to_owned(), "set".to_owned()].iter().chain(&names));
     for args in [

@@ -1,9 +1,9 @@
-//! The tree stays tidy: no role knows one below it, and nothing unfinished is left lying about.
+//! Checks the source tree: no module imports one below it in the table, and no code is unfinished.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules in the order a reader meets them: each may import those before it.
+/// The modules in reading order: each may import the modules before it.
 const ORDER: [&str; 30] = [
     "clock", "process", "name", "claim", "timeout", "beacon", "lock", "queue", "error", "set",
     "record", "holds", "wait", "storage", "store", "grant", "observe", "base", "held", "keeper",
@@ -15,7 +15,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The Rust files under a directory of the package, with their text.
+/// Returns the Rust files under a directory of the package, with their text.
 fn rust_files(directory: &str) -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     let mut directories = vec![root().join(directory)];
@@ -34,7 +34,7 @@ fn rust_files(directory: &str) -> Vec<(PathBuf, String)> {
     files
 }
 
-/// The files of the library, each with the module at the top that it belongs to.
+/// Returns the files of the library, each with its top-level module.
 fn modules() -> Vec<(String, String)> {
     let src = root().join("src");
     let in_library = rust_files("src").into_iter().filter_map(|(path, text)| {
@@ -45,7 +45,7 @@ fn modules() -> Vec<(String, String)> {
     in_library.collect()
 }
 
-/// The lines that are not comments.
+/// Returns the lines that are not comments.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .filter(|line| !line.trim_start().starts_with("//"))

@@ -1,4 +1,4 @@
-//! Several users and one store: the mode that a new one gets, and the errors of permission with
+//! Tests several users of one store: the mode of a new store, and the errors of permission with
 //! their remedies.
 
 use crate::support::{Home, Ran, chmod, is_root, run, skip, works};
@@ -42,7 +42,7 @@ struct Place {
 }
 
 impl Place {
-    /// None if no other users can be tried here.
+    /// Creates the directory. None if the tests cannot run as other users.
     fn new(group: u32, mode: u32) -> Option<Self> {
         if !is_root() {
             skip("only root can become other users");
@@ -73,7 +73,7 @@ impl Place {
         self.directory().join("locks.redb")
     }
 
-    /// Runs the command as a user does whose umask takes everything from the group but reading.
+    /// Runs the command as a user with a umask that leaves the group only the right to read.
     fn run(&self, user: User, db: &Path, args: &[&str]) -> Ran {
         let User { id, is_in_team } = user;
         let mut command = Command::new("setpriv");
@@ -107,7 +107,7 @@ impl Place {
     }
 }
 
-/// Types as root what a message says between backquotes.
+/// Runs, as root, the command that a message quotes between backquotes.
 #[track_caller]
 fn type_remedy(message: &str) {
     let remedy = message.split('`').nth(1).expect(message);
@@ -203,7 +203,7 @@ fn user_refused_in_a_directory_of_everybody_is_told_to_make_one_for_a_group() {
 
 #[test]
 fn user_refused_by_a_directory_is_told_whose_it_is_and_a_remedy_that_works() {
-    // It may not be written to, or not even be entered.
+    // The user may not write to the directory, or not even enter it.
     for mode in [0o755, 0o700] {
         let Some(place) = Place::new(0, mode) else {
             return;

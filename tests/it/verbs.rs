@@ -1,4 +1,4 @@
-//! The verbs, row by row of the specification's tables.
+//! Tests the verbs, row by row of the specification's tables.
 
 use crate::support::{Home, noon};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -55,7 +55,7 @@ fn names(locks: &[Lock]) -> Vec<&str> {
     locks.iter().map(|lock| lock.name().as_str()).collect()
 }
 
-/// The existing lock that a call was refused for.
+/// Returns the existing lock that a call was refused for.
 fn in_the_way(error: Error) -> Lock {
     match error {
         Error::Locked(lock) | Error::LockFail(lock) => *lock,
@@ -149,7 +149,7 @@ fn set_with_fail_changes_nothing() {
         assert!(matches!(&refused, Error::LockFail(lock) if **lock == held));
         assert_eq!(manager.locks("").unwrap(), slice::from_ref(&held));
     }
-    // Wherever among many it is.
+    // The existing lock may be at any place among many.
     let many = Vec::from_iter((0..30).map(|i| format!("a{i}")));
     for place in 0..=many.len() {
         let mut names = many.clone();
@@ -269,7 +269,7 @@ fn name_given_twice_meets_its_first_mention() {
     let result = manager.set_lock(["d", "d"], set().only_renew()).unwrap();
     assert_eq!(counts(&result), [0, 0, 2, 0]);
 
-    // The first that is in the way, one that the call itself would have made too.
+    // The first conflicting lock, which may also be one that the call itself would create.
     for names in [["e", "e", "f"], ["e", "e", "c"]] {
         let refused = in_the_way(manager.set_lock(names, set().fail()).unwrap_err());
         assert_eq!(refused.name(), "e");
@@ -764,7 +764,7 @@ fn completed_call_is_seen_by_every_thread() {
     }
 }
 
-/// Where a thread waits until it is told to go on, once, and tells when it is there.
+/// A gate that holds one thread, once, and reports the arrival of the thread.
 struct Gate {
     is_closed: AtomicBool,
     arrived: mpsc::Sender<()>,
@@ -772,7 +772,7 @@ struct Gate {
 }
 
 impl Gate {
-    /// With who is told of an arrival, and whoever opens it.
+    /// Returns the gate, with the receiver of arrivals and the sender that opens it.
     fn new() -> (Arc<Self>, mpsc::Receiver<()>, mpsc::Sender<()>) {
         let ((arrived, arrivals), (open, go)) = (mpsc::channel(), mpsc::channel());
         let (is_closed, go) = (AtomicBool::new(false), Mutex::new(go));
@@ -810,7 +810,7 @@ fn reads_never_go_back_amid_a_commit() {
         match (thread::current().name(), call) {
             (Some("early"), StorageCall::Read { .. }) => drop(gates.0.pass()),
             (Some("writer"), StorageCall::Sync) if gates.1.pass() => shown.close(),
-            // What is committed is there for readers, and its call is not over.
+            // Readers see the committed change although its call has not returned.
             (Some("writer"), _) => drop(shown.pass()),
             _ => {}
         }
@@ -842,7 +842,7 @@ fn reads_never_go_back_amid_a_commit() {
             may_go.recv().unwrap();
             (before, find())
         });
-        // It may have to wait for the other.
+        // The call may have to wait for the other one.
         let _ = told.recv_timeout(Duration::from_millis(200));
         open_early.send(()).unwrap();
         first.join().unwrap();
@@ -860,14 +860,14 @@ fn dead_rows_do_not_fill_the_file() {
     let clock = ManualClock::new(noon());
     let builder = LockManager::builder().exclusive().clock(clock.clone());
     let manager = builder.open(home.db()).unwrap();
-    // Two hundred sets of names that live for a second, and nobody cleans up.
+    // Two hundred sets of names that live for a second, without a call of `clean_locks`.
     let names = |set: u32| {
         (0..250).map(move |i| format!("{:x}", (set * 250 + i).wrapping_mul(2_654_435_761)))
     };
     let options = SetOptions::new().timeout(Duration::from_secs(1));
     for set in 0..200 {
         manager.set_lock(names(set), options.clone()).unwrap();
-        // What was read last keeps no page of the file from being used again.
+        // The last read does not keep pages of the file from reuse.
         assert_eq!(manager.locks("").unwrap().len(), 250);
         clock.advance(Duration::from_secs(1));
     }

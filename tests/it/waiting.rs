@@ -1,5 +1,5 @@
-//! Waiting: first come, first served, across threads and processes, and a request that no
-//! longer waits delays no other.
+//! Tests waiting: first come, first served, across threads and processes. A request that no longer
+//! waits delays no other.
 
 use crate::acting::actor;
 use crate::holding_support::{
@@ -23,14 +23,14 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a thread waits that would keep a failing test from ending.
+/// The bound of waits, so that a failing test ends.
 const PATIENCE: Duration = Duration::from_secs(25);
 
 fn get() -> GetOptions {
     GetOptions::new()
 }
 
-/// Notes a line in a file that several processes note lines in.
+/// Appends a line to a file that several processes append to.
 fn note(path: &Path, line: &str) {
     let mut file = File::options()
         .append(true)
@@ -40,7 +40,7 @@ fn note(path: &Path, line: &str) {
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-/// A process that waits for the locks and then notes this line.
+/// Starts a process that waits for the locks and then appends this line.
 fn noting(home: &Home, names: &[&str], line: &str) -> Kept {
     let history = home.join("history");
     let script = format!("echo {line} $LOCKMGR_TOKENS >> '{}'", history.display());
@@ -49,7 +49,7 @@ fn noting(home: &Home, names: &[&str], line: &str) -> Kept {
     Kept::start(command.args(["--", "sh", "-c", &script]))
 }
 
-/// The first words of what was noted, and the tokens beside them.
+/// Returns the first words of the noted lines, with their tokens.
 fn history(home: &Home) -> (Vec<usize>, Vec<u64>) {
     let history = lines(&home.join("history"));
     let words = history.iter().map(|line| line.split_once(' ').unwrap());
@@ -285,7 +285,7 @@ fn newcomer_for_other_names_is_not_delayed() {
     assert_eq!(home.json(["get", "d"]).0, DONE);
     drop(waiter);
     until_queued(&manager, "", 0);
-    // Nor by one that is no more.
+    // A request that is gone does not delay it either.
     assert_eq!(home.json(["get", "a"]).0, DONE);
     drop(c);
 }
@@ -317,8 +317,8 @@ fn sets_asked_for_in_opposite_order_cannot_deadlock() {
     assert_eq!(processes.end().status, DONE);
 }
 
-/// How long a wait without a grant took that has this bound: never less, and not much more, unless
-/// the machine is held up every time.
+/// Returns the time of a wait without a grant. It is never less than this bound, and not much more,
+/// unless the machine is delayed every time.
 fn assert_ends_at_its_bound(bound: Duration, wait: impl Fn()) {
     let is_prompt = (0..4).any(|_| {
         let began = Instant::now();
@@ -373,7 +373,7 @@ fn bound_of_zero_does_not_wait() {
         home.lockmgr(["run", "-w", "0", "x", "--", "true"]).status,
         NO
     );
-    // A bound past the calendar is as good as none.
+    // A bound past the calendar counts as none.
     drop(manager.acquire(["y"]).try_lock_for(Duration::MAX).unwrap());
 }
 
@@ -394,7 +394,7 @@ fn ended_wait_lets_later_requests_go_on() {
     assert!(b.is_held().unwrap());
 }
 
-/// Frees what is held, and checks that the one waiter gets it promptly.
+/// Frees the lock, and checks that the one waiter gets it promptly.
 fn assert_prompt(manager: &LockManager, free: impl FnOnce()) {
     thread::scope(|scope| {
         let before = manager.requests("x").unwrap().len();
@@ -437,7 +437,7 @@ fn waiter_killed_at_the_head_frees_the_names_kept_for_it() {
     let _y = manager.acquire(["y"]).try_lock().unwrap();
     let head = Kept::start(home.command().args(["run", "x", "y", "--", "true"]));
     until_queued(&manager, "x", 1);
-    // The name is free, but nobody will come to say that its claimant is no more.
+    // The name is free, but no process will report that its claimant is gone.
     assert_prompt(&manager, || head.kill_into_zombie());
 }
 
@@ -467,7 +467,7 @@ fn stopped_waiter_keeps_its_turn_and_lease_and_no_more() {
         let took = at - began;
         assert!((millis(990)..secs(3)).contains(&took), "{took:?}");
 
-        // It comes too late, and asks again.
+        // The waiter comes too late, and asks again.
         stopped.signal(Signal::CONT);
         until_queued(&manager, "x", 1);
         assert!(next.is_held().unwrap());
@@ -480,7 +480,7 @@ fn stopped_waiter_keeps_its_turn_and_lease_and_no_more() {
 
 #[test]
 fn stopped_waiter_blocks_an_expired_name_for_a_bounded_time() {
-    // By a clock that makes minutes pass at once.
+    // Uses a clock that makes minutes pass at once.
     let home = Home::new();
     let clock = ManualClock::new(Utc::now());
     let later = LockManager::builder().clock(clock.clone());
@@ -546,8 +546,8 @@ fn end_of_a_lease_hands_over() {
     assert!(took >= lease && took < lease + secs(2), "{took:?}");
 }
 
-/// Lets somebody wait for `x`, does something that frees it, and checks that it was handed over
-/// by that very call.
+/// Starts a waiter for `x`, makes a call that frees `x`, and checks that this very call handed `x`
+/// over.
 fn assert_hands_over(manager: &LockManager, what: &str, free: impl FnOnce()) {
     thread::scope(|scope| {
         let (finish, is_finished) = mpsc::channel::<()>();
@@ -628,7 +628,7 @@ fn newcomer_at_the_end_of_a_lease_is_refused_before_the_waiter() {
             clock.advance(secs(10));
             match ask() {
                 Error::Reserved { request, .. } => assert_eq!(request.locked_by(), "waiter"),
-                // It was granted by now.
+                // The request was granted before.
                 Error::Locked(by) | Error::LockFail(by) => assert_eq!(by.locked_by(), "waiter"),
                 other => panic!("{what}: {other:?}"),
             }
@@ -655,7 +655,7 @@ fn command_hands_over_too() {
     });
 }
 
-/// The columns of a table, row by row.
+/// Returns the columns of a table, row by row.
 fn table(ran: &Ran) -> Vec<Vec<&str>> {
     let cells = |row| str::split(row, "  ").map(str::trim);
     let rows = ran
@@ -690,7 +690,7 @@ fn everybody_is_told_who_holds_and_who_waits() {
     assert_eq!(error["error"]["lock"]["waiting"], 2);
     let message = error["error"]["message"].as_str().unwrap();
     assert!(message.contains("edge 7") && message.contains("2 waiting"));
-    // It is free, but promised.
+    // The name is free, but promised.
     let refused = manager.get_lock("y", get()).unwrap_err().to_string();
     let expected = format!("patient (process {})", first.pid());
     assert!(refused.contains(&expected), "{refused}");
@@ -829,7 +829,7 @@ fn waiter_of_a_deleted_store_never_adopts_a_request_in_the_new_one() {
     home.open().get_lock("x", get()).unwrap();
     new.open().get_lock("x", get()).unwrap();
     let old = home.open();
-    // The new store under another name already, so that the second can ask in it beforehand.
+    // The new store has another name at first, so that the second waiter can ask in it beforehand.
     let prepared = home.join("prepared.redb");
     fs::hard_link(new.db(), &prepared).unwrap();
     let (tell, granted) = mpsc::channel();
@@ -866,7 +866,7 @@ fn waiter_of_a_deleted_store_never_adopts_a_request_in_the_new_one() {
             assert_eq!((who, guard.tokens()), (expected, vec![("x".into(), token)]));
             let lock = home.open().find("x").unwrap().unwrap();
             assert_eq!((lock.locked_by().as_str(), lock.token()), (who, token));
-            // While it holds the lock the other has nothing.
+            // While this waiter holds the lock, the other has nothing.
             assert_eq!(waiting().len(), usize::from(who == "second"));
             assert!(granted.try_recv().is_err());
             assert!(guard.is_held().unwrap());
@@ -957,14 +957,14 @@ fn requests_of_the_dead_do_not_pile_up_behind_a_lock_that_stays() {
         until_queued(&manager, "", 0);
     }
     assert_eq!(manager.find("a").unwrap().unwrap().waiting(), 0);
-    // Those that are there whether they are seen or not: one that lives removes all before it.
+    // Counts the rows of all requests, dead ones too: a living request removes all before it.
     let waiter = Kept::start(home.command().args(["run", "a", "--", "true"]));
     until_queued(&manager, "a", 1);
     until("the dead are removed", || rows_of_requests(&home) == 1);
     drop(waiter);
 }
 
-/// The rows of requests in the file.
+/// Returns the rows of requests in the file.
 fn rows_of_requests(home: &Home) -> u64 {
     use redb::{ReadableDatabase, ReadableTableMetadata};
     let requests: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("requests");
@@ -996,12 +996,12 @@ fn wait_ends_at_its_bound_while_another_process_keeps_the_store_busy() {
         assert!(matches!(refused, Err(Error::Locked(lock)) if lock.name() == "x"));
         assert!(took >= bound && took < 3 * bound, "{took:?}");
         writing.abort().unwrap();
-        // The place is given up as soon as that can be.
+        // The request is removed as soon as that is possible.
         until_queued(&manager, "x", 0);
     });
 }
 
-/// Another process that writes until this is dropped: redb's own handle stands for it.
+/// Stands for another process that writes until this is dropped. Uses redb's own handle.
 struct Writing {
     _transaction: redb::WriteTransaction,
     _database: redb::Database,
@@ -1035,7 +1035,7 @@ fn bound_of_a_call_holds_from_its_first_instant_while_another_process_writes() {
         let refused = manager.acquire(["x"]).try_lock();
         assert!(matches!(refused, Err(Error::Locked(_))));
     });
-    // A free name cannot be had either, and then the store is the reason.
+    // A free name is refused too, and then the busy store is the reason.
     assert_ends_at_its_bound(millis(200), || {
         let refused = manager.acquire(["y"]).try_lock_for(millis(200));
         let Err(Error::StoreBusy { waited, .. }) = refused else {
@@ -1044,7 +1044,7 @@ fn bound_of_a_call_holds_from_its_first_instant_while_another_process_writes() {
         assert!((millis(200)..secs(5)).contains(&waited), "{waited:?}");
     });
     drop(writing);
-    // What was given up is not there, nor comes later.
+    // The row of the ended wait is absent, and does not come later.
     until("nothing stays", || {
         manager.requests("").unwrap().is_empty() && manager.locks("").unwrap().len() == 1
     });
@@ -1168,7 +1168,7 @@ fn process_that_ends_between_a_look_and_its_watch_is_noticed_at_once() {
             is_armed.store(true, Ordering::SeqCst);
             guard.detach_to(pid).unwrap();
             let (at, _guard) = waiter.join().unwrap();
-            // Woken by nothing it would look after a second at the latest.
+            // Without a wake-up the waiter would look after a second at the latest.
             let took = at.saturating_duration_since(ended_at.lock().unwrap().unwrap());
             assert!(took < millis(600), "{nth}: {took:?}");
         });
@@ -1283,7 +1283,7 @@ fn name_given_twice_to_a_failing_set_is_told_as_such() {
 
 #[test]
 fn commit_that_grants_many_requests_of_one_process_rings_them_all() {
-    // More than a socket holds that are not read, were each ring a datagram.
+    // If each ring were a datagram, a socket would not hold so many unread ones.
     const WAITERS: usize = 60;
     let home = Home::new();
     let (manager, others) = (home.open(), home.open());
@@ -1296,7 +1296,7 @@ fn commit_that_grants_many_requests_of_one_process_rings_them_all() {
         };
         let waiters: Vec<_> = names.iter().map(wait).collect();
         until_queued(&manager, "many:", WAITERS);
-        // They sleep for five seconds, but for a ring.
+        // The waiters sleep for five seconds unless a ring wakes them.
         let began = Instant::now();
         held.release().unwrap();
         for waiter in waiters {
@@ -1306,8 +1306,8 @@ fn commit_that_grants_many_requests_of_one_process_rings_them_all() {
     });
 }
 
-/// As after a suspended machine: the clock that others judge a request by is ahead of the one that
-/// its process sleeps by.
+/// Simulates a suspended machine: the clock by which others judge a request is ahead of the clock
+/// by which its process sleeps.
 #[test]
 fn waiter_whose_request_another_took_for_over_does_not_ask_again() {
     let home = Home::new();
@@ -1318,7 +1318,7 @@ fn waiter_whose_request_another_took_for_over_does_not_ask_again() {
         let waiter = thread::spawn(move || asked.try_lock_for(secs(3600)));
         until_queued(&manager, "a", 1);
         clock.advance(secs(3600));
-        // It takes what the request kept, and drops that.
+        // The newcomer takes the names that the request kept, and releases them.
         let taken = manager.acquire(["c"]).try_lock().unwrap();
         until("the wait is over", || waiter.is_finished());
         let answer = waiter.join().unwrap();

@@ -1,4 +1,4 @@
-//! `lockmgr watch`: what it prints of changes, and how it ends.
+//! Tests `lockmgr watch`: the changes that it prints, and how it ends.
 
 use crate::holding_support::{DONE, Kept, until, until_queued};
 use crate::support::Home;
@@ -13,7 +13,7 @@ use std::time::Duration;
 fn watcher(home: &Home, args: &[&str]) -> Kept {
     let mut command = home.command();
     let mut watcher = Kept::start(command.args(["--json", "watch"]).args(args));
-    // Its first look is silent, so it is shown a lock until it has seen one.
+    // The first look prints nothing, so the test sets locks until the watcher has printed one.
     let manager = home.open();
     let probe = args
         .first()
@@ -40,7 +40,7 @@ fn event(watcher: &mut Kept) -> Value {
     serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
-/// The next change of this lock: what it is.
+/// Returns the kind of the next change of this lock.
 fn next_of(watcher: &mut Kept, name: &str) -> String {
     loop {
         let event = event(watcher);
@@ -144,7 +144,7 @@ fn watcher_that_nobody_reads_delays_no_writer() {
     let home = Home::in_memory();
     let manager = home.open();
     let _watcher = Kept::start(home.command().arg("watch"));
-    // Its pipe is full soon.
+    // The watcher's pipe is full soon.
     for round in 0..20 {
         let names: Vec<String> = (0..500).map(|i| format!("{round}:{i:0100}")).collect();
         manager

@@ -1,4 +1,4 @@
-//! The command line, and how much of everything a run does.
+//! Defines the command line, and the amount of work of a run.
 
 use crate::peers::{Kind, Mode};
 use clap::{Parser, Subcommand};
@@ -9,41 +9,41 @@ use std::time::Duration;
 #[derive(Parser, Debug)]
 #[command(name = "peers")]
 pub(crate) struct Args {
-    /// Run everything once, with tiny counts: whether it works, not how fast.
+    /// Run everything once, with tiny counts: this checks that it works, not how fast.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Where the results go [default: results/ beside this package; with --quick nowhere].
+    /// The directory of the results [default: results/ beside this package; with --quick none].
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// The disk to measure: where the stores lie [default: the directory for temporary files].
+    /// The directory of the stores, on the disk to measure [default: that for temporary files].
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
-    /// Only this group of rows (may be repeated; a wrong one lists them).
+    /// Measure only this group of rows (may be repeated; a wrong name lists the groups).
     #[arg(long, value_name = "GROUP")]
     pub(crate) only: Vec<String>,
     /// The command `lockmgr`, built for release [default: build it].
     #[arg(long, value_name = "PATH")]
     pub(crate) bin: Option<PathBuf>,
-    /// A Python environment that has django-lockmgr and filelock [default: make one].
+    /// A Python environment that has django-lockmgr and filelock [default: create one].
     #[arg(long, value_name = "DIR")]
     pub(crate) venv: Option<PathBuf>,
-    /// The program `verbs` of an older checkout, to compare this one with (see the README).
+    /// The program `verbs` of an older checkout, for a comparison with this one (see the README).
     #[arg(long, value_name = "PATH")]
     pub(crate) before: Option<PathBuf>,
-    /// Leave the peers from PyPI out. So does --quick, which needs no network, without --venv.
+    /// Leave the peers from PyPI out. --quick without --venv does the same, and needs no network.
     #[arg(long)]
     pub(crate) no_python: bool,
-    /// What this program starts itself as.
+    /// The work of this program if it has started itself as a worker.
     #[command(subcommand)]
     pub(crate) worker: Option<Worker>,
 }
 
-/// A second process of a measurement. It prints `ready` and is told by its standard input what to
+/// A second process of a measurement. It prints `ready`, and reads from its standard input what to
 /// do and when to end.
 #[derive(Subcommand, Debug)]
 #[command(hide = true)]
 pub(crate) enum Worker {
-    /// Takes one new lock after the other, from the first line of input to its end.
+    /// Takes one new lock after the other, from the first line of input to the end of the input.
     #[command(hide = true)]
     Write {
         kind: Kind,
@@ -51,11 +51,11 @@ pub(crate) enum Worker {
         id: u64,
         days: u32,
     },
-    /// For each line of input waits for the lock `x`, and says when it had it. After `pass` it
-    /// releases the lock at once, after `keep` with the next line.
+    /// For each line of input, waits for the lock `x`, and prints when it got the lock. After
+    /// `pass` it releases the lock at once, after `keep` with the next line.
     #[command(hide = true)]
     Wait { waiter: Waiter, file: PathBuf },
-    /// Waits in as many threads for as many names, each for its own. So many ask at once.
+    /// Waits in as many threads for as many names, each thread for its own. So many ask at once.
     #[command(hide = true)]
     Crowd {
         file: PathBuf,
@@ -63,10 +63,10 @@ pub(crate) enum Worker {
         count: usize,
         at_once: usize,
     },
-    /// Has a store of bare redb open.
+    /// Keeps a store of bare redb open.
     #[command(hide = true)]
     Open { dir: PathBuf },
-    /// Works on a large store, and says how much memory it has then.
+    /// Works on a large store, and prints how much memory it uses then.
     #[command(hide = true)]
     Resident {
         kind: Kind,
@@ -83,32 +83,32 @@ pub(crate) enum Waiter {
     Flock,
 }
 
-/// How much of everything a run does.
+/// The amount of work of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     /// The rows of a small store, and of a large one.
     pub(crate) few: usize,
     pub(crate) many: usize,
-    /// Rounds of what costs less than a few milliseconds, and of what costs more.
+    /// Rounds of work that takes less than a few milliseconds, and of work that takes more.
     pub(crate) rounds: usize,
     pub(crate) heavy_rounds: usize,
-    /// Repetitions of what takes seconds.
+    /// Repetitions of work that takes seconds.
     pub(crate) repeats: usize,
-    /// How long threads and processes compete.
+    /// The time during which threads and processes compete.
     pub(crate) window: Duration,
-    /// Rows of a store of which each one's bytes count.
+    /// Rows of a store in which the bytes of each row count.
     pub(crate) filed: usize,
     pub(crate) waiting: Waiting,
 }
 
-/// How many wait, and how often.
+/// The numbers of waiters, and of repetitions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiting {
     /// Requests of at most four processes.
     pub(crate) requests: [usize; 3],
     /// Processes with one request each.
     pub(crate) processes: [usize; 2],
-    /// Rounds, and calls of each one.
+    /// Rounds, and calls of each round.
     pub(crate) rounds: usize,
     pub(crate) calls: usize,
     /// Processes that wait behind a hand-over, and hand-overs in a row.
@@ -116,11 +116,11 @@ pub(crate) struct Waiting {
     pub(crate) in_a_row: usize,
     /// Processes that ask at once.
     pub(crate) storm: usize,
-    /// Processes that are idle, and how long they are watched.
+    /// Processes that are idle, and the time that they are watched.
     pub(crate) idle: usize,
     pub(crate) idle_window: Duration,
     pub(crate) threads: usize,
-    /// Holders killed, so many of them started together, and how long their waiters have waited.
+    /// Killed holders, the number of them started together, and the time that their waiters waited.
     pub(crate) kills: usize,
     pub(crate) kills_together: usize,
     pub(crate) late: Duration,

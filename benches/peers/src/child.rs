@@ -1,4 +1,4 @@
-//! Other processes: each says `ready` when it is, and is talked to in lines.
+//! Starts other processes. Each prints `ready` when it is ready, and talks in lines.
 
 use crate::worker::Turn;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -13,7 +13,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts it, and waits until it is ready.
+    /// Starts the process, and waits until it is ready.
     pub(crate) fn start(mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn()?;
@@ -43,7 +43,7 @@ impl Child {
         self.process.id()
     }
 
-    /// As many workers that do the same.
+    /// Starts as many workers that do the same.
     pub(crate) fn workers(
         count: usize,
         arguments: &[&dyn AsRef<std::ffi::OsStr>],
@@ -65,24 +65,24 @@ impl Child {
         Ok(line.trim_end().to_owned())
     }
 
-    /// What a worker that waits says of its turn, or why it got none.
+    /// Returns the answer of a waiting worker about its turn, or the reason why it got none.
     pub(crate) fn outcome(&mut self) -> Result<Result<Turn, String>> {
         Ok(serde_json::from_str(&self.answer()?)?)
     }
 
-    /// What a worker that waits says of its turn.
+    /// Returns the answer of a waiting worker about its turn.
     pub(crate) fn turn(&mut self) -> Result<Turn> {
         let outcome = self.outcome()?;
         outcome.map_err(|error| anyhow!("a waiter failed: {error}"))
     }
 
-    /// Ends it at once, and does not wait for its end.
+    /// Kills the process, and does not wait for its end.
     pub(crate) fn kill(&mut self) {
-        // One that has ended is ended.
+        // Fails if the process has ended, which is harmless.
         let _ = self.process.kill();
     }
 
-    /// Tells it to end.
+    /// Asks the process to end.
     pub(crate) fn stop(&mut self) {
         self.input = None;
     }
@@ -91,7 +91,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.stop();
-        // It ends with its input; one that fails to was going to be measured, and is in the way.
+        // The process ends with its input. If it does not, it would disturb later measurements.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

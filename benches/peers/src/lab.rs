@@ -1,4 +1,4 @@
-//! Where everything lies that is measured: directories of stores with the same rows for each peer.
+//! Keeps the measured files: directories of stores with the same rows for each peer.
 
 use crate::args::{Args, Scale};
 use crate::names;
@@ -23,15 +23,15 @@ pub(crate) struct Lab {
     pub(crate) scale: Scale,
     scratch: TempDir,
     began: Instant,
-    /// By their rows.
+    /// The stores, by their number of rows.
     stores: RefCell<BTreeMap<usize, Rc<Stores>>>,
     bin: Option<PathBuf>,
     before: Option<PathBuf>,
-    /// The environment with the peers from PyPI, or why there is none.
+    /// The environment with the peers from PyPI, or the reason why there is none.
     venv: OnceCell<Result<Venv, String>>,
 }
 
-/// A directory with the stores of all peers, closed. Goes with it.
+/// A directory with the stores of all peers, closed. Drop removes the directory.
 #[derive(Debug)]
 pub(crate) struct Stores {
     pub(crate) dir: TempDir,
@@ -68,12 +68,12 @@ impl Lab {
         self.scratch.path()
     }
 
-    /// The command, where it was given.
+    /// The command, if it was given.
     pub(crate) fn bin(&self) -> Option<&Path> {
         self.bin.as_deref()
     }
 
-    /// The program `verbs` of an older checkout, where it was given.
+    /// The program `verbs` of an older checkout, if it was given.
     pub(crate) fn before(&self) -> Option<&Path> {
         self.before.as_deref()
     }
@@ -82,12 +82,12 @@ impl Lab {
         eprintln!("[{:4} s] {what}", self.began.elapsed().as_secs());
     }
 
-    /// A new empty directory on the disk that is measured.
+    /// Creates a new empty directory on the measured disk.
     pub(crate) fn new_dir(&self) -> Result<TempDir> {
         Ok(tempfile::tempdir_in(self.dir())?)
     }
 
-    /// Stores of so many rows: the same ones for all who leave them as they found them.
+    /// Returns stores of so many rows: the same ones for all callers that leave them unchanged.
     pub(crate) fn stores(&self, rows: usize) -> Result<Rc<Stores>> {
         if let Some(stores) = self.stores.borrow().get(&rows) {
             return Ok(Rc::clone(stores));
@@ -97,7 +97,7 @@ impl Lab {
         Ok(stores)
     }
 
-    /// New stores of so many rows, so many of them written in a transaction.
+    /// Creates new stores of so many rows, so many of them written in a transaction.
     pub(crate) fn new_stores(&self, rows: usize, batch: usize) -> Result<Stores> {
         if rows >= 100_000 {
             self.say(&format!("filling stores with {rows} rows"));
@@ -117,7 +117,7 @@ impl Lab {
         Ok(Stores { dir, rows, bytes })
     }
 
-    /// The environment with the peers from PyPI, or why there is none.
+    /// Returns the environment with the peers from PyPI, or the reason why there is none.
     pub(crate) fn venv(&self) -> Result<&Venv, &str> {
         let venv = self.venv.get_or_init(|| {
             self.say("making an environment with the peers from PyPI");
@@ -127,7 +127,7 @@ impl Lab {
     }
 }
 
-/// The environment that was asked for, or why none was; nothing where one is to be made.
+/// Returns the environment that the options name, or the reason for none. `None` means: create one.
 fn given_venv(args: &Args) -> Result<Option<Result<Venv, String>>> {
     Ok(match &args.venv {
         _ if args.no_python => Some(Err("left out by --no-python".to_owned())),
@@ -154,13 +154,13 @@ impl Stores {
         self.dir.path()
     }
 
-    /// All peers, open in this mode, in the order of [`Kind::ALL`].
+    /// Opens all peers in this mode, in the order of [`Kind::ALL`].
     pub(crate) fn open(&self, mode: Mode) -> Result<Vec<Box<dyn Peer>>> {
         let open = |kind: Kind| kind.open(self.path(), mode);
         Kind::ALL.into_iter().map(open).collect()
     }
 
-    /// The name of a lock that is there, another one each time.
+    /// Returns the name of an existing lock, another one each time.
     pub(crate) fn some_name(&self, turn: usize) -> String {
         names::present(names::random(turn, self.rows))
     }

@@ -1,4 +1,4 @@
-//! Where and when it was measured, and of what versions.
+//! Describes the place, the time and the versions of a measurement.
 
 use crate::lab::Lab;
 use crate::stats::{Sample, micros, timed};
@@ -21,18 +21,18 @@ pub(crate) struct Machine {
     file_system: String,
     /// Microseconds of a `pwrite` of 4 KiB and an `fdatasync` on it.
     sync: f64,
-    /// Processes that ran or were to run in the minute before.
+    /// Processes that ran or were ready to run in the minute before.
     load_before: String,
     lockmgr: String,
     redb: String,
     sqlite: String,
     rustc: String,
-    /// The peers from PyPI, or why there are none.
+    /// The peers from PyPI, or the reason why there are none.
     python: String,
 }
 
 impl Machine {
-    /// Looks at the machine before anything is measured.
+    /// Describes the machine before the first measurement.
     pub(crate) fn look(lab: &Lab) -> Result<Self> {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
@@ -60,7 +60,7 @@ impl Machine {
         })
     }
 
-    /// Asks for the versions of the peers from PyPI, after all was measured.
+    /// Reads the versions of the peers from PyPI, after the last measurement.
     pub(crate) fn look_at_python(&mut self, lab: &Lab) -> Result<()> {
         self.python = match lab.venv() {
             Ok(venv) => venv.start(lab.new_dir()?.path())?.ask("versions")?,
@@ -92,7 +92,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// The version that this program was built with.
+/// Returns the version of the compiler that built this program.
 fn version_of(package: &str) -> String {
     let header = format!("name = \"{package}\"\nversion = \"");
     let lock = include_str!("../Cargo.lock");
@@ -107,7 +107,7 @@ fn output_of(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output).trim().to_owned()
 }
 
-/// The type of the file system that is mounted nearest above.
+/// Returns the type of the nearest mounted file system above a path.
 fn file_system_of(dir: &Path, mounts: &str) -> String {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let above = mounts.lines().filter_map(|line| {

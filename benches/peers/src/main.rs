@@ -1,4 +1,4 @@
-//! lockmgr beside its peers: measures every figure that the project promises, in one run, and
+//! Measures lockmgr beside its peers: every figure that the project promises, in one run, and
 //! writes them as a table, as JSON and as plots. The README beside this package says how to read
 //! them.
 

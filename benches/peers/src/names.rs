@@ -1,25 +1,25 @@
-//! Names of 20 bytes, in random order and the same in every run.
+//! Makes names of 20 bytes, in random order and the same in every run.
 
-/// Names that are in no store when it is built begin here.
+/// The number of the first name that no new store has.
 const NEW: u64 = 1 << 40;
 
-/// The name of a lock that a store of more rows than `index` has.
+/// Returns the name of a lock that a store of more rows than `index` has.
 pub(crate) fn present(index: usize) -> String {
     name(index as u64)
 }
 
-/// Names that no store has, others for each `round`; at most 10,000 of a round.
+/// Returns names that no store has, other ones for each `round`, at most 10,000 a round.
 pub(crate) fn new(round: usize, count: usize) -> Vec<String> {
     let first = NEW + round as u64 * 10_000;
     (first..first + count as u64).map(name).collect()
 }
 
-/// One name that no other worker takes.
+/// Returns a name that no other worker takes.
 pub(crate) fn of_worker(worker: u64, index: u64) -> String {
     name((worker + 2) * NEW + index)
 }
 
-/// A number below `below`, spread as evenly as random ones.
+/// Returns a number below `below`, spread as evenly as random ones.
 pub(crate) fn random(index: usize, below: usize) -> usize {
     (mixed(index as u64 ^ NEW) % below as u64) as usize
 }

@@ -1,16 +1,16 @@
-//! Plots as SVG, written by hand: two kinds, lines on logarithmic axes, and bars.
+//! Writes plots as SVG by hand: lines on logarithmic axes, and bars.
 
 use serde::Serialize;
 use std::fmt::Write;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Chart {
-    /// Its file's name, without the extension.
+    /// The name of the plot's file, without the extension.
     pub(crate) file: &'static str,
     pub(crate) title: String,
-    /// What x is; with bars there is none.
+    /// The meaning of x. None for bars.
     pub(crate) x: String,
-    /// What y is, with its unit.
+    /// The meaning of y, with its unit.
     pub(crate) y: String,
     pub(crate) data: Data,
 }
@@ -30,15 +30,15 @@ pub(crate) struct Line {
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 420.0;
-/// Where the axes stand.
+/// The position of the axes.
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 560.0;
 const TOP: f64 = 48.0;
 const BOTTOM: f64 = 364.0;
-/// Where the bars begin, behind their names.
+/// The position where the bars begin, after their names.
 const BARS: f64 = 200.0;
 
-/// Told apart on white and on black, by people who see fewer colours too.
+/// Colours that are distinct on white and on black, also for people who see fewer colours.
 const COLOURS: [&str; 6] = [
     "#0f8b8d", "#d1495b", "#6a70d8", "#c98a1b", "#6d8f3c", "#8a8a8a",
 ];
@@ -163,7 +163,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// From the half decade below all values to the one above.
+    /// Returns the axis from the half decade below all values to the one above.
     fn new(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
         let (low, high) = logs(values);
         let half = |log: f64, round: fn(f64) -> f64| round(log * 2.0) / 2.0;
@@ -175,7 +175,7 @@ impl Axis {
         }
     }
 
-    /// Hardly wider than the values.
+    /// Returns an axis hardly wider than the values.
     fn tight(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
         let (low, high) = logs(values);
         let margin = 0.05 * (high - low) + 0.01;
@@ -192,7 +192,7 @@ impl Axis {
         self.from + share.clamp(0.0, 1.0) * (self.to - self.from)
     }
 
-    /// 1, 2 and 5 of each decade; where there are many, 1 alone.
+    /// Returns 1, 2 and 5 of each decade, or only 1 if there are many decades.
     fn ticks(&self) -> Vec<(String, f64)> {
         let steps: &[f64] = match self.high - self.low {
             0.0..3.1 => &[1.0, 2.0, 5.0],
@@ -211,7 +211,7 @@ impl Axis {
         ticks
     }
 
-    /// The values that were measured, each once.
+    /// Returns the measured values, each once.
     fn values(&self, values: impl Iterator<Item = f64>) -> Vec<(String, f64)> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
@@ -221,7 +221,7 @@ impl Axis {
     }
 }
 
-/// The least and the greatest logarithm of the values above zero.
+/// Returns the least and the greatest logarithm of the values above zero.
 fn logs(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let logs = values.filter(|value| *value > 0.0).map(f64::log10);
     logs.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), log| {
@@ -245,7 +245,7 @@ fn text(svg: &mut String, anchor: &str, x: f64, y: f64, text: &str) {
     );
 }
 
-/// A number with at most three digits that count, and thousands apart.
+/// Returns a number with at most three significant digits, and with separated thousands.
 fn short(value: f64) -> String {
     let digits = match value {
         1000.0.. => {

@@ -1,4 +1,4 @@
-//! Processor time of this process and of others.
+//! Reads the processor time of this process and of others.
 
 use crate::stats::micros;
 use anyhow::{Context, Result, ensure};
@@ -8,13 +8,13 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Microseconds that this process has used, all of its threads together, ended ones too.
+/// Returns the microseconds that all threads of this process have used, also ended ones.
 pub(crate) fn of_this_process() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
-/// Microseconds that the threads of these processes have used.
+/// Returns the microseconds that the threads of these processes have used.
 ///
 /// Read from outside, so that no sleeper is woken for it, and in nanoseconds, where
 /// `/proc/PID/stat` counts in ticks of 10 ms. A thread that runs at the moment may lack its last
@@ -42,7 +42,7 @@ pub(crate) fn of_processes(processes: &[u32]) -> Result<f64> {
     Ok(sum)
 }
 
-/// Percent of a core that these processes use together, while this one sleeps for so long.
+/// Returns the percent of a core that these processes use together, while this one sleeps.
 pub(crate) fn while_asleep(processes: &[u32], window: Duration) -> Result<f64> {
     let before = of_processes(processes)?;
     let began = Instant::now();
@@ -64,12 +64,12 @@ impl<'a> Meter<'a> {
         Ok(Self {
             others,
             others_before: of_processes(others)?,
-            // Last, as the look at the others takes our time.
+            // Read last, as reading the others takes time of this process.
             ours_before: of_this_process(),
         })
     }
 
-    /// Microseconds of all together.
+    /// Returns the microseconds of all processes together.
     pub(crate) fn stop(self) -> Result<f64> {
         let ours = of_this_process() - self.ours_before;
         Ok(ours + of_processes(self.others)? - self.others_before)

@@ -1,4 +1,4 @@
-//! What was found: rows with figures and verdicts, as Markdown and as JSON.
+//! Writes the results: rows with figures and verdicts, as Markdown and as JSON.
 
 use crate::machine::Machine;
 use crate::peers::Kind;
@@ -41,7 +41,7 @@ impl Unit {
     }
 }
 
-/// What was measured of one peer.
+/// The measurements of one peer.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
     pub(crate) of: String,
@@ -87,7 +87,7 @@ impl Figure {
 pub(crate) enum Verdict {
     Met,
     Missed,
-    /// There is no target.
+    /// The row has no target.
     Shown,
     Skipped(String),
 }
@@ -116,7 +116,7 @@ impl Row {
         }
     }
 
-    /// Times of [`Kind::ALL`], or of the first of them, with the ratio to bare redb's.
+    /// Adds the times of [`Kind::ALL`], or of the first of them, with the ratio to bare redb's.
     pub(crate) fn of_times(what: impl Into<String>, samples: &[Sample]) -> Self {
         let figure = |(kind, sample): (Kind, &Sample)| Figure::new(kind.name(), Unit::Time, sample);
         let mut figures = Kind::ALL.into_iter().zip(samples).map(figure);
@@ -156,7 +156,7 @@ impl Row {
         self
     }
 
-    /// A target of the ratio to bare redb's.
+    /// Sets a target for the ratio to bare redb's.
     pub(crate) fn at_most(self, most: f64) -> Self {
         let is_met = self.ratio.is_some_and(|ratio| ratio.median <= most);
         self.target(format!("≤ {most} × bare redb"), is_met)
@@ -167,7 +167,7 @@ impl Row {
         self.target(format!("≥ {least} × bare redb"), is_met)
     }
 
-    /// One more condition of the target.
+    /// Adds one more condition to the target.
     pub(crate) fn and(self, target: &str, is_met: bool) -> Self {
         let was_met = self.verdict == Verdict::Met;
         let target = format!("{}; {target}", self.target);
@@ -211,7 +211,7 @@ impl Row {
     }
 }
 
-/// With two digits behind the point, or where those would be hardly one, two that say something.
+/// Formats with two digits after the point, or with two significant digits if that shows more.
 fn plain(value: f64) -> String {
     let digits = match value {
         _ if value > 0.0 && value < 0.1 => 1 - value.log10().floor() as i32,

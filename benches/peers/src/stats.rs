@@ -1,15 +1,15 @@
-//! Samples, taken in turns, and what is said of them.
+//! Takes samples in turns, and summarises them.
 
 use anyhow::Result;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// What was measured in each round, in the order of the rounds; times in microseconds.
+/// The measurements of the rounds, in their order, with times in microseconds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample(pub(crate) Vec<f64>);
 
 impl Sample {
-    /// Between two values in proportion.
+    /// Interpolates between two values.
     pub(crate) fn quantile(&self, at: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -45,7 +45,7 @@ pub(crate) struct Ratio {
     pub(crate) p75: f64,
 }
 
-/// How many blocks of rounds the spread of a ratio is taken from.
+/// The number of blocks of rounds that give the spread of a ratio.
 const BLOCKS: usize = 10;
 
 pub(crate) fn ratio(ours: &Sample, peer: &Sample) -> Ratio {
@@ -61,20 +61,20 @@ pub(crate) fn ratio(ours: &Sample, peer: &Sample) -> Ratio {
     }
 }
 
-/// Jain's index of fairness: 1 where all had the same share, 1/n where one had everything.
+/// Returns Jain's index of fairness: 1 if all had the same share, 1/n if one had everything.
 pub(crate) fn jain(shares: &[f64]) -> f64 {
     let sum: f64 = shares.iter().sum();
     let squares: f64 = shares.iter().map(|share| share * share).sum();
     sum * sum / (shares.len() as f64 * squares)
 }
 
-/// The order of so many in a round: another one first each time.
+/// Returns the order of so many peers in a round: another one first each time.
 pub(crate) fn turns(count: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |turn| (turn + round) % count)
 }
 
-/// Measures in turns: in each round everybody once, another one first each time. What the machine
-/// does meanwhile then hits all alike. `op` says how long the part of it took that counts.
+/// Measures in turns: in each round each peer once, another one first each time. So noise of the
+/// machine hits all alike. `op` returns the time of the part that counts.
 pub(crate) fn interleave<P>(
     rounds: usize,
     peers: &mut [P],
@@ -101,7 +101,7 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<Duration> {
     Ok(took)
 }
 
-/// The mean of a batch, for what takes hardly longer than to read the clock.
+/// Returns the mean of a batch, for calls that take hardly longer than reading the clock.
 pub(crate) fn timed_each(
     count: usize,
     mut work: impl FnMut(usize) -> Result<()>,

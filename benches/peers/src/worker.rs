@@ -1,4 +1,4 @@
-//! What this program does as the second process of a measurement.
+//! Runs this program as the second process of a measurement.
 
 use crate::args::{Waiter, Worker};
 use crate::names;
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Microseconds on the clock that all processes share.
+/// Returns the microseconds on the clock that all processes share.
 pub(crate) fn now() -> f64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
@@ -27,7 +27,7 @@ pub(crate) fn now() -> f64 {
 pub(crate) struct Call {
     pub(crate) began: f64,
     pub(crate) took: f64,
-    /// It waited for others as long as it may, and gave up.
+    /// Set if the call waited for others up to its bound, and gave up.
     pub(crate) gave_up: bool,
 }
 
@@ -36,11 +36,11 @@ pub(crate) struct Call {
 pub(crate) struct Turn {
     pub(crate) asked: f64,
     pub(crate) granted: f64,
-    /// When it called for the release.
+    /// The time of its call of release.
     pub(crate) released: f64,
 }
 
-/// Memory of a process, in KiB.
+/// The memory of a process, in KiB.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Resident {
     pub(crate) now: u64,
@@ -146,7 +146,7 @@ fn take_turns<G>(
             if keeps {
                 tell(&Ok(turn))?;
                 if lines.next().transpose()?.is_none() {
-                    // The end of the program, with the lock.
+                    // The program ends, with the lock.
                     return Ok(turn);
                 }
                 turn.released = now();
@@ -160,7 +160,7 @@ fn take_turns<G>(
 }
 
 fn tell(turn: &Result<Turn, String>) -> Result<()> {
-    // The process that asked may have gone meanwhile.
+    // The process that asked may have ended meanwhile.
     let line = serde_json::to_string(turn)?;
     Ok(writeln!(io::stdout(), "{line}")?)
 }
@@ -178,19 +178,19 @@ fn crowd(file: &Path, prefix: &str, count: usize, at_once: usize) -> Result<()> 
             let thread = thread::Builder::new().stack_size(STACK);
             thread.spawn(move || {
                 let guard = request.lock();
-                // Nobody releases what it waits for while it is measured.
+                // No process releases the lock during the measurement.
                 eprintln!("a request of a crowd ended: {guard:?}");
             })?;
             asked += 1;
         }
-        // A look at many takes time that they need.
+        // A look at many requests takes processor time that they need.
         while manager.requests(prefix)?.len() < asked {
             thread::sleep(Duration::from_millis(2 + at_once as u64 / 20));
         }
     }
     println!("ready");
     io::stdin().read_line(&mut String::new())?;
-    // Its threads still wait, and end with it.
+    // The threads still wait, and end with the process.
     std::process::exit(0);
 }
 
@@ -209,7 +209,7 @@ fn resident(kind: Kind, mode: Mode, dir: &Path, rows: usize, calls: usize) -> Re
         ensure!(peer.find(&name)?, "{name} is not there");
         peer.set(&[name])?;
     }
-    // About one name in a thousand.
+    // Reads about one name in a thousand.
     let listed = peer.list("n420")?;
     ensure!(listed > 0 || rows < 100_000, "nothing was listed");
     let status = std::fs::read_to_string("/proc/self/status")?;

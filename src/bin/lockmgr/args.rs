@@ -74,7 +74,7 @@ pub(crate) enum Command {
     Run(Run),
     /// Create locks that nobody holds, all or none; otherwise name a holder
     Get(Get),
-    /// Create, renew or skip locks, all in one transaction; does not exclude other callers
+    /// Create, renew or skip locks in one transaction, without excluding other callers
     ///
     /// `set` excludes nobody: it renews an existing lock, even another holder's, and succeeds. To
     /// exclude other callers, use `lockmgr run` (while a command runs) or `lockmgr get`.

@@ -47,7 +47,7 @@ pub(crate) struct Look {
     pub(crate) dead: BTreeSet<(String, u64)>,
 }
 
-/// How a lock or a request changed.
+/// The kind of a change of a lock or a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {

@@ -269,7 +269,7 @@ pub(crate) fn need_proc(remedy: &str) -> Result<(), Failure> {
     Err(Failure::Invalid {
         kind: "Unsupported",
         message: format!(
-            "cannot bind a lock to a process: without /proc its end cannot be detected; \
+            "cannot bind a lock to a process: there is no /proc, so its end cannot be detected; \
                 {remedy}"
         ),
     })

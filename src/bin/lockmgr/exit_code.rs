@@ -7,7 +7,7 @@ use std::process;
 /// The exit status of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCode {
-    /// Done; for a question, yes.
+    /// The command is done. For a question, the answer is yes.
     Success,
     /// No: it is locked, promised, not locked, lost, or was not found.
     No,
@@ -23,7 +23,7 @@ pub(crate) enum ExitCode {
     CannotCreate,
     /// Reading or writing failed.
     Io,
-    /// The store was busy for too long, or the system lacks memory or processes; try again.
+    /// The store was busy for too long, or the system lacks memory or processes. Try again.
     Busy,
     /// No permission.
     Permission,

@@ -18,8 +18,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{self, Command};
 use std::time::Duration;
 
-/// The signals that are not caught: KILL and STOP, which no process can catch; the signals of a
-/// process's own faults; PIPE, which Rust ignores; URG, which does nothing by default.
+/// The signals that are not caught. No process can catch KILL and STOP. A process's own faults must
+/// end it. Rust ignores PIPE. URG does nothing by default.
 const NOT_CAUGHT: [i32; 10] = [
     SIGKILL, SIGSTOP, SIGILL, SIGFPE, SIGSEGV, SIGBUS, SIGTRAP, SIGSYS, SIGPIPE, SIGURG,
 ];

@@ -1,7 +1,7 @@
-//! What the processes of the soak noted, and where it breaks a promise.
+//! Judges the notes of the soak's processes, and finds broken promises.
 //!
-//! Judges by what is certain alone. All times are microseconds since boot. A call takes effect
-//! between its two times; what it said of a lock was so at some instant between them.
+//! Judges only by certain facts. All times are microseconds since boot. A call takes effect between
+//! its two times. Its answer about a lock was true at some instant between them.
 
 use super::Figures;
 use super::terms::{FORCED, KINDS, LONG, MINE, SLOTS};
@@ -9,20 +9,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What a noted deadline may be off by.
+/// The largest error of a noted deadline.
 const SLACK: u64 = 1_000;
 
-/// How much longer than its bound a call may take where the machine is busy.
+/// The time by which a call may exceed its bound on a busy machine.
 const MARGIN: Duration = Duration::from_secs(4);
 
-/// How soon locks that became free are granted to the next request for them, at most: longer than
-/// a process that is in the middle of a write is stopped.
+/// The longest time until free locks are granted to the next request: longer than the stop of a
+/// process in the middle of a write.
 const SOON: u64 = 5_000_000;
 
-/// Calls that may have ended a lock: when each was over, and when it began.
+/// Calls that may have ended a lock: the end and the beginning of each.
 type Ends = Vec<(u64, u64)>;
 
-/// What a lock was when the call came to it.
+/// The state of a lock before the call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Was {
     Unsaid,
@@ -32,12 +32,12 @@ enum Was {
     NotBearing(u64),
 }
 
-/// What a lock is since then.
+/// The state of a lock after the call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Now {
     Unsaid,
     Absent,
-    /// Until is 0 where it had passed when it was noted.
+    /// `until` is 0 if it had passed when it was noted.
     Held {
         token: u64,
         until: u64,
@@ -45,7 +45,7 @@ enum Now {
     },
 }
 
-/// How it was held when somebody last said so.
+/// The mode in which a lock was held, by the last note.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Mode {
     #[default]
@@ -62,7 +62,7 @@ struct Said {
     mode: Mode,
 }
 
-/// What the locks of a call are bound to.
+/// The process that the locks of a call are bound to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bound {
     No,
@@ -76,32 +76,32 @@ enum Bound {
 pub(super) struct Call {
     process: usize,
     verb: String,
-    /// In microseconds; none where it waits until it is granted.
+    /// The bound of the wait, in microseconds. None if the call waits until it is granted.
     limit: Option<u64>,
     lease: u64,
     bound_to: Bound,
     targets: Vec<(String, Option<u64>)>,
     invoked: u64,
-    /// When the answer was there; none where the process was killed before.
+    /// The time of the answer. None if the process was killed before.
     returned: Option<u64>,
-    /// When nothing that it does can come any more.
+    /// The time after which the call has no further effect.
     over: u64,
     outcome: String,
     said: Vec<Said>,
 }
 
-/// One process, as its parent knows it.
+/// One process, with the facts that its parent knows.
 #[derive(Debug)]
 pub(super) struct Life {
     /// The processes with the same locks of their own, one after the other.
     pub(super) slot: usize,
-    /// Whether its number says nothing to some of the others.
+    /// Tells whether some other processes do not see its number.
     pub(super) is_apart: bool,
-    /// When it was killed, and when it was certainly gone.
+    /// The time of the kill, and the time when the process was certainly gone.
     pub(super) killed: u64,
     pub(super) gone: u64,
-    /// When all were gone that it forked off: these have copies of its descriptors, and other pid
-    /// namespaces see no more than that.
+    /// The time when all its forked children were gone. They have copies of its descriptors, and
+    /// other pid namespaces see only the descriptors.
     pub(super) all_gone: u64,
     pub(super) stops: Vec<(u64, u64)>,
 }
@@ -110,29 +110,30 @@ pub(super) struct Life {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) process: usize,
-    /// Which of its calls.
+    /// The index of the call of its process.
     pub(super) call: usize,
     pub(super) seen: u64,
 }
 
-/// What is known of a lock: of one token.
+/// The known facts about a lock: about one token.
 #[derive(Debug, Default)]
 struct Known {
     name: String,
     mode: Mode,
-    /// The call that created it, where that returned.
+    /// The call that created the lock, if the call returned.
     creator: Option<usize>,
-    /// It was there from here on, until there at least.
+    /// The first and the last time at which the lock was certainly there.
     from: u64,
     to: u64,
-    /// When a deadline was known, and which.
+    /// The times at which a deadline was known, and the deadlines.
     deadlines: Vec<(u64, u64)>,
-    /// When somebody may have ended it, and when somebody certainly had.
+    /// The first time at which a call may have ended the lock, and the first at which one certainly
+    /// had.
     may_end: u64,
     has_ended: u64,
 }
 
-/// When something was out of the way of the requests for a name.
+/// The end of an obstacle for the requests for a name.
 struct End {
     end: u64,
     is_death: bool,
@@ -140,24 +141,24 @@ struct End {
     by: usize,
 }
 
-/// In whose way it was.
+/// The requests that an obstacle blocked.
 enum Before {
-    /// Of requests that were granted later than this lock was.
+    /// Requests that were granted later than this lock.
     Lock(u64),
-    /// Of requests that were seen to wait after this call began.
+    /// Requests that were seen to wait after this call began.
     Call(u64),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct History {
     calls: Vec<Call>,
-    /// Of each process, its calls.
+    /// The calls of each process.
     by_process: BTreeMap<usize, Vec<usize>>,
     lives: BTreeMap<usize, Life>,
     waiting: BTreeMap<u64, Waiting>,
-    /// How long those waited on who were next when a holder or a waiter before them died.
+    /// The times that requests waited on when a holder or a waiter before them had died.
     pub(super) after_deaths: Vec<u64>,
-    /// The same, if that one had a pid namespace of its own.
+    /// The same times, for processes with their own pid namespace.
     pub(super) after_deaths_apart: Vec<u64>,
     locks: BTreeMap<u64, Known>,
     /// For each name its new locks: the call, and the token.
@@ -216,7 +217,7 @@ impl Call {
             self.said
                 .retain(|said| said.name.starts_with(MINE) || said.sighted().is_none());
         }
-        // What was given up during its commit may be found done later.
+        // A call that was given up during its commit may take effect later.
         if self.outcome != "busy" {
             self.over = returned;
         }
@@ -269,7 +270,7 @@ impl Said {
         }
     }
 
-    /// The lock that it saw, or made.
+    /// The lock that the call saw, or created.
     fn sighted(&self) -> Option<(u64, Option<u64>)> {
         match (self.was, self.now) {
             (_, Now::Held { token, until, .. }) => Some((token, Some(until))),
@@ -287,10 +288,10 @@ impl Said {
 }
 
 impl History {
-    /// Takes up the notes of a process.
+    /// Reads the notes of a process.
     pub(super) fn add(&mut self, process: usize, mut life: Life, notes: &str) {
         let calls = self.by_process.entry(process).or_default();
-        // What does not end in a line feed was cut off.
+        // A line without a line feed was cut off.
         let whole = notes.rfind('\n').map_or("", |end| &notes[..end]);
         for line in whole.lines() {
             match line.split_at(2) {
@@ -299,7 +300,7 @@ impl History {
                     self.calls.push(Call::invoked(process, rest, life.gone));
                 }
                 ("< ", rest) => self.calls.last_mut().unwrap().returned(rest),
-                // It ended by itself, as it was told to.
+                // The process ended by itself, as its parent asked.
                 (". ", rest) => life.killed = life.killed.min(number(rest)),
                 ("@ ", _) => {}
                 (_, rest) => self.violations.push(format!("process {process}: {rest}")),
@@ -339,7 +340,7 @@ impl History {
             .push(format!("{what}{}", String::from_iter(calls)));
     }
 
-    /// Collects what is known of each lock.
+    /// Collects the known facts about each lock.
     fn gather(&mut self) {
         for at in 0..self.calls.len() {
             let call = &self.calls[at];
@@ -385,7 +386,7 @@ impl History {
     }
 
     fn note_when_locks_may_end(&mut self) {
-        // What a call took aim at: a lock by its token, or whatever has the name.
+        // The target of a call: a lock by its token, or any lock of the name.
         let mut ends: HashMap<(&str, Option<u64>), Ends> = HashMap::new();
         for call in self.calls.iter().filter(|call| call.may_end_locks()) {
             for (name, token) in &call.targets {
@@ -398,7 +399,7 @@ impl History {
         }
         for ends in ends.values_mut() {
             ends.sort_unstable();
-            // Each with the first beginning of it and those that were over later.
+            // Each call with the earliest beginning among it and the calls that ended later.
             for at in (1..ends.len()).rev() {
                 ends[at - 1].1 = ends[at - 1].1.min(ends[at].1);
             }
@@ -417,7 +418,7 @@ impl History {
         }
     }
 
-    /// Until when a lock is certainly live, by what was known of it at that time.
+    /// Returns the time until which a lock is certainly live, by the facts known at that time.
     fn live_until(&self, lock: &Known, at: u64) -> u64 {
         let Some(creator) = lock.creator.map(|creator| &self.calls[creator]) else {
             return 0;
@@ -434,8 +435,8 @@ impl History {
         until.unwrap_or_default().min(lock.may_end).min(killed)
     }
 
-    /// No two locks of a name are there at the same time: each from when it was first seen until
-    /// it was last seen or its lease ended.
+    /// Checks that no two locks of a name overlap. Each lasts from its first sight until its last
+    /// sight or the end of its lease.
     fn check_one_holder_at_a_time(&mut self) {
         let mut by_name: HashMap<&str, Vec<(u64, u64, u64)>> = HashMap::new();
         for (token, lock) in self.locks.iter().filter(|(_, lock)| !has_kinds(&lock.name)) {
@@ -464,7 +465,7 @@ impl History {
         }
     }
 
-    /// Those who hold a name that has kinds at the same time go together.
+    /// Checks that simultaneous holders of a name that has kinds are compatible.
     fn check_holders_go_together(&mut self) {
         let mut wrong = Vec::new();
         for name in KINDS {
@@ -501,7 +502,7 @@ impl History {
         }
     }
 
-    /// A call that begins after another has returned gets larger tokens.
+    /// Checks that a call that begins after another has returned gets larger tokens.
     fn check_tokens_rise(&mut self) {
         let all = self.created.values().flatten().copied();
         let mut by_begin: Vec<(usize, u64)> = all.collect();
@@ -525,7 +526,7 @@ impl History {
         }
     }
 
-    /// What is certainly live is not found absent, and what is certainly gone is not found.
+    /// Checks that a live lock is never found absent, and that a lock that is gone is never found.
     fn check_what_is_held_is_seen(&mut self) {
         let mut by_name: HashMap<&str, Vec<(u64, u64)>> = HashMap::new();
         for (token, lock) in &self.locks {
@@ -576,7 +577,8 @@ impl History {
         }
     }
 
-    /// Whether what the locks of one call are bound to is gone for another call.
+    /// Tells whether another call may find the process gone that the locks of one call are bound
+    /// to.
     fn is_certainly_gone(&self, creator: &Call, for_call: &Call) -> bool {
         let life = &self.lives[&creator.process];
         let gone = match creator.bound_to {
@@ -586,14 +588,14 @@ impl History {
             }
             Bound::Manager if self.lives[&for_call.process].is_apart => life.all_gone,
             Bound::Manager | Bound::Process => life.gone,
-            // Its input ends with the process that started it.
+            // The job's input ends with the process that started the job.
             Bound::Job => life.gone + SOON,
         };
         gone < for_call.invoked
     }
 
-    /// Whether a list has this lock, but not another that was created by the same call and is
-    /// certainly not gone yet.
+    /// Tells whether a list has this lock, but not another lock that the same call created and that
+    /// is certainly not gone yet.
     fn sees_half(&self, list: &Call, said: &Said) -> bool {
         let lock = said.sighted().and_then(|(token, _)| self.locks.get(&token));
         let Some(creator) = lock.and_then(|lock| Some(&self.calls[lock.creator?])) else {
@@ -612,12 +614,12 @@ impl History {
             })
     }
 
-    /// Nobody who came after a request was seen to wait gets one of its names before it does.
+    /// Checks that a request that came after another one never gets one of its names before it.
     ///
-    /// Judges requests that wait for as long as it takes, for locks that nobody takes away and
-    /// that last longer than any stop, and that were granted in the end: these have one place in
-    /// the queue, which they never leave before. Who came after: a call that began after the
-    /// request was seen, and a request with a higher number.
+    /// Judges requests that wait without a deadline, for locks that no call takes away and that
+    /// last longer than any stop, and that were granted in the end. Such a request has one place in
+    /// the queue until its grant. Later are: a call that began after the request was seen, and a
+    /// request with a higher number.
     fn check_first_come_first_served(&mut self) {
         let mut later: HashMap<&str, Vec<(u64, u64, usize)>> = HashMap::new();
         for (name, created) in &self.created {
@@ -626,7 +628,7 @@ impl History {
                 .map(|&(call, token)| (self.calls[call].invoked, token, call));
             let mut begun = Vec::from_iter(begun);
             begun.sort_unstable();
-            // Each with the smallest token of it and those after it.
+            // Each call with the smallest token among it and the calls after it.
             for at in (1..begun.len()).rev() {
                 if begun[at].1 < begun[at - 1].1 {
                     (begun[at - 1].1, begun[at - 1].2) = (begun[at].1, begun[at].2);
@@ -667,7 +669,7 @@ impl History {
         }
     }
 
-    /// Locks that one process after the other has for itself are exactly as they were left.
+    /// Checks that the private locks of successive processes are exactly as their owner left them.
     fn check_own_locks(&mut self) {
         let mut by_slot: BTreeMap<usize, Own> = BTreeMap::new();
         let mut wrong = Vec::new();
@@ -695,7 +697,7 @@ impl History {
         }
     }
 
-    /// Adds what was done to the figures.
+    /// Adds the counts of the calls to the figures.
     pub(super) fn count(&self, figures: &mut Figures) {
         let waited: HashSet<_> = self
             .waiting
@@ -727,7 +729,7 @@ impl History {
         }
     }
 
-    /// What was in the way of requests for each name, and when it was certainly out of it.
+    /// Returns the obstacles of the requests for each name, and the time at which each was gone.
     fn ends(&self) -> HashMap<&str, Vec<End>> {
         let mut given_back: HashMap<u64, u64> = HashMap::new();
         let mut ends: HashMap<&str, Vec<End>> = HashMap::new();
@@ -738,7 +740,7 @@ impl History {
                     given_back.insert(token, call.over);
                 }
             }
-            // A request that left the queue, and what a killed process may have been granted.
+            // A request that left the queue, and the possible grant of a killed process.
             let end = match (&*call.outcome, call.bound_to) {
                 _ if call.changes_nothing() || call.may_end_locks() => continue,
                 ("ok", _) => continue,
@@ -787,14 +789,15 @@ impl History {
         ends
     }
 
-    /// A request is granted soon after the last was gone that was before it, however that ended.
+    /// Checks that a request is granted soon after the last obstacle before it was gone.
     fn check_ends_are_noticed(&mut self) {
         let ends = self.ends();
         let (mut late, mut after_deaths, mut apart) = (Vec::new(), Vec::new(), Vec::new());
         for waiting in self.waiting.values() {
             let at = self.by_process[&waiting.process][waiting.call];
             let call = &self.calls[at];
-            // What is in the way of a name that has kinds is not told by its last end.
+            // For a name that has kinds, the last end alone does not tell when the obstacle was
+            // gone.
             if call.targets.iter().any(|(name, _)| has_kinds(name)) {
                 continue;
             }
@@ -814,7 +817,7 @@ impl History {
                 let past = ends.partition_point(|it| it.end <= returned);
                 let previous = ends[..past].iter().rev().find(is_before);
                 last = last.into_iter().chain(previous).max_by_key(|it| it.end);
-                // Of some holders it is not known when they ended, only that they had.
+                // For some holders, the time of their end is unknown.
                 let holders = ends.iter().filter_map(|it| match it.before {
                     Before::Lock(other) if other < token => Some((other, it.end)),
                     _ => None,
@@ -879,25 +882,24 @@ enum OwnLock {
     },
 }
 
-/// The locks that one process after the other has for itself; of those that are not here it is
-/// not known.
+/// The private locks of successive processes. The state of a lock that is not in here is unknown.
 #[derive(Debug, Default)]
 struct Own {
-    /// Whether nobody can prove that the processes are gone.
+    /// Tells whether no process can prove that the owners are gone.
     is_apart: bool,
     locks: HashMap<String, OwnLock>,
-    /// The call that last told.
+    /// The last call with an answer.
     since: HashMap<String, usize>,
-    /// Names that a call without an answer changed all, or none; and that call.
+    /// Names that a call without an answer changed all or none of, and that call.
     whole: Vec<String>,
     doubt: Option<usize>,
-    /// Names of calls that were given up for a busy store, with the process: their commit may come
-    /// as long as that lives.
+    /// Names of calls that were given up for a busy store, with the process. The commit of such a
+    /// call may come as long as the process lives.
     late: HashMap<String, (usize, usize)>,
 }
 
 impl Own {
-    /// Whether a lock is live all through a call, or not at all; none where that is not certain.
+    /// Tells whether a lock is live all through a call, or not at all. None if that is uncertain.
     fn is_live(&self, lock: OwnLock, call: &Call) -> Option<bool> {
         let OwnLock::Held {
             until, bound_to, ..
@@ -962,7 +964,7 @@ impl Own {
         (until > 0 && !fits).then_some("its deadline is not what it was made")
     }
 
-    /// Whether the call without an answer before this one was done whole or not at all.
+    /// Checks that the call without an answer before this one took effect whole or not at all.
     fn is_whole(&self, call: &Call) -> bool {
         let said = call
             .said
@@ -1022,7 +1024,7 @@ impl Own {
                     token,
                     until,
                     bound_to: is_bound.then(|| match (said.was, known) {
-                        // It lasts longer than the process that it is bound to.
+                        // The lock lasts longer than the process that it is bound to.
                         (
                             Was::Bearing(_),
                             Some(OwnLock::Held {
@@ -1036,7 +1038,7 @@ impl Own {
                         _ => call.process,
                     }),
                 }),
-                // Another may not be able to prove that what it was bound to is gone.
+                // Another process may be unable to prove that the bound process is gone.
                 (Was::Absent, _)
                     if self.is_apart
                         && !matches!(

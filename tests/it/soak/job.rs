@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Holds the witness, tells its token and its processes, and lives until its input ends; the
-/// first process only if it is told to wait.
+/// Holds the witness, prints its token and its processes, and lives until its input ends. The first
+/// process does so only if it is told to wait.
 const SCRIPT: &str = r#"
 exec 3<&0 9>>"$0"
 met=alone
@@ -28,7 +28,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Starts it, and returns once it has its lock. The error says what else came.
+    /// Starts the job, and returns once it has its lock. The error has any other output.
     pub(crate) fn start(
         command: &Path,
         dir: &Path,
@@ -36,7 +36,7 @@ impl Job {
         name: &str,
         waits: bool,
     ) -> Result<Self, String> {
-        // It ends with the process that starts it.
+        // The job ends with the process that starts it.
         let mut run = Command::new("setpriv");
         run.args(["--pdeathsig", "KILL"]).arg(command);
         run.arg("--db").arg(dir.join("store/locks.redb"));
@@ -73,19 +73,19 @@ impl Job {
 
     /// Waits until the command has ended.
     pub(crate) fn wait(&mut self) {
-        // It would end its input first.
+        // `wait` of std would close the job's input first.
         let input = self.run.stdin.take();
         self.run.wait().unwrap();
         self.run.stdin = input;
     }
 
-    /// Kills the command, and not what it started.
+    /// Kills the command, and not the processes that it started.
     pub(crate) fn kill(&mut self) {
         self.run.kill().unwrap();
         self.wait();
     }
 
-    /// Ends all, and returns when all have ended.
+    /// Ends all processes, and returns when all have ended.
     pub(crate) fn end(&mut self) {
         drop(self.run.stdin.take());
         for process in &self.processes {

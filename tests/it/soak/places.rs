@@ -1,5 +1,5 @@
-//! Where the processes of the soak live: on the host, in namespaces of their own, as another user,
-//! in a program that forks.
+//! Starts the processes of the soak in their places: on the host, in their own namespaces, as
+//! another user, in a program that forks.
 
 use super::LONERS;
 use crate::forks::FORKER;
@@ -28,22 +28,22 @@ const USER: [&str; 4] = [
 ];
 const NET: [&str; 2] = ["unshare", "--net"];
 const PIDS: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
-/// What mounts a boot id of its own, to be followed by its path and a program.
+/// The command that mounts another boot id. Its path and a program are appended.
 const BOOT: &str = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Place {
     Host,
-    /// In a pid namespace of its own, maybe with a boot id of its own.
+    /// In its own pid namespace, maybe with its own boot id.
     Pids,
-    /// The same, and a network namespace of its own.
+    /// In its own pid namespace and its own network namespace.
     PidsAndNet,
     Net,
     User,
     Forking,
 }
 
-/// Where the worker of each slot lives if all can be had.
+/// The place of the worker of each slot, if the system allows all of them.
 const PLACES: [Place; 14] = [
     Place::Host,
     Place::Pids,
@@ -80,18 +80,18 @@ impl Place {
     }
 }
 
-/// The places that can be had here.
+/// The places that this system allows.
 pub(super) struct Places {
     /// A directory from which every user may execute.
     programs: Home,
     has_all: bool,
     can_run_jobs: bool,
-    /// Whether a pid namespace has a boot id of its own.
+    /// Tells whether a pid namespace has its own boot id.
     has_boot_ids: bool,
 }
 
 impl Places {
-    /// Makes the directory of the store too, for all that share it.
+    /// Finds the places, and creates the directory of the store for all users of it.
     pub(super) fn new(home: &Home) -> Self {
         let has_all = Self::has_all();
         let store = home.join("store");
@@ -140,16 +140,16 @@ impl Places {
         }
     }
 
-    /// The command, if a job can be run here.
+    /// Returns the command, if a job can run in this place.
     pub(super) fn lockmgr(&self) -> Option<PathBuf> {
         self.can_run_jobs.then(|| self.programs.join("lockmgr"))
     }
 
-    /// A worker of a slot as it is started there.
+    /// Returns the command that starts a worker of a slot in its place.
     pub(super) fn command(&self, place: Place, slot: usize) -> Command {
         if place == Place::Forking {
             let mut forker = Command::new(&*FORKER);
-            // Its children are told by their group.
+            // The children are found by their group.
             forker.arg("soak").process_group(0);
             return forker;
         }
@@ -180,7 +180,7 @@ impl Places {
     }
 }
 
-/// A worker, and what started it.
+/// A worker, and the program that started it.
 pub(super) struct Process {
     pub(super) kept: Kept,
     /// The worker itself, if another program waits for its end.
@@ -208,7 +208,7 @@ impl Process {
         Self { kept, inner: found }
     }
 
-    /// Whether the worker has ended.
+    /// Tells whether the worker has ended.
     pub(super) fn has_ended(&self) -> bool {
         match &self.inner {
             Some(inner) => has_ended(inner, Some(&NOW)),
@@ -231,9 +231,9 @@ impl Process {
         }
     }
 
-    /// Kills all that this killed process left in its group.
+    /// Kills all processes that this killed process left in its group.
     pub(super) fn kill_group(&self) {
-        // Nobody may be left.
+        // The group may be empty.
         let _ = kill_process_group(self.kept.raw_pid(), Signal::KILL);
     }
 
@@ -243,7 +243,7 @@ impl Process {
         let Ok(child) = pidfd_open(pid, PidfdFlags::empty()) else {
             return false;
         };
-        // The number may be another's by now; the group is not, as its leader is a zombie.
+        // The number may belong to a new process. The group cannot, as its leader is a zombie.
         let is_ours = getpgid(Some(pid)).is_ok_and(|group| group == self.kept.raw_pid());
         if is_ours {
             end(&child);
@@ -254,7 +254,7 @@ impl Process {
 
 /// Kills a process, and returns when it has ended.
 fn end(process: &OwnedFd) {
-    // It may have ended by itself.
+    // The process may have ended by itself.
     let _ = pidfd_send_signal(process, Signal::KILL);
     assert!(has_ended(process, None));
 }
@@ -264,7 +264,7 @@ const NOW: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Waits so long for the end of a process, and says whether it came.
+/// Waits so long for the end of a process, and tells whether the process ended.
 fn has_ended(process: &OwnedFd, wait: Option<&Timespec>) -> bool {
     poll(&mut [PollFd::new(process, PollFlags::IN)], wait).unwrap() == 1
 }

@@ -1,4 +1,5 @@
-//! Witnesses from outside that two never hold the same: the kernel's locks of other files.
+//! Proves by independent means that two holders never hold the same lock: by the kernel's locks on
+//! other files.
 //!
 //! A holder in a process takes a record lock, which no child inherits. A job takes a flock, which
 //! all its processes inherit. Each file is opened before the store: the kernel closes the files
@@ -12,13 +13,13 @@ use std::fs::File;
 use std::path::Path;
 use std::thread;
 
-/// How long the last process of a job may be in the middle of its end.
+/// The longest time that the last process of a job may take to end.
 const ENDING: u64 = 20;
 
 pub(crate) struct Witnesses {
     exclusive: Vec<(File, File)>,
-    /// Of each name that has kinds, a file a slot: one who holds it alone has them all, those who
-    /// share it share them all.
+    /// A file for each slot of each name that has kinds. An exclusive holder locks all of them
+    /// alone. Sharers share all of them.
     kinds: Vec<Vec<File>>,
 }
 
@@ -28,7 +29,7 @@ pub(crate) fn files_of_slots(dir: &Path, name: &str) -> Vec<std::path::PathBuf> 
     (0..SLOTS).map(file).collect()
 }
 
-/// The files that tell of the holders in processes, and of the jobs.
+/// The files that the holders in processes lock, and those that the jobs lock.
 pub(crate) fn files(dir: &Path, name: &str) -> [std::path::PathBuf; 2] {
     ["witness", "job"].map(|kind| dir.join(format!("{kind} {name}")))
 }
@@ -49,7 +50,7 @@ impl Witnesses {
         &self.kinds[at]
     }
 
-    /// Whether nobody holds this in a way that does not go beside this, which begins to be held.
+    /// Takes the witness, and tells whether no incompatible holder exists.
     pub(crate) fn begins_as(&self, name: &str, mode: Mode) -> bool {
         let slots = self.slots_of(name);
         let lock = |file: &&File, how| fcntl_lock(file, how).is_ok();
@@ -72,7 +73,7 @@ impl Witnesses {
         }
     }
 
-    /// It is held no longer.
+    /// Releases the witness.
     pub(crate) fn ends_as_it_is(&self, name: &str) {
         for file in self.slots_of(name) {
             fcntl_lock(file, FlockOperation::NonBlockingUnlock).unwrap();
@@ -84,13 +85,13 @@ impl Witnesses {
         &self.exclusive[at]
     }
 
-    /// Whether nobody else holds this while it begins to be held.
+    /// Takes the witness, and tells whether no other holder exists.
     pub(crate) fn begins(&self, name: &str) -> bool {
         let (holder, job) = self.of(name);
         fcntl_lock(holder, FlockOperation::NonBlockingLockExclusive).is_ok() && is_without(job)
     }
 
-    /// Whether nobody else holds this when it ends to be held.
+    /// Releases the witness, and tells whether no other holder exists.
     pub(crate) fn ends(&self, name: &str) -> bool {
         let (holder, job) = self.of(name);
         let is_alone = is_without(job);
@@ -99,7 +100,7 @@ impl Witnesses {
     }
 }
 
-/// Whether no job has this, but one that ends just now.
+/// Tells whether no job holds this file, except a job that is about to end.
 fn is_without(job: &File) -> bool {
     let is_free = || job.try_lock().is_ok_and(|()| job.unlock().is_ok());
     (0..ENDING).any(|_| is_free() || (thread::sleep(millis(1)), false).1)

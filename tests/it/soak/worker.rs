@@ -1,8 +1,8 @@
-//! One process of the soak: random calls on the store that it shares with the others, each noted
-//! before it is made and after it returned.
+//! Runs one process of the soak: random calls on the shared store. The worker notes each call
+//! before it is made and after it has returned.
 //!
-//! What it notes of a call, a line for each, is all that is known of it afterwards. A killed
-//! worker's notes simply end.
+//! The judge knows a call only by these notes, one line each. The notes of a killed worker simply
+//! end.
 
 use super::job::Job;
 use super::terms::{
@@ -23,13 +23,13 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
-/// How long a worker waits for the others' transactions: less than some are stopped.
+/// The time that a worker waits for other transactions: shorter than some stops.
 const BUSY: Duration = Duration::from_secs(2);
 
-/// How long one waits that does not wait for as long as it takes.
+/// The bound of a wait that has a bound.
 const LONGEST_WAIT: Duration = Duration::from_millis(400);
 
-/// What a lock is bound to, as it is noted.
+/// The note of the process that a lock is bound to.
 #[derive(Clone, Copy)]
 enum BoundTo {
     Nothing,
@@ -50,10 +50,10 @@ impl BoundTo {
 /// A call, as it is noted before it is made.
 struct Asked<'a> {
     verb: &'a str,
-    /// How long it waits for locks; none where it waits until they are granted.
+    /// The bound of the wait for locks. None if the call waits until they are granted.
     wait: Option<Duration>,
     lease: Duration,
-    /// What the locks are bound to.
+    /// The process that the locks are bound to.
     bound_to: BoundTo,
     targets: Vec<String>,
 }
@@ -68,7 +68,7 @@ fn ask<'a>(verb: &'a str, targets: impl IntoIterator<Item = impl ToString>) -> A
     }
 }
 
-/// A lock as it is noted: that of a name, or only while it bears this token.
+/// Returns the note of a lock: by its name, or by its name and token.
 fn target(name: &str, token: Option<u64>) -> String {
     token.map_or_else(|| name.to_owned(), |token| format!("{name}#{token}"))
 }
@@ -106,12 +106,12 @@ fn state(manager: &LockManager, lock: &Lock) -> String {
     format!("{}@{until}{bound}", lock.token())
 }
 
-/// A deadline on the clock since boot, from the time left; 0 where it has passed.
+/// Returns a deadline on the clock since boot, from the time left. 0 if it has passed.
 fn until(time_left: impl Fn() -> Option<Duration>) -> u64 {
     loop {
         let before = boot_micros();
         let left = time_left();
-        // Held up in between it would tell nothing.
+        // A delay between the two reads would make the result useless.
         if boot_micros() - before < 500 {
             return match left {
                 None => u64::MAX,
@@ -124,7 +124,8 @@ fn until(time_left: impl Fn() -> Option<Duration>) -> u64 {
 
 type Tokens = Vec<(String, u64)>;
 
-/// The locks of a guard, each as it is held now. What was not known before is new.
+/// Returns the notes of the locks of a guard, in their current state. A lock without an earlier
+/// note is new.
 fn held(guard: &LockGuard, known: &[(String, u64)]) -> Vec<String> {
     let until = until(|| guard.time_left());
     let one = |lock: (String, u64)| {
@@ -161,7 +162,7 @@ fn given_back(locks: &[(String, u64)]) -> Vec<String> {
         .collect()
 }
 
-/// Forks this process, and returns the child's number; 0 in the child.
+/// Forks this process, and returns the child's number, or 0 in the child.
 type Fork = fn() -> i32;
 
 pub(crate) struct Worker {
@@ -169,15 +170,15 @@ pub(crate) struct Worker {
     witnesses: Witnesses,
     manager: LockManager,
     notes: File,
-    /// How many calls it made.
+    /// The number of calls that the worker has made.
     calls: usize,
     dice: Dice,
     number: usize,
     is_loner: bool,
-    /// Whether its end cannot be proven by its number from every place.
+    /// Tells whether some places cannot prove its end by its number.
     is_apart: bool,
     mine: Vec<String>,
-    /// Locks that it held at some time, and may yet.
+    /// Locks that the worker held at some time, and may still hold.
     locks: Vec<Lock>,
     command: Option<PathBuf>,
     fork: Option<Fork>,
@@ -196,7 +197,7 @@ fn open(path: &Path, number: usize) -> LockManager {
 }
 
 impl Worker {
-    /// As its parent told it by the environment; none if it told nothing.
+    /// Creates the worker from the environment that its parent set. None if it set nothing.
     pub(crate) fn from_env(fork: Option<Fork>) -> Option<Self> {
         let dir = PathBuf::from(env::var_os(DIR)?);
         let job = env::var(JOB).unwrap();
@@ -228,8 +229,8 @@ impl Worker {
     pub(crate) fn work(mut self) {
         self.list_mine();
         loop {
-            // Some change their own locks alone: they are soon in the middle of a call that is to
-            // be whole.
+            // Some workers change only their own locks: a kill hits them more often in the middle
+            // of a call that must be atomic.
             let kind = if self.is_loner { 50 } else { 0 };
             match kind + self.dice.below(100 - kind - kind / 5) {
                 0..8 => self.hold_long(),
@@ -251,21 +252,21 @@ impl Worker {
         }
     }
 
-    /// Notes a line by one write, so that it is there whole or is the last.
+    /// Notes a line by one write, so that only the last line may be cut.
     fn note(&mut self, line: &str) {
         self.notes
             .write_all(format!("{line}\n").as_bytes())
             .unwrap();
     }
 
-    /// Makes a call. `said` tells of what it returned which locks were there: `NAME|WAS|NOW`.
+    /// Makes a call. `said` turns its result into notes of locks: `NAME|WAS|NOW`.
     fn call<T>(
         &mut self,
         asked: Asked<'_>,
         make: impl FnOnce(&LockManager) -> Result<T>,
         said: impl FnOnce(&LockManager, &T) -> Vec<String>,
     ) -> Option<T> {
-        // It may wait for the store twice: a refused call commits what it settled.
+        // The call may wait for the store twice: a refused call may commit in a second transaction.
         let limit = asked.wait.map(|wait| (wait + 2 * BUSY).as_micros());
         let limit = limit.map_or("-".to_owned(), |limit| limit.to_string());
         let (verb, lease) = (asked.verb, asked.lease.as_micros());
@@ -313,7 +314,7 @@ impl Worker {
         millis(self.dice.below(most.as_millis() as u64))
     }
 
-    /// Waits for as long as it takes, and holds for longer than anybody is stopped.
+    /// Waits without a deadline, and holds for longer than any stop.
     fn hold_long(&mut self) {
         let names = self.some_of(&SHARED, 3);
         let wait = self.one_in(4).then(|| self.up_to(LONGEST_WAIT));
@@ -323,7 +324,7 @@ impl Worker {
         }
     }
 
-    /// Holds for less than some are stopped.
+    /// Holds for a shorter time than some stops.
     fn hold_shortly(&mut self) {
         let all = [&SHARED[..], &FORCED[..]].concat();
         let names = self.some_of(&all, 4);
@@ -362,9 +363,9 @@ impl Worker {
         self.call(asked, acquire, |_, guard| held(guard, &[]))
     }
 
-    /// Does this and that with a guard, and releases it.
+    /// Makes several random calls on a guard, and releases it.
     fn use_guard(&mut self, mut guard: LockGuard, lease: Duration, may_wait: bool) {
-        // All that hold for long are told by a witness: they never lose what they hold.
+        // All long holders have a witness: they never lose a lock.
         let mut witnessed = match lease == LONG {
             true => Vec::from_iter(guard.tokens().into_iter().map(|(name, _)| name)),
             false => Vec::new(),
@@ -408,8 +409,8 @@ impl Worker {
         self.call(asked, |_| guard.release(), |_, ()| given_back(&last));
     }
 
-    /// Asks for names in different kinds, or for any of several, waits for as long as it takes, and
-    /// holds for longer than anybody is stopped.
+    /// Asks for names in different kinds, or for any of several, waits without a deadline, and
+    /// holds for longer than any stop.
     fn hold_in_kinds(&mut self) {
         let names = self.some_of(&KINDS, 3);
         let any = self
@@ -462,11 +463,11 @@ impl Worker {
             }
         }
         let known = guard.tokens();
-        // Long enough for others to hold beside it.
+        // Long enough for compatible holders to join.
         thread::sleep(self.up_to(millis(60)));
         self.look_at_holders();
         if self.one_in(3) {
-            // From the call on others may share it.
+            // After the call others may share the lock.
             for lock in guard.locks() {
                 if lock.mode() == Mode::Exclusive
                     && !self.witnesses.begins_as(lock.name().as_str(), Mode::Shared)
@@ -494,7 +495,7 @@ impl Worker {
         self.call(asked, |_| guard.release(), |_, ()| given_back(&last));
     }
 
-    /// Looks whether those who hold a name go together.
+    /// Checks that the holders of a name are compatible.
     fn look_at_holders(&mut self) {
         let name = KINDS[self.dice.below(KINDS.len() as u64) as usize];
         let Ok(holders) = self.manager.holders(name) else {
@@ -548,7 +549,7 @@ impl Worker {
     ) {
         let all = [&SHARED[..], &FORCED[..]].concat();
         let name = all[self.dice.below(all.len() as u64) as usize];
-        // Two that are renewed for ever, and wait for each other, would wait for ever.
+        // Two workers that renew for ever, and wait for each other, would wait for ever.
         let waits = may_wait && self.one_in(2);
         let asked = Asked {
             wait: (!waits).then_some(Duration::ZERO),
@@ -629,7 +630,8 @@ impl Worker {
         self.call(asked, end, |_, ()| given_back(&lock));
     }
 
-    /// Forks, if it can, while it holds locks and one of its threads waits for one of them.
+    /// Forks, if possible, while this worker holds locks and one of its threads waits for one of
+    /// them.
     fn hold_and_fork(&mut self) {
         let Some(fork) = self.fork else {
             return;
@@ -645,7 +647,7 @@ impl Worker {
         for (name, _) in guard.tokens() {
             self.witness(&name, Witnesses::begins);
         }
-        // Its wait ends without a grant.
+        // The thread's wait ends without a grant.
         let (waiter, bound) = (self.manager.acquire([&names[0]]), millis(3));
         let waiter = waiter.locked_by(format!("{}/{}", self.number, usize::MAX));
         let waiting = thread::spawn(move || waiter.try_lock_for(bound).is_ok());
@@ -660,8 +662,8 @@ impl Worker {
         self.use_guard(guard, LONG, false);
     }
 
-    /// What a child does that was forked off while this guard was held: uses nothing of it, drops
-    /// all, and works a little by itself.
+    /// Runs a child that was forked off while this guard was held: the child uses nothing of the
+    /// guard, drops all, and makes a few calls of its own.
     fn be_child<T>(&mut self, mut guard: LockGuard, waiting: T) -> ! {
         let parent = self.number;
         self.number += CHILD * self.children;
@@ -672,7 +674,7 @@ impl Worker {
         self.dice = Dice(self.dice.below(u64::MAX) + self.number as u64);
         self.fork = None;
         self.command = None;
-        // What its parent holds is not asked about by it.
+        // The child does not ask about its parent's locks.
         self.locks.clear();
         let mut is_told = true;
         let mut check = |is_forked: bool| is_told &= is_forked;
@@ -709,7 +711,7 @@ impl Worker {
         unreachable!("it is killed");
     }
 
-    /// Takes shared locks by the verbs of one call, for a short time, and gives them back.
+    /// Takes shared locks by the verbs of one call, for a short time, and releases them.
     fn take_shared(&mut self) {
         let all = [&SHARED[..], &FORCED[..]].concat();
         let names = self.some_of(&all, 4);
@@ -735,7 +737,7 @@ impl Worker {
         if self.one_in(2) {
             thread::sleep(self.up_to(millis(5)));
         }
-        // By what it once held it must not touch what others hold by now.
+        // A call with an old token must not touch the lock of a newer holder.
         if !self.locks.is_empty() {
             let any = self.dice.below(self.locks.len() as u64) as usize;
             taken.push(self.locks[any].clone());
@@ -839,20 +841,20 @@ impl Worker {
         let renew = |manager: &LockManager| manager.renew_lock(lock_ref(name, token), options);
         self.call(asked, renew, |manager, lock| {
             vec![match verb {
-                // Which of both it did is not said.
+                // The answer does not say which of both happened.
                 "renew.create" => format!("{name}|?|{}", state(manager, lock)),
                 _ => seen(manager, lock),
             }]
         })
     }
 
-    /// Ends somebody's lock, as an administrator may.
+    /// Ends the lock of any worker, as an administrator may.
     fn force(&mut self) {
         let name = FORCED[self.dice.below(FORCED.len() as u64) as usize];
         self.unlock(&[(name.to_owned(), None)]);
     }
 
-    /// Changes locks that nobody else touches, so that what they are is known exactly.
+    /// Changes locks that no other worker touches, so that their exact state is known.
     fn change_mine(&mut self) {
         let mine = self.mine.clone();
         let mine: Vec<&str> = mine.iter().map(String::as_str).collect();
@@ -860,7 +862,7 @@ impl Worker {
         let name = &names[0];
         let is_bound = self.one_in(6);
         let lease = match self.dice.below(4) {
-            // Where the end of its process cannot be proven a lock needs a deadline.
+            // If the end of the process cannot be proved, a lock needs a deadline.
             0..2 if is_bound && self.is_apart => LONG,
             0..2 => Duration::ZERO,
             2 => millis(20 + self.dice.below(300)),
@@ -893,7 +895,7 @@ impl Worker {
         self.locks.splice(..0, changed);
     }
 
-    /// Lists all that is its own, as its predecessor left it or it did itself.
+    /// Lists the worker's own locks, as the worker or its predecessor left them.
     fn list_mine(&mut self) {
         let prefix = self.mine[0].trim_end_matches('0').to_owned();
         self.list(&prefix, &self.mine.clone());

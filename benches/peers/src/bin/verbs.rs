@@ -1,10 +1,10 @@
-//! Verbs of this build of lockmgr, for a comparison with another build of it (`--before`).
+//! Runs verbs of this build of lockmgr, for a comparison with another build (`--before`).
 //!
 //! `verbs STORE shared|exclusive` prints `ready`. For each line `VERB COUNT` it calls the verb so
 //! often, and prints the nanoseconds that the calls took.
 //!
-//! Only what every version of lockmgr has is used here, and only lockmgr and std, so that an older
-//! checkout compiles the same file.
+//! This file uses only lockmgr and std, and only functions that every version of lockmgr has, so
+//! that an older checkout compiles the same file.
 
 use lockmgr::{GetOptions, LockManager, SetOptions};
 use std::error::Error;
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
                     manager.set_lock([&name], SetOptions::new())?;
                     new.push(name);
                 }
-                // Removes what `set_lock` made, in a line of its own that nobody measures.
+                // Removes the locks of `set_lock`, in a line of its own that is not measured.
                 "clean" => {
                     manager.unlock_all(&new)?;
                     new.clear();

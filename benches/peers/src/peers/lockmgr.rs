@@ -1,4 +1,4 @@
-//! lockmgr, by its public API.
+//! Drives lockmgr by its public API.
 
 use super::{CACHE, LEASE, Mode, Peer};
 use anyhow::{Result, bail};
@@ -32,14 +32,15 @@ impl Lockmgr {
         SetOptions::new().timeout(self.lease)
     }
 
-    /// A write transaction over a lock that exists, which changes nothing.
+    /// Runs a write transaction over an existing lock, which changes nothing.
     pub(crate) fn set_unchanged(&self, present: &str) -> Result<()> {
         self.manager
             .set_lock([present], self.options().no_renew())?;
         Ok(())
     }
 
-    /// A write transaction that would take `absent`, meets `present`, and is refused by `fail`.
+    /// Runs a write transaction that would take `absent`, meets `present`, and is refused by
+    /// `fail`.
     pub(crate) fn set_refused(&self, absent: &str, present: &str) -> Result<()> {
         match self
             .manager

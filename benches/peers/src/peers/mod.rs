@@ -1,4 +1,4 @@
-//! The peers that are compared, and the work that each does: a table of leases with durable transactions.
+//! Defines the peers and the work that each does: a table of leases with durable transactions.
 
 pub(crate) mod lockmgr;
 pub(crate) mod python;
@@ -16,15 +16,15 @@ pub(crate) const LEASE: Duration = Duration::from_secs(24 * 3600);
 /// The cache of every store, in bytes.
 pub(crate) const CACHE: usize = 16 << 20;
 
-/// The same verbs of everybody. A write is one transaction, synced when it returns.
+/// The verbs, the same for each peer. A write is one transaction, synced when it returns.
 pub(crate) trait Peer {
     /// Takes these locks, or renews them.
     fn set(&mut self, names: &[String]) -> Result<()>;
     fn remove(&mut self, names: &[String]) -> Result<()>;
     fn is_locked(&mut self, name: &str) -> Result<bool>;
-    /// The whole row, and how many wait for it.
+    /// Returns the whole row, and the number of requests that wait for it.
     fn find(&mut self, name: &str) -> Result<bool>;
-    /// The number of rows whose names begin so, each read.
+    /// Returns the number of rows whose names begin with this prefix, each read.
     fn list(&mut self, prefix: &str) -> Result<usize>;
 }
 
@@ -46,7 +46,7 @@ impl Kind {
         }
     }
 
-    /// Its file among the stores of a directory.
+    /// Returns the peer's file among the stores of a directory.
     pub(crate) fn file(self, dir: &Path) -> PathBuf {
         dir.join(match self {
             Self::Lockmgr => "lockmgr.redb",
@@ -65,7 +65,7 @@ impl Kind {
     }
 }
 
-/// How a file is shared; SQLite's too.
+/// The sharing of a file, also for SQLite.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Exclusive,
@@ -83,7 +83,7 @@ impl Mode {
     }
 }
 
-/// Whether it failed as it waited too long for another process.
+/// Tells whether the call failed because it waited too long for another process.
 pub(crate) fn is_busy(error: &anyhow::Error) -> bool {
     let lockmgr = error.downcast_ref::<::lockmgr::Error>();
     let sqlite = error.downcast_ref::<rusqlite::Error>();

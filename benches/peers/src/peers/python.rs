@@ -1,4 +1,4 @@
-//! The peers from PyPI, driven line by line through one process of Python.
+//! Drives the peers from PyPI, line by line, through one process of Python.
 
 use crate::child::Child;
 use anyhow::{Context, Result, ensure};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// The last release of django-lockmgr; newer ones of Django no longer load it.
+/// The packages: the last release of django-lockmgr, and Django 3, as newer ones cannot load it.
 const PACKAGES: [&str; 4] = [
     "django-lockmgr==2.0.0",
     "Django<4",
@@ -14,7 +14,7 @@ const PACKAGES: [&str; 4] = [
     "filelock",
 ];
 
-/// An environment that has the peers.
+/// A Python environment that has the peers.
 #[derive(Debug)]
 pub(crate) struct Venv(PathBuf);
 
@@ -25,7 +25,7 @@ impl Venv {
         Ok(Self(std::path::absolute(dir)?))
     }
 
-    /// Makes one, from PyPI.
+    /// Creates an environment from PyPI.
     pub(crate) fn make(dir: &Path) -> Result<Self> {
         run(Command::new("python3").args(["-m", "venv"]).arg(dir))?;
         let mut pip = Command::new(dir.join("bin/python"));
@@ -40,7 +40,7 @@ impl Venv {
         Self::existing(dir)
     }
 
-    /// A process with the peers, whose files are in `dir`.
+    /// Starts a process with the peers, whose files are in `dir`.
     pub(crate) fn start(&self, dir: &Path) -> Result<Python> {
         let script = dir.join("peers.py");
         std::fs::write(&script, include_str!("peers.py"))?;
@@ -59,7 +59,7 @@ impl Python {
         self.answer()
     }
 
-    /// A question whose answer comes later.
+    /// Sends a question whose answer comes later.
     pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
         self.0.tell(line)
     }
@@ -68,7 +68,7 @@ impl Python {
         self.0.answer()
     }
 
-    /// How long the call took, by Python's own clock.
+    /// Returns the time of the call, by Python's own clock.
     pub(crate) fn time(&mut self, call: &str) -> Result<Duration> {
         Ok(Duration::from_nanos(self.ask(call)?.parse()?))
     }

@@ -1,5 +1,6 @@
-//! The bare engine: redb with one table of rows that have lockmgr's names and bytes, and no more
-//! work than a good engineer's shortest code for it. What lockmgr takes beyond it is lockmgr's.
+//! Drives the bare engine: redb with one table of rows that have lockmgr's names and bytes, and no
+//! more work than a good engineer's shortest code for it. The rest of lockmgr's time is lockmgr's
+//! own.
 
 use super::{CACHE, Mode, Peer};
 use anyhow::{Context, Result};
@@ -11,9 +12,9 @@ use std::hint::black_box;
 use std::path::Path;
 
 const LOCKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("locks");
-/// Nobody waits, and `find` has to see that.
+/// The table of waiters, which is empty. `find` has to read that.
 const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests");
-/// One row, by which the store is known; it holds the bytes of every other.
+/// One row that identifies the store. It holds the bytes of every other row.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const ROW: &str = "row";
 
@@ -34,7 +35,7 @@ pub(crate) fn builder(mode: Mode) -> Builder {
     builder
 }
 
-/// The bytes of a row of a closed lockmgr store.
+/// Returns the bytes of a row of a closed lockmgr store.
 pub(crate) fn row_of_lockmgr(file: &Path) -> Result<Vec<u8>> {
     let database = Builder::new().open_read_only(file)?;
     let locks = database.begin_read()?.open_table(LOCKS)?;
@@ -42,7 +43,7 @@ pub(crate) fn row_of_lockmgr(file: &Path) -> Result<Vec<u8>> {
     Ok(row.value().to_vec())
 }
 
-/// What every program looks at first: whether the file is its own.
+/// Checks, as every program does first, that the file is its own.
 pub(crate) fn look_at(database: &impl ReadableDatabase) -> Result<Vec<u8>> {
     let meta = database.begin_read()?.open_table(META)?;
     let row = meta.get(ROW)?.context("the store is another's")?;
@@ -50,7 +51,7 @@ pub(crate) fn look_at(database: &impl ReadableDatabase) -> Result<Vec<u8>> {
 }
 
 impl Redb {
-    /// A new store of rows of these bytes.
+    /// Creates a new store of rows of these bytes.
     pub(crate) fn create(file: &Path, row: Vec<u8>) -> Result<Self> {
         let database = builder(Mode::Exclusive).create(file)?;
         let tx = database.begin_write()?;
@@ -67,20 +68,20 @@ impl Redb {
         Ok(Self { database, row })
     }
 
-    /// `is_locked`, for threads that share it.
+    /// Runs `is_locked`, for threads that share the handle.
     pub(crate) fn has(&self, name: &str) -> Result<bool> {
         let locks = self.database.begin_read()?.open_table(LOCKS)?;
         Ok(locks.get(name)?.is_some())
     }
 
-    /// A write transaction that is aborted after it inserted one row.
+    /// Runs a write transaction that is aborted after it inserted one row.
     pub(crate) fn insert_and_abort(&self, name: &str) -> Result<()> {
         let tx = self.database.begin_write()?;
         tx.open_table(LOCKS)?.insert(name, self.row.as_slice())?;
         Ok(tx.abort()?)
     }
 
-    /// One that only looked.
+    /// Runs a write transaction that only read.
     pub(crate) fn look_and_abort(&self, names: &[&str]) -> Result<()> {
         let tx = self.database.begin_write()?;
         {

@@ -1,4 +1,4 @@
-//! A lock table in SQLite: WAL, synced at every commit, immediate transactions, prepared
+//! Drives a lock table in SQLite: WAL, synced at every commit, immediate transactions, prepared
 //! statements, tokens that rise. A call that finds the file locked waits as long as lockmgr's.
 
 use super::{CACHE, LEASE, Mode, Peer};
@@ -72,14 +72,14 @@ impl Sqlite {
         Ok(select.exists(params![name, now()])?)
     }
 
-    /// A write transaction over a lock that exists, which changes nothing.
+    /// Runs a write transaction over an existing lock, which changes nothing.
     pub(crate) fn set_unchanged(&self, present: &str) -> Result<()> {
         let tx = self.begin()?;
         ensure!(self.exists(present)?, "{present} is not locked");
         Ok(tx.rollback()?)
     }
 
-    /// One that looks before it writes, as lockmgr's does, and so writes nothing.
+    /// Runs a write transaction that reads first, as lockmgr's does, and so writes nothing.
     pub(crate) fn set_refused(&self, absent: &str, present: &str) -> Result<()> {
         let tx = self.begin()?;
         ensure!(!self.exists(absent)?, "{absent} is locked");
@@ -93,12 +93,12 @@ pub(crate) fn connect(file: &Path, mode: Mode) -> Result<Connection> {
     let connection = Connection::open(file)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     if mode == Mode::Exclusive {
-        // Before the log is opened: so its index is in this process's memory, not shared.
+        // Set before the log is opened, so that its index is in this process's memory, not shared.
         connection.pragma_update(None, "locking_mode", "exclusive")?;
     }
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
-    // Negative: in KiB.
+    // A negative size is in KiB.
     connection.pragma_update(None, "cache_size", -((CACHE >> 10) as i64))?;
     Ok(connection)
 }

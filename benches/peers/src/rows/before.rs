@@ -1,4 +1,4 @@
-//! What verbs cost where nobody waits, beside an older build.
+//! Measures verbs while no request waits, beside an older build.
 
 use crate::child::Child;
 use crate::lab::Lab;
@@ -13,7 +13,7 @@ use std::process::Command;
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 const MOST: f64 = 1.05;
 
-/// What a verb is called here and in `verbs`, and how many calls are as long as one write.
+/// A verb's name here and in `verbs`, and the number of calls that take as long as one write.
 const VERBS: [(&str, &str, usize); 4] = [
     ("`set_lock`, one new name", "set_lock", 1),
     ("`get_lock` and `unlock`", "get_lock", 1),
@@ -24,7 +24,7 @@ const VERBS: [(&str, &str, usize); 4] = [
 /// Stretches of calls of each verb in a pair, in turns.
 const STRETCHES: usize = 6;
 
-/// Times of a verb, of the older build and of this one.
+/// The times of a verb, in the older build and in this one.
 #[derive(Clone, Default)]
 struct Times {
     processor: [Sample; 2],
@@ -73,7 +73,7 @@ pub(super) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// A new process of each build, as two of the same build differ too.
+/// Starts a new process of each build, as two processes of one build differ too.
 fn pair(
     lab: &Lab,
     programs: [&Path; 2],
@@ -95,7 +95,7 @@ fn pair(
         for stretch in 0..=STRETCHES {
             for which in turns(2, round + stretch) {
                 let (processor, wall) = stretch_of(&mut children[which], verb, calls)?;
-                // The first one warms up.
+                // The first round warms up.
                 if stretch > 0 {
                     of_pair[0][which].0.push(processor);
                     of_pair[1][which].0.push(wall);
@@ -111,13 +111,13 @@ fn pair(
     Ok(())
 }
 
-/// Processor and wall time of a call.
+/// Returns the processor and wall time of a call.
 fn stretch_of(child: &mut Child, verb: &str, calls: usize) -> Result<(f64, f64)> {
     let id = [child.id()];
     let before = processor::of_processes(&id)?;
     child.tell(&format!("{verb} {calls}"))?;
     let nanos: f64 = child.answer()?.parse()?;
-    // It sleeps again by then, so that its time is known exactly.
+    // The process sleeps again by then, so that its time is exact.
     std::thread::sleep(std::time::Duration::from_millis(1));
     let used = processor::of_processes(&id)? - before;
     if verb == "set_lock" {

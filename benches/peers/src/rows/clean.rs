@@ -1,5 +1,5 @@
-//! `clean_locks` of a store whose every row has expired, and how long another process that writes
-//! has to wait meanwhile.
+//! Measures `clean_locks` of a store whose every row has expired, and how long another process that
+//! writes has to wait meanwhile.
 
 use super::count;
 use crate::child::Child;
@@ -43,7 +43,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     fill(&mut bare?, rows, A_FILL)?;
     clock.advance(2 * LEASE);
 
-    let (mut alone, mut amid, mut waits) = <([Sample; 2], [Sample; 2], [Sample; 2])>::default();
+    let (mut alone, mut busy, mut waits) = <([Sample; 2], [Sample; 2], [Sample; 2])>::default();
     for repeat in 0..lab.scale.repeats {
         lab.say(&format!("clean_locks, {}", repeat + 1));
         for which in turns(2, repeat) {
@@ -56,7 +56,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
 
             copy(&kind.file(whole.path()), &kind.file(dir.path()))?;
             let (took, wait) = clean_amid_writes(kind, dir.path(), &clock, rows)?;
-            amid[which].0.push(took);
+            busy[which].0.push(took);
             waits[which].0.push(wait);
         }
     }
@@ -69,7 +69,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     );
     report.push(Row::of_times(
         format!("{what}, while another process writes"),
-        &amid,
+        &busy,
     ));
     let longest = waits[0].max();
     report.push(
@@ -84,7 +84,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// On the disk when it returns, so that no sync in the timed part pays for the copy.
+/// Copies and syncs the file, so that no sync in the timed part pays for the copy.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)?;
     Ok(File::open(to)?.sync_all()?)
@@ -97,7 +97,8 @@ fn clean(kind: Kind, dir: &Path, clock: &ManualClock, rows: usize) -> Result<()>
     }
     let manager = builder_with(clock.clone()).open(kind.file(dir))?;
     let removed = manager.clean_locks()?;
-    // The process that writes meanwhile has a clock by which none of them has expired, and removes none.
+    // The process that writes meanwhile has a clock by which none of them has expired, and removes
+    // none.
     ensure!(removed == rows, "{removed} rows were removed of {rows}");
     Ok(())
 }
@@ -118,7 +119,7 @@ fn ensure_clean(kind: Kind, dir: &Path, written: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// How long the clean-up took, and the longest call of another process that it overlapped.
+/// Returns the time of the clean-up, and the longest call of another process that overlapped it.
 fn clean_amid_writes(
     kind: Kind,
     dir: &Path,

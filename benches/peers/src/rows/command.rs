@@ -1,4 +1,4 @@
-//! The command as a whole process, its size, and what building the library takes.
+//! Measures the command as a whole process, its size, and the build of the library.
 
 use crate::lab::Lab;
 use crate::peers::lockmgr::Lockmgr;
@@ -81,13 +81,13 @@ fn cargo(manifest: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Builds the command, and says where it is.
+/// Builds the command, and returns its path.
 fn build(lab: &Lab) -> Result<PathBuf> {
     lab.say("building the command for release");
     built(MANIFEST, "lockmgr")
 }
 
-/// Builds a program of this package for release, and says where it is.
+/// Builds a program of this package for release, and returns its path.
 pub(super) fn built(manifest: &str, program: &str) -> Result<PathBuf> {
     let messages = cargo(
         manifest,
@@ -107,7 +107,7 @@ pub(super) fn built(manifest: &str, program: &str) -> Result<PathBuf> {
     executable.with_context(|| format!("cargo built no {program}"))
 }
 
-/// How many crates are compiled, lockmgr among them.
+/// Returns the number of compiled crates, including lockmgr.
 fn crates() -> Result<usize> {
     let tree = cargo(
         MANIFEST,

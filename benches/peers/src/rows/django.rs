@@ -1,4 +1,4 @@
-//! Against django-lockmgr on SQLite, call by call.
+//! Compares with django-lockmgr on SQLite, call by call.
 
 use crate::lab::Lab;
 use crate::names;
@@ -67,7 +67,7 @@ enum Contestant {
 }
 
 impl Contestant {
-    /// Takes it, and gives it back so that the store stays as it was.
+    /// Takes the lock, and releases it so that the store stays as it was.
     fn set_lock(&mut self, name: &[String]) -> Result<Duration> {
         match self {
             Self::Ours(ours) => {
@@ -83,7 +83,7 @@ impl Contestant {
         }
     }
 
-    /// The mean of a hundred calls, after one that is not timed.
+    /// Returns the mean of a hundred calls, after one that is not timed.
     fn is_locked(&mut self, name: &str) -> Result<Duration> {
         const CALLS: usize = 100;
         match self {

@@ -1,4 +1,4 @@
-//! Bytes of the closed file, for each lock and of an empty store.
+//! Measures the bytes of the closed file, for each lock and of an empty store.
 
 use super::count;
 use crate::lab::{BATCH, Lab, Stores};

@@ -1,4 +1,4 @@
-//! From the call that releases a lock until the next holder, in another process, has it.
+//! Measures the time from the release of a lock until the next holder, in another process, has it.
 
 use crate::child::Child;
 use crate::lab::Lab;
@@ -16,12 +16,12 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Beside a commit, in microseconds: waking the other process, and its look.
+/// The time beside a commit, in microseconds: to wake the other process, and for its look.
 const WAKING: f64 = 300.0;
 
 pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     let [ours, commit, flock] = pairs(lab)?;
-    // Round by round, as a disk that is now slow, now fast makes both so.
+    // Compares round by round, as the speed of the disk changes for both.
     let beyond = |(ours, commit): (&f64, &f64)| ours - 1.2 * commit;
     let beyond: Sample = ours.0.iter().zip(&commit.0).map(beyond).collect();
     let mut row = Row::new(
@@ -80,7 +80,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// In turns: lockmgr's, a commit of bare redb in the same mode, and flock's.
+/// Measures in turns: lockmgr's, a commit of bare redb in the same mode, and flock's.
 fn pairs(lab: &Lab) -> Result<[Sample; 3]> {
     let stores = lab.new_stores(1, 1)?;
     let store = Kind::Lockmgr.file(stores.path());
@@ -110,7 +110,7 @@ fn hand_over(manager: &LockManager, waiter: &mut Child) -> Result<f64> {
     while manager.requests("x")?.is_empty() {
         thread::sleep(Duration::from_millis(1));
     }
-    // Until it sleeps.
+    // Waits until the waiter sleeps.
     thread::sleep(Duration::from_millis(3));
     let released = now();
     guard.release()?;
@@ -130,7 +130,7 @@ fn hand_over_flock(file: &File, waiter: &mut Child) -> Result<f64> {
     Ok(waiter.turn()?.granted - released)
 }
 
-/// Whether this process waits for a lock of a file.
+/// Tells whether this process waits for a lock of a file.
 fn is_blocked(process: u32) -> bool {
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
     let process = process.to_string();
@@ -139,7 +139,7 @@ fn is_blocked(process: u32) -> bool {
     locks.lines().any(waits)
 }
 
-/// They poll: released at a moment that falls anywhere between two looks.
+/// Measures peers that poll: releases at a moment anywhere between two looks.
 fn of_python(lab: &Lab, venv: &Venv, peer: &str, rounds: usize, phase: Duration) -> Result<Sample> {
     let dir = lab.new_dir()?;
     let start = |dir: &Path| -> Result<Python> { venv.start(dir) };

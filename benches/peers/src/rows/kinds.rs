@@ -1,4 +1,4 @@
-//! What a name costs that many hold: shared, and by slots.
+//! Measures a name that many hold: shared, and by slots.
 
 use super::command::MANIFEST;
 use super::command::built;
@@ -13,10 +13,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Those who share a name already.
+/// The number of holders that share the name already.
 const MANY: usize = 1_000;
 
-/// Processes that ask for a slot at once, and how many slots there are.
+/// The processes that ask for a slot at once, and the number of slots.
 const ASKING: usize = 64;
 const SLOTS: &str = "4";
 
@@ -137,7 +137,7 @@ fn all_at_once(mut command: impl FnMut() -> Command) -> Result<()> {
     Ok(())
 }
 
-/// The processor time of the children that ended, and of theirs, in microseconds.
+/// Returns the processor time of ended children and of theirs, in microseconds.
 fn processor_time() -> Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let (_, fields) = stat

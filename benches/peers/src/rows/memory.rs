@@ -1,4 +1,4 @@
-//! Memory of a process that works on a large store.
+//! Measures the memory of a process that works on a large store.
 
 use super::{count, locks};
 use crate::child::Child;

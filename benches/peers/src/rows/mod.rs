@@ -1,4 +1,4 @@
-//! The rows of the table, in groups that can be measured by themselves.
+//! Lists the rows of the table, in groups that can be measured separately.
 
 mod before;
 mod clean;
@@ -38,7 +38,7 @@ pub(crate) const GROUPS: [(&str, Measure); 14] = [
     ("command", command::measure),
 ];
 
-/// A count as people read it.
+/// Returns a count in the form for people.
 fn count(number: usize) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits

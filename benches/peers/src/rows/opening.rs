@@ -1,4 +1,4 @@
-//! Opening a store and closing it again.
+//! Measures opening a store and closing it again.
 
 use super::locks;
 use crate::lab::Lab;
@@ -65,19 +65,19 @@ const WAYS: [(&str, &[Open]); 3] = [
     ),
 ];
 
-/// A row of a small table, as lockmgr reads one of its own.
+/// Reads a row of a small table, as lockmgr reads one of its own.
 fn looked_at(database: impl ReadableDatabase) -> Result<()> {
     redb::look_at(&database)?;
     closed(database)
 }
 
-/// Closing is a part of it.
+/// Opens and closes the store, as closing is a part of the time.
 fn closed<S>(store: S) -> Result<()> {
     drop(store);
     Ok(())
 }
 
-/// It reads the file only once it has a statement.
+/// Runs a statement, as SQLite reads the file only then.
 fn open_sqlite(file: &Path, mode: Mode) -> Result<()> {
     let connection = sqlite::connect(file, mode)?;
     connection.query_row("SELECT last FROM tokens", [], |_| Ok(()))?;

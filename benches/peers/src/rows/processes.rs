@@ -1,4 +1,4 @@
-//! Processes that write to one file at the same time.
+//! Measures processes that write to one file at the same time.
 
 use super::count;
 use crate::child::Child;
@@ -13,10 +13,10 @@ use std::thread;
 
 const PROCESSES: [usize; 4] = [1, 2, 4, 8];
 
-/// What one peer's processes did, a value a repetition.
+/// The results of one peer's processes, one value for each repetition.
 #[derive(Clone, Default)]
 struct Outcome {
-    /// Calls a second, of all of them.
+    /// The calls a second, of all processes.
     total: Sample,
     fairness: Sample,
     /// Microseconds.

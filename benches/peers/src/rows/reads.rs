@@ -1,4 +1,4 @@
-//! `is_locked` and `find`, of names in random order.
+//! Measures `is_locked` and `find`, of names in random order.
 
 use super::locks;
 use crate::lab::{Lab, Stores};
@@ -45,7 +45,7 @@ fn row(what: String, beats_sqlite: bool, samples: &[Sample]) -> Row {
     row.and("faster than SQLite", is_faster)
 }
 
-/// A hundred names a round, the same for everybody.
+/// Reads a hundred names a round, the same for each peer.
 fn each(
     lab: &Lab,
     stores: &Stores,

@@ -1,4 +1,4 @@
-//! Threads of one process that read by one handle.
+//! Measures threads of one process that read by one handle.
 
 use crate::lab::Lab;
 use crate::names;
@@ -58,7 +58,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Reads a second, of so many threads.
+/// Returns the reads a second of so many threads.
 fn reads(
     threads: usize,
     window: Duration,
@@ -70,7 +70,7 @@ fn reads(
     let one = |first: usize| {
         let mut done = 0;
         while began.elapsed() < window {
-            // Reading the clock costs a part of what is measured.
+            // Reading the clock takes a part of the measured time.
             for _ in 0..16 {
                 ensure!(read(&names[(first + done) % rows])?, "a lock is not there");
                 done += 1;

@@ -1,4 +1,4 @@
-//! `set_lock`, by names in one call and by locks in the store, and calls that change nothing.
+//! Measures `set_lock`, by names in one call and by locks in the store, and calls without a change.
 
 use super::locks;
 use crate::lab::{Lab, Stores};
@@ -23,7 +23,7 @@ pub(crate) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     by_names(lab, report)
 }
 
-/// Every row of the table, and a plot over sizes of the store.
+/// Measures every row of the table, and a plot over sizes of the store.
 fn by_locks(lab: &Lab, report: &mut Report) -> Result<()> {
     let scale = lab.scale;
     let mut lines = Lines::default();
@@ -82,7 +82,7 @@ fn by_names(lab: &Lab, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// A call with so many new names, which are removed again so that the store keeps its size.
+/// Measures a call with so many new names, which are then removed so that the store keeps its size.
 fn one_call(lab: &Lab, peers: &mut [Box<dyn Peer>], count: usize) -> Result<Vec<Sample>> {
     let rounds = match count {
         0..100 => lab.scale.rounds,
@@ -99,7 +99,7 @@ fn one_call(lab: &Lab, peers: &mut [Box<dyn Peer>], count: usize) -> Result<Vec<
 /// A call that commits nothing, given an absent name and one that is present.
 type Call<'a> = Box<dyn Fn(&str, &str) -> Result<()> + 'a>;
 
-/// Calls that go through a write transaction and commit nothing.
+/// Measures calls that go through a write transaction and commit nothing.
 fn nothing(lab: &Lab, report: &mut Report, stores: &Stores, mode: Mode) -> Result<()> {
     let file = |kind: Kind| kind.file(stores.path());
     let ours = Lockmgr::open(&file(Kind::Lockmgr), mode)?;
@@ -160,8 +160,8 @@ fn aborted(lab: &Lab, stores: &Stores, mut calls: [Call<'_>; 4]) -> Result<Vec<S
     })
 }
 
-/// Whether lockmgr's calls neither write to their file nor sync it. Apart from the timing, as
-/// counting takes time.
+/// Tells whether lockmgr's calls neither write to their file nor sync it. Runs apart from the
+/// timing, as counting takes time.
 fn is_quiet(
     stores: &Stores,
     mode: Mode,
@@ -194,7 +194,7 @@ fn is_quiet(
         call(&ours, &absent[0], &stores.some_name(turn))?;
     }
     let after = so_far();
-    // A count that misses a commit would say nothing.
+    // A count that misses a commit would be useless.
     let absent = names::new(CALLS, 1);
     ours.set(&absent)?;
     let committed = so_far();
@@ -206,7 +206,7 @@ fn is_quiet(
     Ok(before == after)
 }
 
-/// A line for each peer and mode.
+/// Draws a line for each peer and mode.
 #[derive(Default)]
 struct Lines(Vec<Line>);
 

@@ -1,4 +1,4 @@
-//! What one `set_lock` costs while others wait for other names.
+//! Measures one `set_lock` while requests wait for other names.
 
 use crate::child::Child;
 use crate::lab::Lab;
@@ -15,10 +15,10 @@ use lockmgr::LockGuard;
 use std::time::Instant;
 use tempfile::TempDir;
 
-/// The most processes that many requests come from.
+/// The largest number of processes that many requests come from.
 const PROCESSES: usize = 4;
 
-/// Threads of a process that ask at once, so that they do not get in each other's way.
+/// The threads of a process that ask at once: few, so that they do not delay each other.
 const AT_ONCE: &str = "16";
 
 /// The waiters in a store while this process writes to it.
@@ -31,7 +31,7 @@ struct Crowd {
     processor: Sample,
     wall: Sample,
     _workers: Vec<Child>,
-    /// Every name that they wait for.
+    /// Every name that the requests wait for.
     _held: Option<LockGuard>,
     _dir: TempDir,
 }
@@ -81,7 +81,7 @@ pub(super) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     idle(lab, report, of_requests)
 }
 
-/// What the requests cost that have nothing to do, each waiting for a name of its own.
+/// Measures idle requests, each of which waits for its own name.
 fn idle(lab: &Lab, report: &mut Report, crowds: &[Crowd]) -> Result<()> {
     let window = lab.scale.waiting.idle_window;
     for crowd in crowds.iter().skip(1) {
@@ -101,8 +101,8 @@ fn idle(lab: &Lab, report: &mut Report, crowds: &[Crowd]) -> Result<()> {
     Ok(())
 }
 
-/// Processor time of all and wall time of one `set_lock` of one new name, in microseconds. What it
-/// made is removed again.
+/// Returns the processor time of all processes and the wall time of one `set_lock` of one new name,
+/// in microseconds. The call's locks are removed again.
 pub(super) fn write(
     peer: &mut Lockmgr,
     others: &[u32],
@@ -158,7 +158,7 @@ impl Crowd {
         })
     }
 
-    /// As many locks, and nobody waits.
+    /// Holds as many locks, without waiters.
     fn of_locks(lab: &Lab, locks: usize) -> Result<Self> {
         let dir = lab.new_dir()?;
         let peer = Lockmgr::open(&Kind::Lockmgr.file(dir.path()), Mode::Shared)?;
@@ -228,7 +228,7 @@ fn plot(report: &mut Report, alone: &Crowd, of_requests: &[Crowd], of_processes:
             .collect(),
     };
     let all = || of_requests.iter().chain(of_processes);
-    // An axis of logarithms has no place for nobody.
+    // A logarithmic axis has no zero.
     let mut none = Line {
         name: "nobody waits".to_owned(),
         points: all()

@@ -1,4 +1,4 @@
-//! Hand-overs from process to process, while others wait behind for the same lock.
+//! Measures hand-overs from process to process, while others wait behind for the same lock.
 
 use super::queue::Queue;
 use crate::args::Waiter;
@@ -19,7 +19,7 @@ struct Ring {
     queue: Queue,
     /// The worker that keeps the lock.
     keeper: usize,
-    /// Those that wait, in order.
+    /// The workers that wait, in order.
     groups: VecDeque<Group>,
     behind: usize,
     processor: Sample,
@@ -71,7 +71,7 @@ fn rings(lab: &Lab, waiter: Waiter) -> Result<Vec<Ring>> {
 impl Ring {
     fn new(lab: &Lab, waiter: Waiter, behind: usize) -> Result<Self> {
         let group = lab.scale.waiting.in_a_row + 1;
-        // The group that is handed the lock, and as many as wait behind it all the time.
+        // The group that gets the lock, and the workers that always wait behind it.
         let groups = 1 + behind.div_ceil(group);
         let mut ring = Self {
             queue: Queue::new(lab, waiter, 1 + groups * group)?,
@@ -120,7 +120,7 @@ impl Ring {
         let after = processor::of_processes(&self.queue.ids)?;
         ensure!(granted > released, "a lock was granted before its release");
         let hand_overs = passers.len() as f64 + 1.0;
-        // The one that kept the lock is the last of the group from now on.
+        // The worker that kept the lock is the last of the group from now on.
         let keeper = std::mem::replace(&mut self.keeper, keeper);
         self.enqueue(Group { passers, keeper })?;
         Ok((

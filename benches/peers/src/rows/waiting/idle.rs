@@ -1,4 +1,4 @@
-//! What processes cost that wait and have nothing to do.
+//! Measures idle waiting processes.
 
 use super::queue::Queue;
 use crate::args::Waiter;
@@ -10,7 +10,7 @@ use anyhow::Result;
 use std::thread;
 use std::time::Duration;
 
-/// Percent of a core.
+/// The percent of a core.
 const MOST: f64 = 2.0;
 
 pub(super) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
@@ -42,10 +42,10 @@ fn percent(lab: &Lab, waiter: Waiter) -> Result<f64> {
     let release = queue.place.hold()?;
     queue.tell_all("pass")?;
     queue.place.until_waiting(scale.idle)?;
-    // Until the last of them sleeps.
+    // Waits until the last process sleeps.
     thread::sleep(scale.idle_window.min(Duration::from_secs(1)));
     let used = processor::while_asleep(&queue.ids, scale.idle_window)?;
-    // They end before the lock is free.
+    // The waiters end before the lock is free.
     queue.end();
     release()?;
     Ok(used)

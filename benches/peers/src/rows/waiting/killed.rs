@@ -1,4 +1,4 @@
-//! From the end of a holder in another container to the next holder.
+//! Measures the time from the end of a holder in another container to the next holder.
 
 use super::queue::Place;
 use crate::args::Waiter;
@@ -15,11 +15,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-/// In microseconds: the median, and the slowest.
+/// The median and the slowest time, in microseconds.
 const MEDIAN: f64 = 50e3;
 const SLOWEST: f64 = 1e6;
 
-/// What makes a container, as far as it matters here: process ids of its own, and `/proc` of them.
+/// The command that makes a container: its own process ids, and a `/proc` of them.
 const PID: &[&str] = &["--pid", "--fork", "--kill-child", "--mount-proc"];
 const PID_AND_NET: &[&str] = &["--pid", "--fork", "--kill-child", "--mount-proc", "--net"];
 
@@ -90,7 +90,7 @@ fn try_unshare(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A holder in a container of its own, and a process that waits for its lock outside.
+/// A holder in its own container, and a process that waits for its lock outside.
 struct Pair {
     holder: Child,
     waiter: Child,
@@ -122,7 +122,7 @@ fn pair(lab: &Lab, waiter: Waiter, unshare: &[&str]) -> Result<Pair> {
     })
 }
 
-/// One after the other; each pair has a store of its own.
+/// Measures pairs one after the other. Each pair has its own store.
 fn kill(pairs: Vec<Pair>, sample: &mut Sample) -> Result<()> {
     for (turn, mut pair) in pairs.into_iter().enumerate() {
         // Steps of the golden section fill the time between two looks of a waiter evenly.
@@ -136,7 +136,7 @@ fn kill(pairs: Vec<Pair>, sample: &mut Sample) -> Result<()> {
     Ok(())
 }
 
-/// The process that `unshare` started.
+/// Returns the process that `unshare` started.
 fn child_of(process: u32) -> Result<Pid> {
     let path = format!("/proc/{process}/task/{process}/children");
     let children = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;

@@ -1,4 +1,4 @@
-//! What waiting costs: those that wait, those that do not, and those that hand over.
+//! Measures the cost of waiting: for waiters, for other callers, and for hand-overs.
 
 mod beside;
 mod chain;
@@ -14,7 +14,7 @@ use anyhow::Result;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 pub(super) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
-    // Two pipes for each of a thousand processes.
+    // Each of a thousand processes needs two pipes.
     let mut descriptors = getrlimit(Resource::Nofile);
     descriptors.current = descriptors.maximum;
     setrlimit(Resource::Nofile, descriptors)?;

@@ -1,4 +1,4 @@
-//! Processes that wait for one lock, of lockmgr or of flock(2).
+//! Starts processes that wait for one lock, of lockmgr or of flock(2).
 
 use crate::args::Waiter;
 use crate::child::Child;
@@ -14,14 +14,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long so many may take to queue.
+/// The bound for so many processes to queue.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// A lock of one of both kinds, in a directory of its own.
+/// A lock of one of the two kinds, in its own directory.
 pub(super) struct Place {
     waiter: Waiter,
     file: PathBuf,
-    /// Only lockmgr's.
+    /// Only lockmgr's locks.
     manager: Option<LockManager>,
     _dir: TempDir,
 }
@@ -53,7 +53,7 @@ impl Place {
         &self.file
     }
 
-    /// The arguments of a process that waits here.
+    /// Returns the arguments of a process that waits for this lock.
     pub(super) fn arguments(&self) -> [&dyn AsRef<std::ffi::OsStr>; 3] {
         let waiter: &&str = match self.waiter {
             Waiter::Lockmgr => &"lockmgr",
@@ -62,7 +62,7 @@ impl Place {
         [&"wait", waiter, &self.file]
     }
 
-    /// Takes the lock in this process; it lasts until the answer is called.
+    /// Takes the lock in this process. The lock lasts until the caller calls the returned function.
     pub(super) fn hold(&self) -> Result<Box<dyn FnOnce() -> Result<()>>> {
         Ok(match &self.manager {
             Some(manager) => {
@@ -87,7 +87,7 @@ impl Place {
         Ok(locks.lines().filter(waits).count())
     }
 
-    /// Sleeps until so many wait.
+    /// Sleeps until so many processes wait.
     pub(super) fn until_waiting(&self, count: usize) -> Result<()> {
         let began = Instant::now();
         loop {
@@ -99,13 +99,13 @@ impl Place {
                 began.elapsed() < LONGEST,
                 "{waiting} wait where {count} should, after {LONGEST:?}"
             );
-            // A look at many takes time that they need.
+            // A look at many processes takes time that they need.
             thread::sleep(Duration::from_millis(1 + waiting as u64 / 50));
         }
     }
 }
 
-/// Processes that wait at one place, or are going to.
+/// Processes that wait for one lock, or will wait.
 pub(super) struct Queue {
     pub(super) place: Place,
     pub(super) workers: Vec<Child>,
@@ -129,7 +129,7 @@ impl Queue {
             .try_for_each(|worker| worker.tell(line))
     }
 
-    /// Ends them all at once, as otherwise each would wake the next one.
+    /// Ends all processes at once, as otherwise each would wake the next one.
     pub(super) fn end(&mut self) {
         self.workers.iter_mut().for_each(Child::kill);
     }

@@ -1,4 +1,4 @@
-//! Processes that all ask for one lock at once, and wait for ever.
+//! Measures processes that all ask for one lock at once, and wait for ever.
 
 use super::beside::write;
 use super::queue::Queue;
@@ -17,10 +17,10 @@ use anyhow::Result;
 /// The longest call, in microseconds.
 const LONGEST: f64 = 10e6;
 
-/// What a storm came to.
+/// The result of a storm.
 #[derive(Default)]
 struct Storm {
-    /// From each call to its lock, in microseconds.
+    /// The time from each call to its lock, in microseconds.
     calls: Sample,
     errors: Vec<String>,
 }
@@ -95,13 +95,13 @@ pub(super) fn measure(lab: &Lab, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The lock is free when they ask, and each gives it on at once.
+/// Measures a lock that is free at first, and that each holder releases at once.
 fn ask_at_once(queue: &mut Queue, storm: &mut Storm) -> Result<()> {
     queue.tell_all("pass")?;
     storm.listen(queue)
 }
 
-/// Microseconds until all wait behind a holder, which then releases the lock.
+/// Returns the microseconds until all wait behind a holder, which then releases the lock.
 fn ask_a_holder(lab: &Lab, queue: &mut Queue, storm: &mut Storm) -> Result<f64> {
     let release = queue.place.hold()?;
     let asked = crate::worker::now();
@@ -126,7 +126,7 @@ impl Storm {
     }
 }
 
-/// Writes to a store where all of them wait for another name, and to one of nobody.
+/// Measures writes to a store in which all wait for another name, and to one without waiters.
 fn writes(lab: &Lab, queue: &mut Queue) -> Result<[Sample; 2]> {
     let scale = lab.scale.waiting;
     let release = queue.place.hold()?;
@@ -146,13 +146,13 @@ fn writes(lab: &Lab, queue: &mut Queue) -> Result<[Sample; 2]> {
             samples[which].0.push(processor);
         }
     }
-    // They end before the lock is free.
+    // The waiters end before the lock is free.
     queue.end();
     release()?;
     Ok(samples)
 }
 
-/// The same of bare redb, where as many processes have the store open and do nothing.
+/// Measures writes of bare redb while as many idle processes have the store open.
 fn bare_writes(lab: &Lab, processes: usize) -> Result<[Sample; 2]> {
     lab.say("bare redb beside as many");
     let scale = lab.scale.waiting;

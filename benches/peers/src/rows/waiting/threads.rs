@@ -1,4 +1,4 @@
-//! What lockmgr takes for many waiting threads of one process, beside one.
+//! Measures the resources of many waiting threads of one process, beside one.
 
 use crate::child::Child;
 use crate::lab::Lab;
@@ -12,14 +12,14 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a process has.
+/// The resources of a process.
 struct Takes {
     descriptors: f64,
-    /// Beyond the caller's: those that wait, and the main one.
+    /// The threads beyond those of the caller, which are the waiting ones and the main one.
     threads: f64,
-    /// Resident, in bytes.
+    /// The resident memory, in bytes.
     memory: f64,
-    /// From its start until all that ask at once wait, in microseconds.
+    /// The time from its start until all that ask at once wait, in microseconds.
     queued: f64,
 }
 
@@ -80,7 +80,7 @@ fn takes(lab: &Lab, threads: usize) -> Result<Takes> {
     let began = Instant::now();
     let worker = Child::worker(&[&"crowd", &store, &"w", &count, &count])?;
     let queued = micros(began.elapsed());
-    // Helpers that only queueing needs have ended then.
+    // Helper threads that only queueing needs have ended by then.
     thread::sleep(Duration::from_millis(500));
 
     let process = format!("/proc/{}", worker.id());
