@@ -174,7 +174,13 @@ fn recipes_of_the_guide_work_on_a_fresh_machine_whoever_comes_first() {
         ];
         let path = home.join("machine");
         fs::write(&path, machine.concat()).unwrap();
-        let ran = run(Command::new("unshare").args(["--mount", "sh"]).arg(path));
+        let mut machine = Command::new("unshare");
+        machine.args(["--mount", "sh"]).arg(path);
+        // A fresh machine has none of the caller's settings.
+        for variable in ["XDG_STATE_HOME", "LOCKMGR_DB"] {
+            machine.env_remove(variable);
+        }
+        let ran = run(&mut machine);
         let expected = [said.concat(), said.concat()].concat() + SAID_BY_SCRIPTS + SAID_BY_SCRIPTS;
         assert_eq!(
             (ran.status, ran.stdout),
