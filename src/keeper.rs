@@ -7,11 +7,11 @@
 use crate::base::Base;
 use crate::error::{Error, Result};
 use crate::held::{Held, Losses, renew_all};
-use crate::process::Origin;
+use crate::spawn::Background;
 use crate::wait::{Sleeper, Woken};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How soon refused work is tried again, at first and at last.
@@ -32,11 +32,10 @@ const NOTHING_DUE: Duration = Duration::from_secs(3600);
 type Work = Box<dyn Fn(&Base) -> Result<Losses> + Send>;
 
 /// Keeps the leases of one manager, on a thread of its own.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    origin: Origin,
+    thread: Background,
 }
 
 #[derive(Debug, Default)]
@@ -82,16 +81,6 @@ pub(crate) fn is_passing(error: &Error) -> bool {
     !matches!(error, Error::Forked { .. })
 }
 
-impl Default for Keeper {
-    fn default() -> Self {
-        Self {
-            shared: Arc::default(),
-            thread: Mutex::default(),
-            origin: Origin::here(),
-        }
-    }
-}
-
 impl Keeper {
     /// Looks after a guard from now on, until it is dropped.
     pub(crate) fn keep(&self, held: &Arc<Held>) -> std::io::Result<()> {
@@ -135,20 +124,14 @@ impl Keeper {
     }
 
     fn start(&self) -> std::io::Result<()> {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if thread.is_none() {
-            let shared = Arc::clone(&self.shared);
-            let builder = thread::Builder::new().name("lockmgr-keep".into());
-            *thread = Some(builder.spawn(move || shared.run())?);
-        }
-        Ok(())
+        let shared = Arc::clone(&self.shared);
+        self.thread.start("lockmgr-keep", move || shared.run())
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // The thread was not forked along, and may have held its mutex at the fork.
-        if self.origin.elsewhere().is_some() {
+        if self.thread.is_inherited() {
             return;
         }
         let goes_on = {
@@ -158,14 +141,8 @@ impl Drop for Keeper {
         };
         self.shared.sleeper.poke();
         // If tasks are left, the thread goes on alone, until they are done or the process ends.
-        let thread = self
-            .thread
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        let is_here = |it: &JoinHandle<()>| it.thread().id() == thread::current().id();
-        // If a callback drops the last manager on that very thread, the thread cannot join itself.
-        if let Some(thread) = thread.take().filter(|it| !goes_on && !is_here(it)) {
-            let _ = thread.join();
+        if !goes_on {
+            self.thread.join();
         }
     }
 }

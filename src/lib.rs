@@ -221,6 +221,7 @@ mod process;
 mod queue;
 mod record;
 mod set;
+mod spawn;
 mod storage;
 mod store;
 mod timeout;

@@ -5,24 +5,22 @@
 //! and ends with its manager. Every task keeps the manager, so the thread ends only when all tasks
 //! are done.
 
-use crate::process::Origin;
+use crate::spawn::Background;
 use crate::wait::Step;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
-use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 /// Takes the next step of a task.
 pub(crate) type Task = Box<dyn FnMut() -> Step<()> + Send>;
 
 /// Runs the thread that works for the futures of one manager.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    origin: Origin,
+    thread: Background,
 }
 
 #[derive(Debug, Default)]
@@ -67,20 +65,11 @@ impl std::fmt::Debug for Todo {
     }
 }
 
-impl Default for Worker {
-    fn default() -> Self {
-        Self {
-            shared: Arc::default(),
-            thread: Mutex::default(),
-            origin: Origin::here(),
-        }
-    }
-}
-
 impl Worker {
     /// Begins a task, which is made with the waker that calls it. Does not wait for its first step.
     pub(crate) fn begin(&self, task: impl FnOnce(Waker) -> Task) -> io::Result<()> {
-        self.start()?;
+        let shared = Arc::clone(&self.shared);
+        self.thread.start("lockmgr-async", move || shared.run())?;
         let id = {
             let mut todo = self.shared.todo();
             todo.next += 1;
@@ -92,35 +81,16 @@ impl Worker {
         self.shared.changed.notify_one();
         Ok(())
     }
-
-    fn start(&self) -> io::Result<()> {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if thread.is_none() {
-            let shared = Arc::clone(&self.shared);
-            let builder = thread::Builder::new().name("lockmgr-async".into());
-            *thread = Some(builder.spawn(move || shared.run())?);
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // The thread was not forked along, and may have held its mutex at the fork.
-        if self.origin.elsewhere().is_some() {
+        if self.thread.is_inherited() {
             return;
         }
         self.shared.todo().is_over = true;
         self.shared.changed.notify_one();
-        let thread = self
-            .thread
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        // The last task may drop the last manager, on that very thread.
-        let is_here = |it: &JoinHandle<()>| it.thread().id() == thread::current().id();
-        if let Some(thread) = thread.take().filter(|it| !is_here(it)) {
-            let _ = thread.join();
-        }
+        self.thread.join();
     }
 }
 

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules in reading order: each may import the modules before it.
-const ORDER: [&str; 30] = [
-    "clock", "process", "name", "claim", "timeout", "beacon", "lock", "queue", "error", "set",
-    "record", "holds", "wait", "storage", "store", "grant", "observe", "base", "held", "keeper",
-    "worker", "builder", "manager", "inspect", "waiter", "ask", "guard", "acquire", "future",
-    "guide",
+const ORDER: [&str; 31] = [
+    "clock", "process", "spawn", "name", "claim", "timeout", "beacon", "lock", "queue", "error",
+    "set", "record", "holds", "wait", "storage", "store", "grant", "observe", "base", "held",
+    "keeper", "worker", "builder", "manager", "inspect", "waiter", "ask", "guard", "acquire",
+    "future", "guide",
 ];
 
 fn root() -> &'static Path {
