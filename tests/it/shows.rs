@@ -1,6 +1,6 @@
 //! Tests the lists of the command at any width, and with settings of its environment.
 
-use crate::holding_support::{DONE, Kept, USAGE};
+use crate::holding_support::{DONE, Kept, USAGE, until};
 use crate::support::{Home, run, works};
 use lockmgr::SetOptions;
 use serde_json::json;
@@ -206,4 +206,17 @@ fn list_shows_the_command_of_a_job_once_and_not_this_host() {
         !rows[2].contains(&format!("  {}  ", host.display())),
         "{shown}"
     );
+    // A command that the note does not show stays, and so does a program that is no `lockmgr run`.
+    let _noted = Kept::holder(&home, &["noted", "--note", "why"]);
+    let _became = Kept::holder(&home, &["became", "-F"]);
+    let row = |name: &str| {
+        let shown = home.lockmgr(["list"]).stdout;
+        let row = shown.lines().find(|row| row.starts_with(name));
+        row.unwrap().to_owned()
+    };
+    let noted = row("noted ");
+    assert!(noted.contains(" run noted --note why -- cat  "), "{noted}");
+    until("it became the command", || {
+        row("became ").contains("  cat  ")
+    });
 }

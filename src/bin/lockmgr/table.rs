@@ -4,9 +4,7 @@ use crate::columns::{Column, fitted};
 use crate::processes;
 use crate::terminal::Screen;
 use chrono::{DateTime, Utc};
-use lockmgr::{
-    Bound, Lock, LockManager, LockName, LockSetResult, Mode, Note, Printable, Request, Status,
-};
+use lockmgr::{Lock, LockManager, LockName, LockSetResult, Mode, Note, Printable, Request, Status};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -101,20 +99,31 @@ impl Holders {
         let by = lock.locked_by().as_str();
         let by = (by != self.host).then(|| printable(by));
         let pid = about_to.or_else(|| processes::alive_here(lock));
-        let is_job = lock.bound_to().is_some_and(|it| it.kind() == Bound::Job);
         let program = pid.and_then(|pid| {
-            if is_job && lock.note().is_some() {
-                // The note says which command, unless the caller chose another one.
-                return Some("lockmgr run".into());
-            }
             let look = || processes::program(pid);
             self.programs.entry(pid).or_insert_with(look).clone()
         });
+        let program = program.map(|program| beside_note(program, lock.note()));
         match (by, program) {
             (Some(by), Some(program)) => format!("{by}: {program}"),
             (Some(it), None) | (None, Some(it)) => it,
             (None, None) => "this host".into(),
         }
+    }
+}
+
+/// A program that holds a lock with a note. The command of `lockmgr run` stands once if the note is
+/// that command.
+fn beside_note(program: String, note: Option<&Note>) -> String {
+    let is_run =
+        |words: &str| words.starts_with("lockmgr ") && words.split(' ').any(|word| word == "run");
+    let parts = program.split_once(" -- ");
+    let command = parts.filter(|(words, _)| is_run(words));
+    let command = command.map(|(_, command)| command.trim_end_matches('…'));
+    let is_noted = |command: &str| note.is_some_and(|note| note.as_str().starts_with(command));
+    match command {
+        Some(command) if !command.is_empty() && is_noted(command) => "lockmgr run".into(),
+        _ => program,
     }
 }
 
