@@ -64,22 +64,22 @@ impl Outer {
 
     /// Whether a job around this process holds this lock.
     pub(crate) fn holds(&self, lock: &Lock) -> bool {
-        let is_it = |claim: &Claim| lock.name() == claim.name.as_str();
-        self.0
-            .iter()
-            .any(|claim| is_it(claim) && lock.is_held_by(claim.token))
+        self.claims_on(lock).next().is_some()
+    }
+
+    fn claims_on(&self, lock: &Lock) -> impl Iterator<Item = &Claim> {
+        let is_it = |claim: &&Claim| lock.name() == claim.name.as_str();
+        let claims = self.0.iter().filter(is_it);
+        claims.filter(|claim| lock.is_held_by(claim.token))
     }
 
     /// Whether a job around this process holds this lock. Then it hears that this lock is given back,
     /// and not lost.
     pub(crate) fn gives_back(&self, lock: &Lock) -> bool {
-        let holds = self.holds(lock);
-        if holds {
-            for claim in self.0.iter().filter(|claim| lock.is_held_by(claim.token)) {
-                given_back::note(&claim.line());
-            }
+        for claim in self.claims_on(lock) {
+            given_back::note(&claim.line());
         }
-        holds
+        self.holds(lock)
     }
 
     /// The holds of that name of the jobs around this process.

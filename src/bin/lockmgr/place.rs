@@ -167,7 +167,7 @@ fn default_holder() -> Result<Option<String>, Failure> {
 
 /// Returns `lockmgr` in the user's state directory, as the XDG Base Directory Specification 0.8
 /// defines it: in `$XDG_STATE_HOME` if that is absolute, else in `~/.local/state`. Refuses the home
-/// of another user, who could not use the store, and a home that does not exist.
+/// of another user, because that user could not use the store, and a home that does not exist.
 fn state_directory() -> Result<PathBuf, Failure> {
     let absolute = |key| {
         let path = PathBuf::from(env::var_os(key)?);
